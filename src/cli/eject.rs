@@ -1,0 +1,12 @@
+//! `pgset eject`.
+
+use super::Outcome;
+
+/// The flags of `pgset eject`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command.
+pub fn run(_arguments: &Arguments) -> Outcome {
+    Err("not written yet".into())
+}

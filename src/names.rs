@@ -1,0 +1,203 @@
+//! Every name that pgset writes or reads in a cluster, once: annotations, labels, environment, objects, paths, ports.
+
+/// The prefix of every annotation and label of ours, with its slash.
+pub const PREFIX: &str = "pgset.dev/";
+
+/// Annotations that a user writes on the `StatefulSet`, or on a Service of his own (`follow`).
+pub mod annotation {
+    /// `enabled` asks for injection; absent, pgset never sees the object.
+    pub const INJECT: &str = "pgset.dev/inject";
+    /// Who implements `PG_MODE=set` inside the container: `agent` or `image`.
+    pub const CONTRACT: &str = "pgset.dev/contract";
+    /// The name of the PostgreSQL container.
+    pub const CONTAINER: &str = "pgset.dev/container";
+    /// A shared `PersistentVolumeClaim` of the namespace for the data of all members.
+    pub const CLAIM: &str = "pgset.dev/claim";
+    /// The name of the template's volume that holds the data.
+    pub const VOLUME: &str = "pgset.dev/volume";
+    /// The service account that members run as.
+    pub const SERVICE_ACCOUNT: &str = "pgset.dev/service-account";
+    /// The Secret with the passwords.
+    pub const CREDENTIALS: &str = "pgset.dev/credentials";
+    /// The key of the label that carries a member's role.
+    pub const ROLE_LABEL: &str = "pgset.dev/role-label";
+    /// Whether a replica may be promoted when the master is lost: `automatic` or `manual`.
+    pub const FAILOVER: &str = "pgset.dev/failover";
+    /// How many replicas must confirm a commit.
+    pub const SYNCHRONOUS: &str = "pgset.dev/synchronous";
+    /// For how many seconds the master's Lease is good after its last renewal.
+    pub const LEASE_SECONDS: &str = "pgset.dev/lease-seconds";
+    /// The version of the injection that the set is pinned to; written by the webhook, `latest` asks for an upgrade.
+    pub const REVISION: &str = "pgset.dev/revision";
+    /// What was injected, so that exactly that can be taken out again; written by the webhook.
+    pub const INJECTED: &str = "pgset.dev/injected";
+    /// What the controller last saw; written by the controller, trusted by nobody.
+    pub const STATUS: &str = "pgset.dev/status";
+    /// On a user's own Service: `master` or `replica` lets the controller keep that role in its selector.
+    pub const FOLLOW: &str = "pgset.dev/follow";
+
+    /// The annotations that belong on a `StatefulSet` and nowhere else.
+    pub const ON_STATEFUL_SET: [&str; 14] = [
+        INJECT, CONTRACT, CONTAINER, CLAIM, VOLUME, SERVICE_ACCOUNT, CREDENTIALS, ROLE_LABEL, FAILOVER, SYNCHRONOUS,
+        LEASE_SECONDS, REVISION, INJECTED, STATUS,
+    ];
+}
+
+/// Labels.
+pub mod label {
+    /// On every member and on everything made for a set: the set's name.
+    pub const SET: &str = "pgset.dev/set";
+    /// The default key of the role label.
+    pub const ROLE: &str = "pgset.dev/role";
+    /// The article's key of the role label, hard-coded in images that implement `PG_MODE=set`.
+    pub const ARTICLE_ROLE: &str = "name";
+    /// The standard label that says who looks after an object.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+}
+
+/// The field manager of every server-side apply, and the value of [`label::MANAGED_BY`].
+pub const MANAGER: &str = "pgset";
+
+/// Environment of the PostgreSQL container. Those with `PGSET_` are private: a user who sets one is told to rename it.
+pub mod env {
+    /// The prefix of the private ones.
+    pub const PRIVATE_PREFIX: &str = "PGSET_";
+    /// The contract's switch; its value is `set`.
+    pub const PG_MODE: &str = "PG_MODE";
+    /// The Service to the master; with contract `image` also the label value of the master.
+    pub const PG_MASTER_HOST: &str = "PG_MASTER_HOST";
+    /// The master's port.
+    pub const PG_MASTER_PORT: &str = "PG_MASTER_PORT";
+    /// The replication role.
+    pub const PG_MASTER_USER: &str = "PG_MASTER_USER";
+    /// The replication role's password (contract `image`, or written by the user).
+    pub const PG_MASTER_PASSWORD: &str = "PG_MASTER_PASSWORD";
+    /// The superuser's password in the `PG_MODE` family of images.
+    pub const PG_ROOT_PASSWORD: &str = "PG_ROOT_PASSWORD";
+    /// The data directory.
+    pub const PGDATA: &str = "PGDATA";
+    /// The member's pod name, from the downward API; the volume's sub-path is made of it.
+    pub const POD_NAME: &str = "PGSET_POD_NAME";
+    /// The member's pod UID, from the downward API: a pod of the same name made anew is another candidate.
+    pub const POD_UID: &str = "PGSET_POD_UID";
+    /// The member's pod address, from the downward API.
+    pub const POD_IP: &str = "PGSET_POD_IP";
+    /// The member's namespace, from the downward API.
+    pub const NAMESPACE: &str = "PGSET_NAMESPACE";
+}
+
+/// Names inside the pod.
+pub mod pod {
+    /// The init container that copies the agent in.
+    pub const INIT_CONTAINER: &str = "pgset-agent";
+    /// The `emptyDir` that holds the agent's binary and its run-time files.
+    pub const RUN_VOLUME: &str = "pgset-run";
+    /// Where [`RUN_VOLUME`] is mounted.
+    pub const RUN_PATH: &str = "/pgset";
+    /// The agent's binary in the PostgreSQL container.
+    pub const AGENT_PATH: &str = "/pgset/pgset";
+    /// The projected volume with the service account's token, the cluster's CA and the passwords.
+    pub const ACCESS_VOLUME: &str = "pgset-access";
+    /// Where [`ACCESS_VOLUME`] is mounted.
+    pub const ACCESS_PATH: &str = "/etc/pgset";
+    /// The volume that `pgset.dev/claim` adds.
+    pub const DATA_VOLUME: &str = "pgset-data";
+    /// Where [`DATA_VOLUME`] is mounted.
+    pub const DATA_PATH: &str = "/pgdata";
+    /// The directory below a data mount that PGDATA becomes, where the image's own default is not on the mount.
+    pub const DATA_DIRECTORY: &str = "data";
+    /// The agent's port: probes, metrics and what members ask each other. Patroni's number, which people have in their
+    /// network policies already.
+    pub const AGENT_PORT: u16 = 8008;
+    /// The port of PostgreSQL where the container names none.
+    pub const POSTGRES_PORT: u16 = 5432;
+    /// File names below [`ACCESS_PATH`].
+    pub const TOKEN_FILE: &str = "token";
+    /// The cluster's CA certificate.
+    pub const CA_FILE: &str = "ca.crt";
+}
+
+/// Keys of the `<set>-credentials` Secret, which are also the file names below [`pod::ACCESS_PATH`].
+pub mod credential {
+    /// The superuser's password, used once at the first bootstrap where the environment gives none.
+    pub const SUPERUSER: &str = "postgres-password";
+    /// The password of the replication role.
+    pub const REPLICATION: &str = "replication-password";
+    /// The password of the agent's own role, [`super::role::AGENT`].
+    pub const AGENT: &str = "agent-password";
+    /// The password of `PG_USER` (contract `image`).
+    pub const USER: &str = "user-password";
+    /// All keys, in the order of the Secret.
+    pub const ALL: [&str; 4] = [SUPERUSER, REPLICATION, AGENT, USER];
+}
+
+/// Roles inside PostgreSQL.
+pub mod role {
+    /// The agent's own superuser: over the local socket only, so that the name of the user's superuser need not be known.
+    pub const AGENT: &str = "pgset";
+    /// The replication role where the user names none by `PG_MASTER_USER`.
+    pub const REPLICATION: &str = "pgset_replication";
+}
+
+/// Annotations on the set's Lease, by which members learn of the master. Only the Lease's holder writes them.
+pub mod lease {
+    /// The master's pod address.
+    pub const ADDRESS: &str = "pgset.dev/address";
+    /// The master's PostgreSQL port.
+    pub const PORT: &str = "pgset.dev/port";
+    /// The timeline that the master writes.
+    pub const TIMELINE: &str = "pgset.dev/timeline";
+    /// PostgreSQL's system identifier: which database cluster this set is.
+    pub const SYSTEM_IDENTIFIER: &str = "pgset.dev/system-identifier";
+}
+
+/// The namespace that pgset itself runs in.
+pub const SYSTEM_NAMESPACE: &str = "pgset-system";
+/// The Secret with the certificate authority and the webhook's leaf, in [`SYSTEM_NAMESPACE`].
+pub const CERTIFICATES_SECRET: &str = "pgset-webhook-certificates";
+/// The webhook's Service, in [`SYSTEM_NAMESPACE`].
+pub const WEBHOOK_SERVICE: &str = "pgset-webhook";
+/// The name of the `MutatingWebhookConfiguration`.
+pub const WEBHOOK_CONFIGURATION: &str = "pgset";
+/// The Lease by which one of the controllers is active, in [`SYSTEM_NAMESPACE`].
+pub const CONTROLLER_LEASE: &str = "pgset-controller";
+/// The agent's image where `--agent-image` names none.
+pub const IMAGE: &str = concat!("pgset.dev/pgset:", env!("CARGO_PKG_VERSION"));
+
+/// `<set>-master`: the Service to the master, and in the article's way the label value of the master.
+#[must_use]
+pub fn master(set: &str) -> String {
+    format!("{set}-master")
+}
+
+/// `<set>-replica`: the Service to the replicas, and in the article's way the label value of a replica.
+#[must_use]
+pub fn replica(set: &str) -> String {
+    format!("{set}-replica")
+}
+
+/// `<set>-sa`: the service account, Role and `RoleBinding`.
+#[must_use]
+pub fn service_account(set: &str) -> String {
+    format!("{set}-sa")
+}
+
+/// `<set>-credentials`: the Secret.
+#[must_use]
+pub fn credentials(set: &str) -> String {
+    format!("{set}-credentials")
+}
+
+/// `<set>-leader`: the Lease.
+#[must_use]
+pub fn leader(set: &str) -> String {
+    format!("{set}-leader")
+}
+
+/// The replication slot of a member: `pgset_` and the pod's name, in the letters that PostgreSQL allows in a slot's name.
+/// Two pods of one set never share one: their names differ in the digits of the ordinal.
+#[must_use]
+pub fn slot(pod: &str) -> String {
+    let letters = pod.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' });
+    "pgset_".chars().chain(letters).take(63).collect()
+}

@@ -1,0 +1,125 @@
+//! The typed, validated view of an annotated `StatefulSet`: parsed once, at the edge, from raw JSON.
+
+use std::collections::BTreeMap;
+
+use crate::names;
+
+/// An annotated `StatefulSet`, with every default of the design's table filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// `metadata.name`; a DNS label, so that `<set>-master` can be a Service.
+    pub name: String,
+    /// `metadata.namespace`; empty where the object does not say (a file given to `pgset inject`).
+    pub namespace: String,
+    /// `metadata.uid`; absent before the object is stored.
+    pub uid: Option<String>,
+    /// Who implements `PG_MODE=set` inside the container.
+    pub contract: Contract,
+    /// The PostgreSQL container's name.
+    pub container: String,
+    /// The port that PostgreSQL listens on: the container's port named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
+    pub port: u16,
+    /// Where the data is.
+    pub data: Data,
+    /// The service account of the pods.
+    pub service_account: String,
+    /// The Secret with the passwords.
+    pub credentials: String,
+    /// The label that carries the role.
+    pub role_label: RoleLabel,
+    /// Whether a replica may be promoted.
+    pub failover: Failover,
+    /// How many replicas must confirm a commit.
+    pub synchronous: u32,
+    /// For how many seconds the master's Lease is good.
+    pub lease_seconds: u32,
+    /// `spec.serviceName`, or the set's name if that is empty.
+    pub headless_service: String,
+    /// `spec.replicas`, 1 if absent.
+    pub replicas: u32,
+    /// `spec.ordinals.start`, 0 if absent: the member that bootstraps a new set.
+    pub first_ordinal: u32,
+    /// `spec.selector.matchLabels`.
+    pub selector: BTreeMap<String, String>,
+    /// The template's labels, as they will be after injection.
+    pub pod_labels: BTreeMap<String, String>,
+}
+
+/// Who implements `PG_MODE=set` inside the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contract {
+    /// pgset's agent, wrapped around any image that has PostgreSQL's programs.
+    Agent,
+    /// The image does it itself (the crunchy-postgres family).
+    Image,
+}
+
+/// Whether a replica may be promoted when the master is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// By the members themselves.
+    Automatic,
+    /// Only when somebody asks for it.
+    Manual,
+}
+
+/// Where the data of the members is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// `pgset.dev/claim`: pgset adds the volume and its mount.
+    Claim {
+        /// The claim's name.
+        claim: String,
+    },
+    /// A volume that all members share, mounted by the user: each member gets a sub-path of it.
+    Shared {
+        /// The volume's name in the template.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+    },
+    /// A volume of each member's own (claim template, `emptyDir`, ephemeral), or one that the image divides itself: left as it is.
+    Own {
+        /// The volume's name.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+    },
+}
+
+/// The label that carries a member's role, and its two values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleLabel {
+    /// The label's key.
+    pub key: String,
+    /// Its value on the master.
+    pub master: String,
+    /// Its value on a replica, and in the template.
+    pub replica: String,
+}
+
+impl RoleLabel {
+    /// The values follow from the key: our own key has `master` and `replica`, any other the article's `<set>-master` and `<set>-replica`.
+    #[must_use]
+    pub fn new(key: &str, set: &str) -> Self {
+        let (master, replica) = if key == names::label::ROLE {
+            ("master".to_owned(), "replica".to_owned())
+        } else {
+            (names::master(set), names::replica(set))
+        };
+        Self { key: key.to_owned(), master, replica }
+    }
+}
+
+impl Set {
+    /// The pods of the set, in the order of their ordinals.
+    pub fn members(&self) -> impl Iterator<Item = String> + '_ {
+        (self.first_ordinal..self.first_ordinal.saturating_add(self.replicas)).map(|ordinal| self.member(ordinal))
+    }
+
+    /// The pod with an ordinal.
+    #[must_use]
+    pub fn member(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}", self.name)
+    }
+}
