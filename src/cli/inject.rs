@@ -37,7 +37,7 @@ pub enum Output {
     Yaml,
     /// All documents as JSON
     Json,
-    /// A JSON patch for each changed StatefulSet, one a line
+    /// A JSON patch for each changed set, one a line
     Patch,
 }
 

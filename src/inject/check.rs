@@ -16,6 +16,7 @@ pub(super) fn conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
     image(reading)?;
     environment(reading)?;
     mounts(reading)?;
+    init_containers(reading)?;
     if reading.set.contract == Contract::Agent {
         command::check(reading)?;
         agent_port(reading)?;
@@ -75,6 +76,14 @@ fn mounts(reading: &Reading<'_>) -> Result<(), Reason> {
                 mount_path: named(mount.path),
             });
         }
+    }
+    Ok(())
+}
+
+/// Nobody else looks at them: what is appended to must be a list.
+fn init_containers(reading: &Reading<'_>) -> Result<(), Reason> {
+    for init_container in reading.object.at(&["spec", "template", "spec", "initContainers"])?.items()? {
+        init_container.get("name")?.text()?;
     }
     Ok(())
 }

@@ -104,13 +104,9 @@ fn is_role_key(key: &str) -> bool {
 
 fn word<T: Copy>(all: &Field<'_>, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Error> {
     let Some(found) = raw(all, key)? else { return Ok(None) };
-    match words.iter().find(|(word, _)| *word == found) {
-        Some((_, value)) => Ok(Some(*value)),
-        None => {
-            let allowed = words.iter().map(|(word, _)| shown(word)).collect::<Vec<_>>().join(" or ");
-            Err(Error::Annotation { annotation: key, value: shown(found), allowed })
-        }
-    }
+    let value = words.iter().find(|(word, _)| *word == found).map(|(_, value)| *value);
+    let allowed = || words.iter().map(|(word, _)| shown(word)).collect::<Vec<_>>().join(" or ");
+    value.map(Some).ok_or_else(|| Error::Annotation { annotation: key, value: shown(found), allowed: allowed() })
 }
 
 fn text(all: &Field<'_>, key: &'static str, grammar: fn(&str) -> bool, allowed: &str) -> Result<Option<String>, Error> {
@@ -124,13 +120,9 @@ fn text(all: &Field<'_>, key: &'static str, grammar: fn(&str) -> bool, allowed: 
 fn number(all: &Field<'_>, key: &'static str, low: u32, high: u32) -> Result<Option<u32>, Error> {
     let Some(found) = raw(all, key)? else { return Ok(None) };
     let plain = !found.is_empty() && found.bytes().all(|byte| byte.is_ascii_digit());
-    match found.parse().ok().filter(|number| plain && (low..=high).contains(number)) {
-        Some(number) => Ok(Some(number)),
-        None => {
-            let allowed = format!("a whole number from {low} to {high}");
-            Err(Error::Annotation { annotation: key, value: shown(found), allowed })
-        }
-    }
+    let number = found.parse().ok().filter(|number| plain && (low..=high).contains(number));
+    let allowed = || format!("a whole number from {low} to {high}");
+    number.map(Some).ok_or_else(|| Error::Annotation { annotation: key, value: shown(found), allowed: allowed() })
 }
 
 /// An empty value is a value: it is in no grammar, so it is answered rather than taken for an absent one.

@@ -21,8 +21,6 @@ pub(crate) struct Container<'a> {
 pub(crate) struct Variable<'a> {
     /// Its name.
     pub(crate) name: &'a str,
-    /// The whole entry.
-    pub(crate) field: Field<'a>,
     /// Its value, where it is written in the template and refers to no other variable.
     pub(crate) literal: Option<&'a str>,
     /// The field of the pod that it comes from.
@@ -86,7 +84,7 @@ impl<'a> Container<'a> {
                 Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
             };
             let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
-            Ok(Variable { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path, field })
+            Ok(Variable { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
         };
         self.field.get("env")?.items()?.into_iter().map(variable).collect()
     }

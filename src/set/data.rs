@@ -81,7 +81,10 @@ impl Placement {
             contract,
             mounts: container.mounts()?,
             volumes: volumes(object)?,
-            pgdata: container.variable(env::PGDATA)?.map(|variable| variable.literal),
+            pgdata: match container.variable(env::PGDATA)? {
+                None => Written::Nothing,
+                Some(variable) => variable.literal.map_or(Written::Elsewhere, Written::Path),
+            },
         };
         match (&annotations.claim, &annotations.volume) {
             (Some(claim), volume) => search.claim(claim, volume.as_deref()),
@@ -99,8 +102,16 @@ struct Search<'a> {
     contract: Contract,
     mounts: Vec<Mount<'a>>,
     volumes: Vec<(&'a str, Volume)>,
-    /// What the user wrote as PGDATA; the inner `None` is a value that only the kubelet knows.
-    pgdata: Option<Option<&'a str>>,
+    pgdata: Written<'a>,
+}
+
+/// What the user wrote as PGDATA.
+#[derive(Clone, Copy, Debug)]
+enum Written<'a> {
+    Nothing,
+    /// A value that only the kubelet knows.
+    Elsewhere,
+    Path(&'a str),
 }
 
 impl<'a> Search<'a> {
@@ -128,7 +139,7 @@ impl<'a> Search<'a> {
 
     /// The mount at PGDATA, or at one of the directories that images keep their data in.
     fn usual(&self) -> Option<&Mount<'a>> {
-        if let (Some(Some(pgdata)), Contract::Agent) = (self.pgdata, self.contract) {
+        if let (Written::Path(pgdata), Contract::Agent) = (self.pgdata, self.contract) {
             return self.above(pgdata);
         }
         let usual = self.usual_directory();
@@ -166,7 +177,7 @@ impl<'a> Search<'a> {
     fn nothing(&self) -> Error {
         let usual = self.usual_directory();
         let place = match self.pgdata {
-            Some(Some(pgdata)) => format!("at and above PGDATA, {}", named(pgdata)),
+            Written::Path(pgdata) => format!("at and above PGDATA, {}", named(pgdata)),
             _ => format!("at and above {usual} and the other usual places"),
         };
         Error::NoData { container: named(self.container.name), place, usual }
@@ -241,20 +252,20 @@ impl<'a> Search<'a> {
         let mount_path = mount_path.trim_end_matches('/');
         let ours = format!("{mount_path}/{}", pod::DATA_DIRECTORY);
         match self.pgdata {
-            Some(None) => Ok(Pgdata::Users(None)),
-            Some(Some(pgdata)) if holds(mount_path, pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
-            Some(Some(pgdata)) => Err(Error::PgdataElsewhere {
+            Written::Elsewhere => Ok(Pgdata::Users(None)),
+            Written::Path(pgdata) if holds(mount_path, pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
+            Written::Path(pgdata) => Err(Error::PgdataElsewhere {
                 container: named(self.container.name),
                 pgdata: named(pgdata),
                 mount_path: named(mount_path),
             }),
             // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
-            None if mount_path == usual && parting == Parting::Ours => Ok(Pgdata::Ours(ours)),
-            None if holds(mount_path, &usual) => Ok(Pgdata::Images(usual)),
-            None if parting != Parting::Ours && self.container.has_unseen_environment()? => {
+            Written::Nothing if mount_path == usual && parting == Parting::Ours => Ok(Pgdata::Ours(ours)),
+            Written::Nothing if holds(mount_path, &usual) => Ok(Pgdata::Images(usual)),
+            Written::Nothing if parting != Parting::Ours && self.container.has_unseen_environment()? => {
                 Err(Error::PgdataUnseen { container: named(self.container.name), mount_path: named(mount_path), usual })
             }
-            None => Ok(Pgdata::Ours(ours)),
+            Written::Nothing => Ok(Pgdata::Ours(ours)),
         }
     }
 }

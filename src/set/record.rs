@@ -64,35 +64,37 @@ fn is_false(value: &bool) -> bool {
 
 /// The probes of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) enum Probe {
     /// `startupProbe`.
-    StartupProbe,
+    #[serde(rename = "startupProbe")]
+    Startup,
     /// `readinessProbe`.
-    ReadinessProbe,
+    #[serde(rename = "readinessProbe")]
+    Readiness,
     /// `livenessProbe`.
-    LivenessProbe,
+    #[serde(rename = "livenessProbe")]
+    Liveness,
 }
 
 impl Probe {
     /// All of them, in the order of the record.
-    pub(crate) const ALL: [Self; 3] = [Self::StartupProbe, Self::ReadinessProbe, Self::LivenessProbe];
+    pub(crate) const ALL: [Self; 3] = [Self::Startup, Self::Readiness, Self::Liveness];
 
     /// The container's field.
     pub(crate) fn field(self) -> &'static str {
         match self {
-            Self::StartupProbe => "startupProbe",
-            Self::ReadinessProbe => "readinessProbe",
-            Self::LivenessProbe => "livenessProbe",
+            Self::Startup => "startupProbe",
+            Self::Readiness => "readinessProbe",
+            Self::Liveness => "livenessProbe",
         }
     }
 
     /// What pgset puts there. A clone may take a day before PostgreSQL starts; liveness waits for the startup probe.
     pub(crate) fn value(self) -> Value {
         let (path, period, failures, timeout) = match self {
-            Self::StartupProbe => ("/startupz", 1, 86400, 2),
-            Self::ReadinessProbe => ("/readyz", 1, 3, 2),
-            Self::LivenessProbe => ("/livez", 10, 6, 5),
+            Self::Startup => ("/startupz", 1, 86400, 2),
+            Self::Readiness => ("/readyz", 1, 3, 2),
+            Self::Liveness => ("/livez", 10, 6, 5),
         };
         json!({
             "httpGet": { "path": path, "port": pod::AGENT_PORT },

@@ -1,5 +1,6 @@
 //! What the tests of the injection share: asking, applying, and what the API server does to an object that it stores.
 
+#![allow(clippy::result_large_err)] // nobody waits for a test
 #![allow(dead_code)] // each test file uses its part
 
 use std::{fs, path::Path};

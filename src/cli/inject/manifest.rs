@@ -69,6 +69,7 @@ pub fn to_yaml(value: &Value) -> Result<String, Error> {
 }
 
 /// The line with `---` that starts a document, and comments before its first field; kept when the rest is written anew.
+#[must_use]
 pub fn head(text: &str) -> String {
     let is_head = |line: &&str| line.trim().is_empty() || line.starts_with('#') || is_marker(line);
     text.split_inclusive('\n').take_while(is_head).collect()
