@@ -99,11 +99,10 @@ fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
     }
 
     let record = match (Record::of(object), stored) {
-        (Ok(Some(record)), _) => Some(record),
         // `kubectl replace` with the user's own file: what is stored knows, but a list that is empty here is the user's.
         (Ok(None), Some((_, record))) => Some(Record { created: Vec::new(), ..record }),
-        // The record was damaged.
-        (Err(_), Some((_, record))) => Some(record),
+        // Its own; or, where that was damaged, the stored one.
+        (Ok(Some(record)), _) | (Err(_), Some((_, record))) => Some(record),
         (own, None) => own?,
     };
     let own = record.as_ref().map_or_else(|| object.clone(), |record| record.undone(object));
