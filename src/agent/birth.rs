@@ -202,14 +202,20 @@ impl Midwife {
         Ok(())
     }
 
-    /// Prepares the data directory of a stopped server to follow a master.
+    /// Prepares the data directory of a stopped server to be a standby of a master.
     pub fn prepare_to_follow(&self, master: &Master) -> Result<()> {
-        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))?;
+        self.write_master(master)?;
         Ok(self.data.mark_standby()?)
     }
 
+    /// Writes whom to follow into the data directory. A running standby takes it at its next reload, also before it accepts
+    /// connections.
+    pub fn write_master(&self, master: &Master) -> Result<()> {
+        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))
+    }
+
     /// How this member reaches a master; the password goes into a file that dies with the pod.
-    pub fn connection(&self, master: &Master) -> Result<String> {
+    fn connection(&self, master: &Master) -> Result<String> {
         let passfile = run_directory().join("passfile");
         let user = &self.configuration.replication_user;
         let line = settings::passfile_line(user, &Passwords::read()?.replication);

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::processes::Processes;
@@ -67,6 +67,12 @@ pub struct Lock(#[allow(dead_code)] Option<File>);
 impl DataDirectory {
     /// `path` exists already and belongs to the PostgreSQL user.
     pub fn open(path: PathBuf) -> Result<Self> {
+        let mode = fs::metadata(&path).map_err(failed("find", &path))?.permissions().mode();
+        if mode & 0o027 != 0 {
+            // PostgreSQL refuses a directory that others may read; a volume's root often is one.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+                .map_err(failed("restrict the mode of", &path))?;
+        }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let inside = is_mount_point(&path)? || !is_writable(parent);
         Ok(Self { path, inside })

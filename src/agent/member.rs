@@ -221,7 +221,7 @@ impl Member {
                 self.midwife.prepare_to_follow(&master)?;
                 self.start(Role::Replica { follows: master }).await?;
             }
-            Action::Follow(master) => self.follow(master).await?,
+            Action::Follow(master) => self.follow(master)?,
             Action::Fence => self.fence().await,
             Action::AbandonClone => self.stop_at_once().await,
         }
@@ -258,15 +258,14 @@ impl Member {
     }
 
     /// The master is elsewhere: the same one in a new pod, or another one.
-    async fn follow(&mut self, master: Master) -> Result<(), Box<dyn std::error::Error>> {
-        let connection = self.midwife.connection(&master)?;
-        let slot = crate::names::slot(&self.configuration().me.pod);
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows }, .. }) = &mut self.state else {
+    fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
+        let State::Running(Running { server, role: Role::Replica { follows }, .. }) = &mut self.state else {
             return Ok(());
         };
         if follows.address != master.address || follows.port != master.port {
             info!(master = %master.pod, address = %master.address, "following the master at its new address");
-            sql.follow(&connection, &slot).await?;
+            self.midwife.write_master(&master)?;
+            server.reload();
         }
         *follows = master;
         Ok(())
@@ -283,8 +282,10 @@ impl Member {
     async fn stop_at_once(&mut self) {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(mut running) => running.server.stop(Stop::Immediate).await,
+            // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
+            State::Bootstrapping(_) => std::process::exit(1),
             // The task owns its child process, which is killed with it.
-            State::Bootstrapping(task) | State::Cloning { task, .. } => {
+            State::Cloning { task, .. } => {
                 task.abort();
                 let _ = task.await;
             }
@@ -387,9 +388,7 @@ impl Member {
                 return Ok(());
             }
             let configuration = &self.midwife.configuration;
-            if let Ok(passwords) = Passwords::read() {
-                sql.ensure_replication_role(&configuration.replication_user, &passwords.replication).await?;
-            }
+            sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
             self.label.set(label::Role::Master);
             let master = Master {
                 pod: configuration.me.pod.clone(),
@@ -489,14 +488,14 @@ impl Member {
             };
             running.server.stop(how).await;
         }
-        self.stop_births().await;
-        self.leadership.release().await;
-    }
-
-    async fn stop_births(&mut self) {
-        if matches!(self.state, State::Bootstrapping(_) | State::Cloning { .. }) {
+        if matches!(self.state, State::Bootstrapping(_)) {
+            // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
+            return;
+        }
+        if matches!(self.state, State::Cloning { .. }) {
             self.stop_at_once().await;
         }
+        self.leadership.release().await;
     }
 }
 
@@ -548,7 +547,7 @@ impl Running {
             return Ok(());
         }
         self.sql = None;
-        let Ok(passwords) = Passwords::read() else { return Err(sql::Error::NoRole) };
+        let passwords = Passwords::read()?;
         self.sql = Some(Sql::connect(&self.server.settings.socket_directory, port, &passwords.agent).await?);
         Ok(())
     }

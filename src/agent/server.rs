@@ -199,6 +199,11 @@ impl Server {
         self.process.wait().await
     }
 
+    /// Lets it read its files of settings again.
+    pub fn reload(&self) {
+        self.process.signal(Signal::SIGHUP);
+    }
+
     /// Stops it and waits. An immediate stop that takes too long ends the agent itself, and with the first process of the container
     /// everything in it.
     pub async fn stop(&mut self, how: Stop) {

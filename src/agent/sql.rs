@@ -25,6 +25,9 @@ pub enum Error {
     /// The role is missing or has another password: a server can't be told apart from the answer.
     #[error("the role {} is missing or has another password", names::role::AGENT)]
     NoRole,
+    /// The password of the agent's role is not there.
+    #[error("the password of the role {} can't be read", names::role::AGENT)]
+    Password(#[from] super::configuration::Error),
     /// Any other answer of the server.
     #[error("failed to {0}")]
     Failed(&'static str, #[source] tokio_postgres::Error),
@@ -212,14 +215,6 @@ impl Sql {
         const WHAT: &str = "set synchronous_standby_names";
         // ALTER SYSTEM can't stand in a batch with anything else: a batch is one transaction.
         self.run(WHAT, &format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(value))).await?;
-        self.reload().await
-    }
-
-    /// Follows another master from now on.
-    pub async fn follow(&self, connection: &str, slot: &str) -> Result<()> {
-        const WHAT: &str = "follow another master";
-        self.run(WHAT, &format!("ALTER SYSTEM SET primary_conninfo = {}", literal(connection))).await?;
-        self.run(WHAT, &format!("ALTER SYSTEM SET primary_slot_name = {}", literal(slot))).await?;
         self.reload().await
     }
 

@@ -46,7 +46,8 @@ mod tests {
                 "clientConfig": {"service": {"namespace": "pgset-system", "name": "pgset-webhook"}}
             });
             if let Some(bundle) = bundle {
-                entry["clientConfig"]["caBundle"] = serde_json::to_value(ByteString(bundle.as_bytes().to_vec())).unwrap();
+                entry["clientConfig"]["caBundle"] =
+                    serde_json::to_value(ByteString(bundle.as_bytes().to_vec())).unwrap();
             }
             entry
         };

@@ -225,9 +225,8 @@ impl Material {
             roots.add(root).map_err(Error::Unusable)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(Error::Bundle)?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(Error::Bundle)?;
         let server = ServerName::try_from(name).map_err(|_| Error::Name { name: name.to_owned() })?;
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
         verifier
@@ -312,7 +311,9 @@ fn certificate(key: &'static str, pem: &str) -> Result<CertificateDer<'static>, 
 }
 
 fn certificates(key: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|source| Error::Pem { key, source })
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|source| Error::Pem { key, source })
 }
 
 #[cfg(test)]

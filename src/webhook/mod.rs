@@ -137,7 +137,9 @@ mod tests {
         assert_eq!(deadline("dryRun=All&timeout=1m0s"), DEADLINE_LIMIT);
         assert_eq!(deadline("timeout=1.5s"), Duration::from_millis(1500));
         assert_eq!(deadline("timeout=250ms"), Duration::from_millis(250));
-        for nonsense in ["", "timeout=", "timeout=5", "timeout=-5s", "timeout=s", "timeout=1e9s", "timeout=5x", "timeout=0s"] {
+        for nonsense in
+            ["", "timeout=", "timeout=5", "timeout=-5s", "timeout=s", "timeout=1e9s", "timeout=5x", "timeout=0s"]
+        {
             assert_eq!(deadline(nonsense), DEADLINE, "{nonsense}");
         }
     }
