@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     fn configuration(bundles: &[Option<&str>]) -> Value {
-        let entry = |(index, bundle): (usize, &Option<&str>)| {
+        let entry = |(index, bundle): (usize, Option<&str>)| {
             let mut entry = json!({
                 "name": format!("{index}.pgset.dev"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
                 "clientConfig": {"service": {"namespace": "pgset-system", "name": "pgset-webhook"}}
@@ -51,7 +51,7 @@ mod tests {
             }
             entry
         };
-        let entries: Vec<Value> = bundles.iter().enumerate().map(entry).collect();
+        let entries: Vec<Value> = bundles.iter().copied().enumerate().map(entry).collect();
         json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": "pgset"}, "webhooks": entries})
     }

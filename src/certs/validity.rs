@@ -73,7 +73,7 @@ fn element(input: &[u8], tag: u8) -> Option<(u8, &[u8], &[u8])> {
     Some((found, content, after))
 }
 
-/// A UTCTime (`YYMMDDhhmmssZ`) or GeneralizedTime (`YYYYMMDDhhmmssZ`), and what follows it.
+/// A `UTCTime` (`YYMMDDhhmmssZ`) or `GeneralizedTime` (`YYYYMMDDhhmmssZ`), and what follows it.
 fn time(input: &[u8]) -> Option<(u64, &[u8])> {
     let (year, text, rest) = match *input.first()? {
         UTC_TIME => {

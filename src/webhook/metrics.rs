@@ -80,7 +80,7 @@ impl Metrics {
         self.in_sync.set(i64::from(in_sync));
     }
 
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     pub(super) fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
