@@ -38,8 +38,20 @@ pub mod annotation {
 
     /// The annotations that belong on a `StatefulSet` and nowhere else.
     pub const ON_STATEFUL_SET: [&str; 14] = [
-        INJECT, CONTRACT, CONTAINER, CLAIM, VOLUME, SERVICE_ACCOUNT, CREDENTIALS, ROLE_LABEL, FAILOVER, SYNCHRONOUS,
-        LEASE_SECONDS, REVISION, INJECTED, STATUS,
+        INJECT,
+        CONTRACT,
+        CONTAINER,
+        CLAIM,
+        VOLUME,
+        SERVICE_ACCOUNT,
+        CREDENTIALS,
+        ROLE_LABEL,
+        FAILOVER,
+        SYNCHRONOUS,
+        LEASE_SECONDS,
+        REVISION,
+        INJECTED,
+        STATUS,
     ];
 }
 
