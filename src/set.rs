@@ -1,7 +1,22 @@
 //! The typed, validated view of an annotated `StatefulSet`: parsed once, at the edge, from raw JSON.
 
+pub(crate) mod annotations;
+pub(crate) mod container;
+pub(crate) mod data;
+pub(crate) mod edits;
+pub(crate) mod error;
+pub(crate) mod grammar;
+pub(crate) mod image;
+pub(crate) mod json;
+mod read;
+pub(crate) mod record;
+
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
+pub use self::error::Error;
+pub(crate) use self::read::Reading;
 use crate::names;
 
 /// An annotated `StatefulSet`, with every default of the design's table filled in.
@@ -112,6 +127,21 @@ impl RoleLabel {
 }
 
 impl Set {
+    /// Whether the object asks to be a set: `pgset.dev/inject: enabled`.
+    #[must_use]
+    pub fn is_annotated(object: &Value) -> bool {
+        annotations::is_enabled(object).unwrap_or(false)
+    }
+
+    /// Parses an annotated `StatefulSet`, as its user wrote it or as it is stored with the injection: the result is the same.
+    pub fn parse(object: &Value) -> Result<Self, Error> {
+        let own = match record::Record::of(object)? {
+            Some(record) => &record.undone(object),
+            None => object,
+        };
+        Ok(Reading::of(own)?.set)
+    }
+
     /// The pods of the set, in the order of their ordinals.
     pub fn members(&self) -> impl Iterator<Item = String> + '_ {
         (self.first_ordinal..self.first_ordinal.saturating_add(self.replicas)).map(|ordinal| self.member(ordinal))

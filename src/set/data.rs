@@ -1,0 +1,322 @@
+//! Where the data of the members is: the design's data table.
+
+use serde_json::{Value, json};
+
+use super::{
+    Contract, Data, Error,
+    annotations::Annotations,
+    container::{Container, Mount},
+    error::named,
+    image::Family,
+    json::Field,
+};
+use crate::names::{env, pod};
+
+/// Where the data is, and what has to be added so that each member has its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Placement {
+    /// The public view.
+    pub(crate) data: Data,
+    /// Where the members' directories are parted.
+    pub(crate) parting: Parting,
+    /// Whether pgset has to set PGDATA.
+    pub(crate) pgdata: Pgdata,
+    /// The volume itself, to see whether it is still the same after an edit.
+    pub(crate) source: Value,
+    /// The volume is lost with the pod.
+    pub(crate) ephemeral: bool,
+}
+
+/// Where the members' directories are parted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// By pgset, with a sub-path of the pod's name.
+    Ours,
+    /// By the user, with a sub-path of his own that names the pod.
+    Users,
+    /// Nothing to part: each member has a volume of its own, or the image does it.
+    None,
+}
+
+/// Who sets PGDATA, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pgdata {
+    /// The user, to a value that is known unless it comes from elsewhere.
+    Users(Option<String>),
+    /// The image, as usual.
+    Images(String),
+    /// pgset, because the image's usual directory is not on the volume.
+    Ours(String),
+}
+
+/// What a volume is, for data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// One for each member: a claim template, an ephemeral volume.
+    PerMember,
+    /// An `emptyDir`.
+    EmptyDir,
+    /// One that all members share.
+    Shared,
+    /// Made of an object or an image, read-only: never data.
+    Projection(&'static str),
+}
+
+#[derive(Clone, Debug)]
+struct Volume {
+    kind: Kind,
+    source: Value,
+}
+
+impl Placement {
+    /// Finds the data of a set that carries no injection.
+    pub(crate) fn find(
+        object: &Field<'_>,
+        container: &Container<'_>,
+        contract: Contract,
+        annotations: &Annotations,
+    ) -> Result<Self, Error> {
+        let search = Search {
+            container,
+            contract,
+            mounts: container.mounts()?,
+            volumes: volumes(object)?,
+            pgdata: container.variable(env::PGDATA)?.map(|variable| variable.literal),
+        };
+        match (&annotations.claim, &annotations.volume) {
+            (Some(claim), volume) => search.claim(claim, volume.as_deref()),
+            (None, Some(volume)) => search.placed(search.named(volume)?),
+            (None, None) => match search.usual() {
+                Some(found) => search.placed(found),
+                None => Err(search.nothing()),
+            },
+        }
+    }
+}
+
+struct Search<'a> {
+    container: &'a Container<'a>,
+    contract: Contract,
+    mounts: Vec<Mount<'a>>,
+    volumes: Vec<(&'a str, Volume)>,
+    /// What the user wrote as PGDATA; the inner `None` is a value that only the kubelet knows.
+    pgdata: Option<Option<&'a str>>,
+}
+
+impl<'a> Search<'a> {
+    fn usual_directory(&self) -> String {
+        match self.contract {
+            Contract::Agent => self.container.family.usual_pgdata(),
+            // Whatever its name, an image that implements the contract makes /pgdata/<pod>.
+            Contract::Image => Family::Crunchy.usual_pgdata(),
+        }
+    }
+
+    fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|(candidate, _)| *candidate == name).map(|(_, volume)| volume)
+    }
+
+    fn can_hold_data(&self, mount: &Mount<'_>) -> bool {
+        self.volume(mount.volume).is_some_and(|volume| !matches!(volume.kind, Kind::Projection(_)))
+    }
+
+    /// The mount that holds `directory`: the nearest one at or above it.
+    fn above(&self, directory: &str) -> Option<&Mount<'a>> {
+        let candidates = self.mounts.iter().filter(|mount| self.can_hold_data(mount) && holds(mount.path, directory));
+        candidates.max_by_key(|mount| mount.path.len())
+    }
+
+    /// The mount at PGDATA, or at one of the directories that images keep their data in.
+    fn usual(&self) -> Option<&Mount<'a>> {
+        if let (Some(Some(pgdata)), Contract::Agent) = (self.pgdata, self.contract) {
+            return self.above(pgdata);
+        }
+        let usual = self.usual_directory();
+        let known = [
+            usual.as_str(),
+            "/var/lib/postgresql",
+            "/var/lib/postgresql/data",
+            "/var/lib/pgsql/data",
+            "/bitnami/postgresql",
+            "/pgdata",
+        ];
+        let below = |directory: &&str| {
+            self.mounts.iter().find(|mount| self.can_hold_data(mount) && holds(directory, mount.path))
+        };
+        known.iter().find_map(|directory| self.above(directory)).or_else(|| known.iter().find_map(below))
+    }
+
+    /// The mount of the volume that the annotation names.
+    fn named(&self, volume: &str) -> Result<&Mount<'a>, Error> {
+        let mounts: Vec<_> = self.mounts.iter().filter(|mount| mount.volume == volume).collect();
+        if let Some(Volume { kind: Kind::Projection(kind), .. }) = self.volume(volume) {
+            return Err(Error::NotForData { volume: named(volume), kind: (*kind).to_owned() });
+        }
+        let at_pgdata = self.usual().and_then(|usual| mounts.iter().find(|mount| mount.path == usual.path)).copied();
+        at_pgdata.or_else(|| mounts.first().copied()).ok_or_else(|| {
+            let mounted: Vec<_> = self.mounts.iter().map(|mount| named(mount.volume)).collect();
+            Error::NotMounted {
+                volume: named(volume),
+                container: named(self.container.name),
+                mounted: if mounted.is_empty() { "none".to_owned() } else { mounted.join(", ") },
+            }
+        })
+    }
+
+    fn nothing(&self) -> Error {
+        let usual = self.usual_directory();
+        let place = match self.pgdata {
+            Some(Some(pgdata)) => format!("at and above PGDATA, {}", named(pgdata)),
+            _ => format!("at and above {usual} and the other usual places"),
+        };
+        Error::NoData { container: named(self.container.name), place, usual }
+    }
+
+    /// `pgset.dev/claim`: nothing else may hold the data.
+    fn claim(&self, claim: &str, volume: Option<&str>) -> Result<Placement, Error> {
+        let own = volume.and_then(|volume| self.mounts.iter().find(|mount| mount.volume == volume));
+        let at = self.mounts.iter().find(|mount| holds(mount.path, pod::DATA_PATH) && mount.path != "/");
+        if let Some(mount) = own.or_else(|| self.usual()).or(at) {
+            return Err(Error::ClaimAndVolume {
+                claim: claim.to_owned(),
+                volume: named(mount.volume),
+                mount_path: named(mount.path),
+            });
+        }
+        Ok(Placement {
+            data: Data::Claim { claim: claim.to_owned() },
+            parting: Parting::Ours,
+            pgdata: self.pgdata_on(pod::DATA_PATH, Parting::Ours)?,
+            source: json!({ "persistentVolumeClaim": { "claimName": claim } }),
+            ephemeral: false,
+        })
+    }
+
+    fn placed(&self, mount: &Mount<'a>) -> Result<Placement, Error> {
+        let volume = self.volume(mount.volume).cloned();
+        // A mount without a volume is refused by the API server itself.
+        let Volume { kind, source } = volume.unwrap_or(Volume { kind: Kind::PerMember, source: Value::Null });
+        let shared = kind == Kind::Shared && self.contract == Contract::Agent;
+        let parting = if shared { self.parting(mount)? } else { Parting::None };
+        let (volume, mount_path) = (mount.volume.to_owned(), mount.path.to_owned());
+        Ok(Placement {
+            data: if shared { Data::Shared { volume, mount_path } } else { Data::Own { volume, mount_path } },
+            parting,
+            pgdata: self.pgdata_on(mount.path, parting)?,
+            source,
+            ephemeral: kind == Kind::EmptyDir,
+        })
+    }
+
+    /// How the members' directories on a shared volume are parted.
+    fn parting(&self, mount: &Mount<'_>) -> Result<Parting, Error> {
+        let (container, volume) = (named(self.container.name), named(mount.volume));
+        let mount_path = named(mount.path);
+        match (mount.sub_path, mount.sub_path_expr) {
+            (None, None) => Ok(Parting::Ours),
+            (Some(sub_path), _) => {
+                let sub_path = named(sub_path.trim_matches('/'));
+                Err(Error::FixedSubPath { container, volume, mount_path, sub_path })
+            }
+            (None, Some(expression)) => {
+                let mut tells_apart = expression.contains(&format!("$({})", env::POD_NAME));
+                for variable in self.container.environment()? {
+                    let per_member = variable.field_path.is_some_and(|path| PER_MEMBER.contains(&path));
+                    tells_apart |= per_member && expression.contains(&format!("$({})", variable.name));
+                }
+                if tells_apart {
+                    return Ok(Parting::Users);
+                }
+                Err(Error::SharedSubPath { container, volume, mount_path, expression: named(expression) })
+            }
+        }
+    }
+
+    /// Who sets PGDATA for data on this mount.
+    fn pgdata_on(&self, mount_path: &str, parting: Parting) -> Result<Pgdata, Error> {
+        let usual = self.usual_directory();
+        if self.contract == Contract::Image {
+            return Ok(Pgdata::Images(usual));
+        }
+        let mount_path = mount_path.trim_end_matches('/');
+        let ours = format!("{mount_path}/{}", pod::DATA_DIRECTORY);
+        match self.pgdata {
+            Some(None) => Ok(Pgdata::Users(None)),
+            Some(Some(pgdata)) if holds(mount_path, pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
+            Some(Some(pgdata)) => Err(Error::PgdataElsewhere {
+                container: named(self.container.name),
+                pgdata: named(pgdata),
+                mount_path: named(mount_path),
+            }),
+            // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
+            None if mount_path == usual && parting == Parting::Ours => Ok(Pgdata::Ours(ours)),
+            None if holds(mount_path, &usual) => Ok(Pgdata::Images(usual)),
+            None if parting != Parting::Ours && self.container.has_unseen_environment()? => {
+                Err(Error::PgdataUnseen { container: named(self.container.name), mount_path: named(mount_path), usual })
+            }
+            None => Ok(Pgdata::Ours(ours)),
+        }
+    }
+}
+
+/// Fields of a pod that differ between the members of a set and stay the same when a pod is made anew.
+const PER_MEMBER: [&str; 3] = [
+    "metadata.name",
+    "metadata.labels['statefulset.kubernetes.io/pod-name']",
+    "metadata.labels['apps.kubernetes.io/pod-index']",
+];
+
+/// Whether `directory` is `mount` or lies below it. The root holds nothing: a mount there can't be meant.
+pub(crate) fn holds(mount: &str, directory: &str) -> bool {
+    let mount = mount.trim_end_matches('/');
+    let rest = directory.strip_prefix(mount);
+    !mount.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The volumes that a template's containers can mount.
+fn volumes<'a>(object: &Field<'a>) -> Result<Vec<(&'a str, Volume)>, Error> {
+    let mut volumes = Vec::new();
+    for template in object.at(&["spec", "volumeClaimTemplates"])?.items()? {
+        let name = template.at(&["metadata", "name"])?.text()?.unwrap_or_default();
+        volumes.push((name, Volume { kind: Kind::PerMember, source: json!({ "volumeClaimTemplate": name }) }));
+    }
+    for volume in object.at(&["spec", "template", "spec", "volumes"])?.items()? {
+        let name = volume.get("name")?.text()?.unwrap_or_default();
+        let mut source = volume.value().cloned().unwrap_or_default();
+        if let Value::Object(source) = &mut source {
+            source.retain(|key, value| key != "name" && !value.is_null());
+        }
+        volumes.push((name, Volume { kind: kind(&source), source }));
+    }
+    Ok(volumes)
+}
+
+fn kind(source: &Value) -> Kind {
+    let has = |key: &str| source.get(key).is_some();
+    let projections = ["configMap", "secret", "projected", "downwardAPI", "image"];
+    if let Some(projection) = projections.into_iter().find(|key| has(key)) {
+        Kind::Projection(projection)
+    } else if has("ephemeral") {
+        Kind::PerMember
+    } else if has("emptyDir") || source.as_object().is_none_or(serde_json::Map::is_empty) {
+        // A volume without a source is an emptyDir: the API server fills it in.
+        Kind::EmptyDir
+    } else {
+        Kind::Shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_holds_what_is_at_or_below_it() {
+        assert!(holds("/pgdata", "/pgdata"));
+        assert!(holds("/pgdata/", "/pgdata/data"));
+        assert!(!holds("/pgdata", "/pgdata2"));
+        assert!(!holds("/pgdata/data", "/pgdata"));
+        assert!(!holds("/", "/pgdata"));
+        assert!(!holds("", "/pgdata"));
+    }
+}

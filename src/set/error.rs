@@ -1,0 +1,295 @@
+//! Why an annotated `StatefulSet` is not a set. Each message names the field, what was found, what is allowed and what to do.
+
+use crate::names::{annotation, env};
+
+/// Why an annotated `StatefulSet` is not a set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A field holds another type than Kubernetes gives it.
+    #[error("{field} is {found}, but must be {expected}; correct {field}")]
+    Type {
+        /// The field's path.
+        field: String,
+        /// The type that it must have.
+        expected: &'static str,
+        /// The type that was found; never the value, which may be secret.
+        found: &'static str,
+    },
+    /// A number is out of its range.
+    #[error("{field} is {found}, but must be a whole number from {low} to {high}; correct {field}")]
+    Range {
+        /// The field's path.
+        field: String,
+        /// The number.
+        found: String,
+        /// The lowest value allowed.
+        low: i64,
+        /// The highest value allowed.
+        high: i64,
+    },
+    /// `metadata.name` can't carry the names that are made of it.
+    #[error(
+        "metadata.name is {name}: a set's name also names Services and pods, so it must start with a letter, hold only \
+         lower-case letters, digits and dashes, end with a letter or digit, and have at most 52 characters; choose such \
+         a name"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// `spec.serviceName` is no Service's name.
+    #[error("spec.serviceName is {name}, which can't name a Service; use a name such as {set}")]
+    ServiceName {
+        /// The name.
+        name: String,
+        /// The set.
+        set: String,
+    },
+    /// `pgset.dev/inject` has another value than `enabled`.
+    #[error(
+        "annotation {key} is {value}: the only value is \"enabled\"; write {key}: enabled, or remove the annotation",
+        key = annotation::INJECT
+    )]
+    Inject {
+        /// The value.
+        value: String,
+    },
+    /// An annotation's value is outside its grammar.
+    #[error("annotation {annotation} is {value}: allowed is {allowed}; correct or remove the annotation")]
+    Annotation {
+        /// The annotation's key.
+        annotation: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// An annotation with our prefix that pgset does not know.
+    #[error("annotation {annotation} is unknown{suggestion}; correct or remove it", suggestion = did_you_mean(*.suggestion))]
+    Unknown {
+        /// The annotation's key.
+        annotation: String,
+        /// The annotation that was probably meant.
+        suggestion: Option<&'static str>,
+    },
+    /// `pgset.dev/follow` stands on the set.
+    #[error("annotation {key} belongs on a Service, not on a StatefulSet; move it there", key = annotation::FOLLOW)]
+    Follow,
+    /// Neither the annotation nor a name says which container runs PostgreSQL.
+    #[error(
+        "spec.template.spec.containers are {names}: which one runs PostgreSQL? Say so with the annotation \
+         {key}: <name>", key = annotation::CONTAINER
+    )]
+    WhichContainer {
+        /// The names of the containers.
+        names: String,
+    },
+    /// The annotation names a container that is not there.
+    #[error(
+        "annotation {key} is {value}, but spec.template.spec.containers has {names}; name one of these",
+        key = annotation::CONTAINER
+    )]
+    NoSuchContainer {
+        /// The annotation's value.
+        value: String,
+        /// The names of the containers.
+        names: String,
+    },
+    /// There is no container at all.
+    #[error("spec.template.spec.containers is empty; add the PostgreSQL container")]
+    NoContainer,
+    /// The set selects on the label that carries the role.
+    #[error(
+        "spec.selector selects on the label {key}, which carries the member's role: as soon as a member becomes master, \
+         the StatefulSet would lose it and could not make it again (kubernetes/kubernetes#46901); select on other labels \
+         only, or name another key with the annotation {annotation}", annotation = annotation::ROLE_LABEL
+    )]
+    Selector {
+        /// The label's key.
+        key: String,
+    },
+    /// The template gives the role label another value than a replica's.
+    #[error(
+        "spec.template.metadata.labels has {key}: {found}, but this label carries the member's role and must start as \
+         {replica}; remove the label, or name another key with the annotation {annotation}",
+        annotation = annotation::ROLE_LABEL
+    )]
+    RoleLabel {
+        /// The label's key.
+        key: String,
+        /// The template's value.
+        found: String,
+        /// The value that a replica has.
+        replica: String,
+    },
+    /// The annotation and the template name different service accounts.
+    #[error(
+        "annotation {key} is {annotation}, but the template's serviceAccountName is {template}; remove one of the two",
+        key = annotation::SERVICE_ACCOUNT
+    )]
+    ServiceAccount {
+        /// The annotation's value.
+        annotation: String,
+        /// The template's account.
+        template: String,
+    },
+    /// The claim and a data volume of the set's own.
+    #[error(
+        "annotation {key} is {claim}, but the set has a volume for its data already: {volume}, mounted at {mount_path}; \
+         remove the annotation to use that volume, or remove the volume's mount to use the claim",
+        key = annotation::CLAIM
+    )]
+    ClaimAndVolume {
+        /// The claim.
+        claim: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+    },
+    /// The annotation names a volume that the container does not mount.
+    #[error(
+        "annotation {key} is {volume}, but container {container} mounts {mounted}; name one of these, or mount the volume",
+        key = annotation::VOLUME
+    )]
+    NotMounted {
+        /// The annotation's value.
+        volume: String,
+        /// The container.
+        container: String,
+        /// The volumes that it mounts.
+        mounted: String,
+    },
+    /// The volume cannot hold data.
+    #[error("annotation {key} is {volume}, which is a {kind} and can't hold data; name another volume", key = annotation::VOLUME)]
+    NotForData {
+        /// The annotation's value.
+        volume: String,
+        /// The volume's type.
+        kind: String,
+    },
+    /// There is nowhere to put the data.
+    #[error(
+        "container {container} mounts no volume for its data (looked {place}); either name a shared claim of this \
+         namespace with the annotation {key}: <claim>, or add a volume to the StatefulSet and mount it at {usual}",
+        key = annotation::CLAIM
+    )]
+    NoData {
+        /// The container.
+        container: String,
+        /// Where a mount was looked for.
+        place: String,
+        /// The image's usual data directory.
+        usual: String,
+    },
+    /// A shared volume is mounted with one fixed sub-path: all members would write to one directory.
+    #[error(
+        "container {container} mounts the shared volume {volume} at {mount_path} with subPath: {sub_path}: all members \
+         would write to this one directory; replace it by subPathExpr: {sub_path}/$({variable})",
+        variable = env::POD_NAME
+    )]
+    FixedSubPath {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+        /// The fixed sub-path.
+        sub_path: String,
+    },
+    /// A shared volume is mounted with a sub-path that does not differ between members.
+    #[error(
+        "container {container} mounts the shared volume {volume} at {mount_path} with subPathExpr: {expression}, which \
+         does not tell the members apart; let it contain the pod's name, as in subPathExpr: $({variable})",
+        variable = env::POD_NAME
+    )]
+    SharedSubPath {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+        /// The expression.
+        expression: String,
+    },
+    /// PGDATA does not lie on the data volume.
+    #[error(
+        "PGDATA of container {container} is {pgdata}, but the data volume is mounted at {mount_path}; remove PGDATA, or \
+         let it be a directory below {mount_path}"
+    )]
+    PgdataElsewhere {
+        /// The container.
+        container: String,
+        /// PGDATA.
+        pgdata: String,
+        /// Where the volume is mounted.
+        mount_path: String,
+    },
+    /// PGDATA would have to be set, but may be set already where pgset can't see it.
+    #[error(
+        "container {container} mounts its data at {mount_path}, which is not where its image keeps data ({usual}), and \
+         PGDATA may come from envFrom, where pgset can't see it; write PGDATA under env"
+    )]
+    PgdataUnseen {
+        /// The container.
+        container: String,
+        /// Where the volume is mounted.
+        mount_path: String,
+        /// The image's usual data directory.
+        usual: String,
+    },
+    /// The record of the injection can't be read.
+    #[error(
+        "annotation {key} is not a record that this version of pgset wrote; write it back as it was, or take out what \
+         pgset injected and remove the annotation", key = annotation::INJECTED
+    )]
+    Record,
+}
+
+impl Error {
+    /// A short, fixed name for metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Type { .. } => "type",
+            Self::Range { .. } => "range",
+            Self::Name { .. } | Self::ServiceName { .. } => "name",
+            Self::Inject { .. } => "inject_value",
+            Self::Annotation { .. } => "annotation_value",
+            Self::Unknown { .. } => "unknown_annotation",
+            Self::Follow => "misplaced_annotation",
+            Self::WhichContainer { .. } | Self::NoSuchContainer { .. } | Self::NoContainer => "container",
+            Self::Selector { .. } => "selector",
+            Self::RoleLabel { .. } => "role_label",
+            Self::ServiceAccount { .. } => "service_account",
+            Self::ClaimAndVolume { .. } => "claim_and_volume",
+            Self::NotMounted { .. } | Self::NotForData { .. } => "volume",
+            Self::NoData { .. } => "no_data_volume",
+            Self::FixedSubPath { .. } | Self::SharedSubPath { .. } => "shared_sub_path",
+            Self::PgdataElsewhere { .. } | Self::PgdataUnseen { .. } => "pgdata",
+            Self::Record => "record",
+        }
+    }
+}
+
+fn did_you_mean(suggestion: Option<&str>) -> String {
+    suggestion.map_or_else(String::new, |annotation| format!("; did you mean {annotation}?"))
+}
+
+/// A user's text as messages show it: quoted, on one line, without control characters, and not endless.
+pub(crate) fn shown(text: &str) -> String {
+    const LONGEST: usize = 64;
+    let mut quoted: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        quoted.push('…');
+    }
+    format!("\"{quoted}\"")
+}
+
+/// A user's name as messages show it: bare where it is harmless, else as [`shown`].
+pub(crate) fn named(text: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "-_./$()".contains(c);
+    if !text.is_empty() && text.len() <= 128 && text.chars().all(harmless) { text.to_owned() } else { shown(text) }
+}

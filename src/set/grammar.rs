@@ -1,0 +1,138 @@
+//! Closed grammars for what comes from outside: nothing that passes can leave the place it is put in.
+
+/// A DNS-1123 label: `a-b1`.
+pub(crate) fn is_dns_label(text: &str) -> bool {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge)
+        && bytes.iter().all(|byte| edge(byte) || *byte == b'-')
+}
+
+/// A DNS-1123 subdomain, as most objects are named: labels with dots between, 253 characters at most.
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// A set's name: a DNS-1035 label (Services are named after it), short enough that the label
+/// `controller-revision-hash: <set>-<hash>` still fits into 63 characters.
+pub(crate) fn is_set_name(text: &str) -> bool {
+    text.len() <= 52 && is_dns_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+/// A label's key: `name` or `example.com/name`.
+pub(crate) fn is_label_key(text: &str) -> bool {
+    let name = match text.split_once('/') {
+        Some((prefix, _)) if !is_dns_subdomain(prefix) => return false,
+        Some((_, name)) => name,
+        None => text,
+    };
+    let edge = |byte: &u8| byte.is_ascii_alphanumeric();
+    let bytes = name.as_bytes();
+    bytes.len() <= 63
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge)
+        && bytes.iter().all(|byte| edge(byte) || b"-_.".contains(byte))
+}
+
+/// The one of `known` that `text` was probably meant to be.
+pub(crate) fn nearest(text: &str, known: &[&'static str]) -> Option<&'static str> {
+    // A far longer text can't be a slip of the fingers, and is not worth comparing.
+    if text.len() > 64 {
+        return None;
+    }
+    let near = |candidate: &&'static str| {
+        let distance = distance(text, candidate);
+        (distance <= 3 && distance < candidate.len() / 2).then_some((distance, *candidate))
+    };
+    known.iter().filter_map(near).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+}
+
+/// How many characters must be changed, added or removed to make one text of the other (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (line, from) in left.chars().enumerate() {
+        let mut diagonal = line;
+        let mut last = line + 1;
+        for (column, to) in right.iter().enumerate() {
+            let above = row.get(column + 1).copied().unwrap_or(usize::MAX - 1);
+            let cost = (diagonal + usize::from(from != *to)).min(above + 1).min(last + 1);
+            diagonal = above;
+            if let Some(cell) = row.get_mut(column) {
+                *cell = last;
+            }
+            last = cost;
+        }
+        if let Some(cell) = row.last_mut() {
+            *cell = last;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_changed_characters() {
+        assert_eq!(distance("", ""), 0);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("inejct", "inject"), 2);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn no_hostile_text_is_a_name() {
+        for hostile in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a\nb",
+            "a b",
+            "$(PGDATA)",
+            "a..b",
+            "A",
+            "-a",
+            "a-",
+            ".a",
+            "a.",
+            "a\0",
+            "é",
+            "a%2fb",
+            "a\"b",
+            "{{x}}",
+            "a;b",
+            "`a`",
+        ] {
+            assert!(!is_dns_subdomain(hostile), "{hostile:?}");
+            assert!(!is_set_name(hostile), "{hostile:?}");
+        }
+        assert!(!is_dns_subdomain(&"a".repeat(254)));
+        assert!(is_dns_subdomain("a.b-c.1"));
+    }
+
+    #[test]
+    fn a_sets_name_is_a_short_dns_1035_label() {
+        assert!(is_set_name("my-db"));
+        assert!(is_set_name(&"a".repeat(52)));
+        assert!(!is_set_name(&"a".repeat(53)));
+        assert!(!is_set_name("1db"));
+        assert!(!is_set_name("my.db"));
+    }
+
+    #[test]
+    fn a_label_key_may_have_one_prefix() {
+        for key in ["name", "pgset.dev/role", "a_b.C", "x"] {
+            assert!(is_label_key(key), "{key}");
+        }
+        for key in ["", "/name", "a/b/c", "a/", "-a", "a-", "A/b", "a b"] {
+            assert!(!is_label_key(key), "{key}");
+        }
+    }
+}

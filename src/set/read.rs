@@ -1,0 +1,156 @@
+//! From a `StatefulSet` that carries no injection to the typed view of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{
+    Contract, Error, Failover, RoleLabel, Set,
+    annotations::Annotations,
+    container::Container,
+    data::Placement,
+    error::{named, shown},
+    grammar::{is_dns_label, is_set_name},
+    image::Family,
+    json::Field,
+};
+use crate::names;
+
+/// A set, and what the injection needs to know of the object besides.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading<'a> {
+    /// The public view.
+    pub(crate) set: Set,
+    /// The object.
+    pub(crate) object: Field<'a>,
+    /// The PostgreSQL container.
+    pub(crate) container: Container<'a>,
+    /// Where the data is.
+    pub(crate) placement: Placement,
+    /// The template's own service account.
+    pub(crate) service_account: Option<&'a str>,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads an annotated object that carries no injection (see [`super::record::Record::undone`]).
+    pub(crate) fn of(own: &'a Value) -> Result<Self, Error> {
+        let object = Field::root(own);
+        let annotations = Annotations::read(own)?;
+        let name = name(&object)?;
+        let container = Container::choose(&object, annotations.container.as_deref(), name)?;
+        let contract = annotations.contract.unwrap_or(match container.family {
+            Family::Crunchy => Contract::Image,
+            Family::Official { .. } | Family::Bitnami => Contract::Agent,
+        });
+        let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
+        let role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
+        check_labels(&object, &labels, &role_label, name)?;
+        let service_account = template_account(&object)?;
+        let placement = Placement::find(&object, &container, contract, &annotations)?;
+
+        let mut pod_labels = labels;
+        pod_labels.insert(names::label::SET.to_owned(), name.to_owned());
+        pod_labels.insert(role_label.key.clone(), role_label.replica.clone());
+        let set = Set {
+            name: name.to_owned(),
+            namespace: object.at(&["metadata", "namespace"])?.text()?.unwrap_or_default().to_owned(),
+            uid: object.at(&["metadata", "uid"])?.text()?.map(str::to_owned),
+            contract,
+            container: container.name.to_owned(),
+            port: container.port()?,
+            data: placement.data.clone(),
+            service_account: choose_account(annotations.service_account.as_deref(), service_account, name)?,
+            credentials: annotations.credentials.unwrap_or_else(|| names::credentials(name)),
+            role_label,
+            failover: annotations.failover.unwrap_or(Failover::Automatic),
+            synchronous: annotations.synchronous.unwrap_or(0),
+            lease_seconds: annotations.lease_seconds.unwrap_or(6),
+            headless_service: headless_service(&object, name)?,
+            replicas: count(&object.at(&["spec", "replicas"])?, 1)?,
+            first_ordinal: count(&object.at(&["spec", "ordinals", "start"])?, 0)?,
+            selector: self::labels(&object.at(&["spec", "selector", "matchLabels"])?)?,
+            pod_labels,
+        };
+        Ok(Self { set, object, container, placement, service_account })
+    }
+}
+
+fn name<'a>(object: &Field<'a>) -> Result<&'a str, Error> {
+    let name = object.at(&["metadata", "name"])?.text()?.unwrap_or_default();
+    if is_set_name(name) { Ok(name) } else { Err(Error::Name { name: shown(name) }) }
+}
+
+fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {
+    let name = object.at(&["spec", "serviceName"])?.text()?.unwrap_or(set);
+    if is_dns_label(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(Error::ServiceName { name: shown(name), set: set.to_owned() })
+    }
+}
+
+fn count(field: &Field<'_>, default: u32) -> Result<u32, Error> {
+    let number = field.number(0, i64::from(i32::MAX))?;
+    Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default))
+}
+
+fn labels(field: &Field<'_>) -> Result<BTreeMap<String, String>, Error> {
+    let label = |(key, value): (&str, Field<'_>)| Ok((key.to_owned(), value.text()?.unwrap_or_default().to_owned()));
+    field.entries()?.into_iter().map(label).collect()
+}
+
+/// The annotation's key; else that of a template label with a replica's value, as in the article; else the contract's.
+fn role_label(annotation: Option<&str>, contract: Contract, labels: &BTreeMap<String, String>, set: &str) -> RoleLabel {
+    let replica = names::replica(set);
+    let is_articles = |key: &str| labels.get(key).is_some_and(|value| *value == replica);
+    let written = || {
+        let keys = std::iter::once(names::label::ARTICLE_ROLE).chain(labels.keys().map(String::as_str));
+        keys.filter(|key| !key.starts_with(names::PREFIX)).find(|key| is_articles(key))
+    };
+    let key = annotation.or_else(written).unwrap_or(match contract {
+        Contract::Agent => names::label::ROLE,
+        Contract::Image => names::label::ARTICLE_ROLE,
+    });
+    RoleLabel::new(key, set)
+}
+
+/// A label that changes while the set runs must not be one that the set selects on, and must start as a replica's.
+fn check_labels(
+    object: &Field<'_>,
+    labels: &BTreeMap<String, String>,
+    role_label: &RoleLabel,
+    set: &str,
+) -> Result<(), Error> {
+    let selector = object.at(&["spec", "selector"])?;
+    let mut selects = selector.at(&["matchLabels", &role_label.key])?.is_there();
+    for expression in selector.get("matchExpressions")?.items()? {
+        selects |= expression.get("key")?.text()? == Some(&role_label.key);
+    }
+    if selects {
+        return Err(Error::Selector { key: named(&role_label.key) });
+    }
+    for (key, expected) in [(role_label.key.as_str(), role_label.replica.as_str()), (names::label::SET, set)] {
+        if let Some(found) = labels.get(key).filter(|found| *found != expected) {
+            let (key, found) = (named(key), shown(found));
+            return Err(Error::RoleLabel { key, found, replica: expected.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// The account that the template names: the deprecated field counts, as for the API server.
+fn template_account<'a>(object: &Field<'a>) -> Result<Option<&'a str>, Error> {
+    let spec = object.at(&["spec", "template", "spec"])?;
+    let account = spec.get("serviceAccountName")?.text()?;
+    Ok(account.or(spec.get("serviceAccount")?.text()?))
+}
+
+fn choose_account(annotation: Option<&str>, template: Option<&str>, set: &str) -> Result<String, Error> {
+    match (annotation, template) {
+        (Some(annotation), Some(template)) if annotation != template => {
+            Err(Error::ServiceAccount { annotation: annotation.to_owned(), template: named(template) })
+        }
+        (Some(account), _) | (None, Some(account)) => Ok(account.to_owned()),
+        (None, None) => Ok(names::service_account(set)),
+    }
+}

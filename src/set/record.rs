@@ -1,0 +1,365 @@
+//! The record of an injection, and how it is undone.
+//!
+//! The record stands in the annotation `pgset.dev/injected` and names each thing that pgset added, with its value where the
+//! user could write the same thing: what no longer has that value is the user's now, and stays.
+
+use std::collections::BTreeMap;
+
+use json_patch::jsonptr::PointerBuf;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Error, annotations,
+    edits::{Edits, below, path},
+    json::covers,
+};
+use crate::names::{self, annotation, env, pod};
+
+/// What was injected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Record {
+    /// The PostgreSQL container's name; everything below that belongs to a container belongs to this one.
+    pub(crate) container: String,
+    /// Whether the revision's annotation is pgset's (a user may pin one himself).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) revision: bool,
+    /// Labels of the template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The template's service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service_account_name: Option<String>,
+    /// Volumes, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<String>,
+    /// Init containers, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) init_containers: Vec<String>,
+    /// Whether the container's command is wrapped.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) command: bool,
+    /// Environment: a value, the object of a `valueFrom`, or `null` for a private variable, which can only be pgset's.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) env: Map<String, Value>,
+    /// Mounts, by path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volume_mounts: Vec<String>,
+    /// Mounts of the user's, by path, that were given a sub-path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sub_paths: Vec<String>,
+    /// Probes of the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) probes: Vec<Probe>,
+    /// Lists and objects that had to be made first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) created: Vec<Parent>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The probes of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Probe {
+    /// `startupProbe`.
+    StartupProbe,
+    /// `readinessProbe`.
+    ReadinessProbe,
+    /// `livenessProbe`.
+    LivenessProbe,
+}
+
+impl Probe {
+    /// All of them, in the order of the record.
+    pub(crate) const ALL: [Self; 3] = [Self::StartupProbe, Self::ReadinessProbe, Self::LivenessProbe];
+
+    /// The container's field.
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Self::StartupProbe => "startupProbe",
+            Self::ReadinessProbe => "readinessProbe",
+            Self::LivenessProbe => "livenessProbe",
+        }
+    }
+
+    /// What pgset puts there. A clone may take a day before PostgreSQL starts; liveness waits for the startup probe.
+    pub(crate) fn value(self) -> Value {
+        let (path, period, failures, timeout) = match self {
+            Self::StartupProbe => ("/startupz", 1, 86400, 2),
+            Self::ReadinessProbe => ("/readyz", 1, 3, 2),
+            Self::LivenessProbe => ("/livez", 10, 6, 5),
+        };
+        json!({
+            "httpGet": { "path": path, "port": pod::AGENT_PORT },
+            "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": timeout,
+        })
+    }
+}
+
+/// Lists and objects that an injection may have to make, because the user wrote none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Parent {
+    /// The template's `metadata`.
+    Metadata,
+    /// The template's labels.
+    Labels,
+    /// The template's volumes.
+    Volumes,
+    /// The template's init containers.
+    InitContainers,
+    /// The container's command.
+    Command,
+    /// The container's environment.
+    Env,
+    /// The container's mounts.
+    VolumeMounts,
+}
+
+impl Parent {
+    /// All of them, each before what it may hold.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Metadata,
+        Self::Labels,
+        Self::Volumes,
+        Self::InitContainers,
+        Self::Command,
+        Self::Env,
+        Self::VolumeMounts,
+    ];
+
+    /// Where it is, for a container at `index`.
+    pub(crate) fn path(self, index: usize) -> PointerBuf {
+        match self {
+            Self::Metadata => path(["spec", "template", "metadata"]),
+            Self::Labels => path(["spec", "template", "metadata", "labels"]),
+            Self::Volumes => path(["spec", "template", "spec", "volumes"]),
+            Self::InitContainers => path(["spec", "template", "spec", "initContainers"]),
+            Self::Command => below(&container(index), "command"),
+            Self::Env => below(&container(index), "env"),
+            Self::VolumeMounts => below(&container(index), "volumeMounts"),
+        }
+    }
+}
+
+/// The path of a container of the template.
+pub(crate) fn container(index: usize) -> PointerBuf {
+    path(["spec", "template", "spec", "containers"]).with_trailing_token(index)
+}
+
+/// The path of the template's pod.
+pub(crate) fn pod_spec() -> PointerBuf {
+    path(["spec", "template", "spec"])
+}
+
+/// The sub-path that parts the members' directories.
+pub(crate) fn member_directory() -> String {
+    format!("$({})", env::POD_NAME)
+}
+
+/// The user's own command inside a wrapped one.
+pub(crate) fn unwrapped(command: &[Value]) -> Option<&[Value]> {
+    let [program, first, ..] = command else { return None };
+    if program != pod::AGENT_PATH || first != "agent" {
+        return None;
+    }
+    let end = command.iter().position(|word| word == "--")?;
+    command.get(end + 1..)
+}
+
+impl Record {
+    /// The record of a raw object; `None` if it carries none.
+    pub(crate) fn of(object: &Value) -> Result<Option<Self>, Error> {
+        if annotations::of(object)?.get(annotation::INJECTED)?.is_there() {
+            let text = annotations::value(object, annotation::INJECTED).unwrap_or_default();
+            return serde_json::from_str(text).map(Some).map_err(|_| Error::Record);
+        }
+        Ok(None)
+    }
+
+    /// The record as the annotation's value: compact, and the same for the same injection.
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The object as its user wrote it.
+    pub(crate) fn undone(&self, object: &Value) -> Value {
+        let mut edits = Edits::new(object);
+        self.undo(&mut edits, &Self::default());
+        self.undo_annotations(&mut edits);
+        edits.into_document()
+    }
+
+    /// Takes out what this record names and `keep` does not.
+    pub(crate) fn undo(&self, edits: &mut Edits, keep: &Self) {
+        let containers = path(["spec", "template", "spec", "containers"]);
+        let index = edits.position(&containers, "name", &self.container);
+        // What belongs to another container can't stay.
+        let empty = Self::default();
+        let keep_here = if keep.container == self.container { keep } else { &empty };
+        if let Some(index) = index {
+            self.undo_command(edits, index, keep_here);
+            self.undo_probes(edits, index, keep_here);
+            self.undo_mounts(edits, index, keep_here);
+            self.undo_env(edits, index, keep_here);
+        }
+        undo_named(edits, &Parent::InitContainers.path(0), &self.init_containers, &keep.init_containers);
+        undo_named(edits, &Parent::Volumes.path(0), &self.volumes, &keep.volumes);
+        self.undo_service_account(edits, keep);
+        self.undo_labels(edits, keep);
+        for parent in Parent::ALL.into_iter().rev().filter(|parent| self.created.contains(parent)) {
+            let at = parent.path(index.unwrap_or(usize::MAX));
+            let empty = match edits.get(&at) {
+                Some(Value::Array(items)) => items.is_empty(),
+                Some(Value::Object(members)) => members.is_empty(),
+                _ => false,
+            };
+            if empty {
+                edits.remove(at);
+            }
+        }
+    }
+
+    /// Takes out the annotations that tell of the injection.
+    pub(crate) fn undo_annotations(&self, edits: &mut Edits) {
+        let at = path(["metadata", "annotations"]);
+        edits.remove(below(&at, annotation::INJECTED));
+        if self.revision {
+            edits.remove(below(&at, annotation::REVISION));
+        }
+    }
+
+    fn undo_command(&self, edits: &mut Edits, index: usize, keep: &Self) {
+        if self.command && !keep.command {
+            let at = Parent::Command.path(index);
+            if let Some(command) = unwrapped(edits.items(&at)).map(<[Value]>::to_vec) {
+                edits.replace(at, Value::Array(command));
+            }
+        }
+    }
+
+    fn undo_probes(&self, edits: &mut Edits, index: usize, keep: &Self) {
+        for probe in self.probes.iter().rev().filter(|probe| !keep.probes.contains(probe)) {
+            let at = below(&container(index), probe.field());
+            let ours = probe.value();
+            let Some(found) = edits.get(&at) else { continue };
+            if covers(found, &ours) {
+                edits.remove(at);
+            } else if HANDLERS.iter().any(|handler| found.get(handler).is_some()) {
+                // `kubectl apply` merges: a probe that the user adds later comes with our handler still in it.
+                let ours_is_left =
+                    found.get("httpGet").zip(ours.get("httpGet")).is_some_and(|(it, ours)| covers(it, ours));
+                if ours_is_left {
+                    edits.remove(below(&at, "httpGet"));
+                }
+            }
+        }
+    }
+
+    fn undo_mounts(&self, edits: &mut Edits, index: usize, keep: &Self) {
+        let at = Parent::VolumeMounts.path(index);
+        for mount_path in self.sub_paths.iter().filter(|mount_path| !keep.sub_paths.contains(mount_path)) {
+            if let Some(place) = edits.position(&at, "mountPath", mount_path) {
+                let expression = at.with_trailing_token(place).with_trailing_token("subPathExpr");
+                if edits.get(&expression).and_then(Value::as_str) == Some(member_directory().as_str()) {
+                    edits.remove(expression);
+                }
+            }
+        }
+        for mount_path in self.volume_mounts.iter().rev().filter(|it| !keep.volume_mounts.contains(it)) {
+            if let Some(place) = edits.position(&at, "mountPath", mount_path) {
+                let mount = at.with_trailing_token(place);
+                let volume = edits.get(&below(&mount, "name")).and_then(Value::as_str);
+                if volume.is_some_and(|volume| OUR_VOLUMES.contains(&volume)) {
+                    edits.remove(mount);
+                }
+            }
+        }
+    }
+
+    fn undo_env(&self, edits: &mut Edits, index: usize, keep: &Self) {
+        let at = Parent::Env.path(index);
+        for (name, recorded) in self.env.iter().rev().filter(|(name, _)| !keep.env.contains_key(*name)) {
+            let Some(place) = edits.position(&at, "name", name) else { continue };
+            let entry = at.with_trailing_token(place);
+            if edits.get(&entry).is_some_and(|entry| is_as_recorded(entry, name, recorded)) {
+                edits.remove(entry);
+            }
+        }
+    }
+
+    fn undo_service_account(&self, edits: &mut Edits, keep: &Self) {
+        let Some(recorded) = self.service_account_name.as_deref().filter(|_| keep.service_account_name.is_none())
+        else {
+            return;
+        };
+        // The API server mirrors the name in the deprecated field.
+        for field in ["serviceAccount", "serviceAccountName"] {
+            let at = below(&pod_spec(), field);
+            if edits.get(&at).and_then(Value::as_str) == Some(recorded) {
+                edits.remove(at);
+            }
+        }
+    }
+
+    fn undo_labels(&self, edits: &mut Edits, keep: &Self) {
+        for (key, recorded) in self.labels.iter().rev().filter(|(key, _)| !keep.labels.contains_key(*key)) {
+            let at = below(&Parent::Labels.path(0), key.as_str());
+            if edits.get(&at).and_then(Value::as_str) == Some(recorded) {
+                edits.remove(at);
+            }
+        }
+    }
+}
+
+/// The ways to probe that pgset does not use.
+const HANDLERS: [&str; 3] = ["exec", "tcpSocket", "grpc"];
+
+/// The names of volumes that only pgset gives.
+pub(crate) const OUR_VOLUMES: [&str; 3] = [pod::RUN_VOLUME, pod::ACCESS_VOLUME, pod::DATA_VOLUME];
+
+fn is_as_recorded(entry: &Value, name: &str, recorded: &Value) -> bool {
+    match recorded {
+        Value::Null => name.starts_with(env::PRIVATE_PREFIX),
+        Value::Object(_) => entry.get("valueFrom").is_some_and(|source| covers(source, recorded)),
+        // An empty value is left out when the API server stores it.
+        _ => entry.get("valueFrom").is_none() && entry.get("value").unwrap_or(&json!("")) == recorded,
+    }
+}
+
+fn undo_named(edits: &mut Edits, list: &PointerBuf, recorded: &[String], keep: &[String]) {
+    for name in recorded.iter().rev().filter(|name| !keep.contains(name) && is_ours(name)) {
+        if let Some(place) = edits.position(list, "name", name) {
+            edits.remove(list.with_trailing_token(place));
+        }
+    }
+}
+
+/// Only names that pgset gives: a record that names anything else does not make it pgset's.
+fn is_ours(name: &str) -> bool {
+    name == pod::INIT_CONTAINER || OUR_VOLUMES.contains(&name)
+}
+
+/// Everything that tells of pgset on an object's metadata but is no wish of the user's.
+pub(crate) fn undo_status(edits: &mut Edits) {
+    edits.remove(below(&path(["metadata", "annotations"]), annotation::STATUS));
+}
+
+/// Whether the object is marked as a set of ours in any way that the record has to explain.
+pub(crate) fn carries_parts(object: &Value) -> Option<String> {
+    let spec = object.get("spec")?.get("template")?.get("spec")?;
+    let named = |list: &str, names: &[&str]| {
+        let items = spec.get(list)?.as_array()?;
+        let names_it = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+        items.iter().filter_map(names_it).find(|name| names.contains(&name.as_str()))
+    };
+    named("volumes", &OUR_VOLUMES)
+        .map(|name| format!("volume {name}"))
+        .or_else(|| named("initContainers", &[pod::INIT_CONTAINER]).map(|name| format!("init container {name}")))
+        .or_else(|| named("containers", &[pod::INIT_CONTAINER]).map(|name| format!("container {name}")))
+}
