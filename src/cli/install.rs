@@ -111,12 +111,11 @@ mod tests {
     }
 
     #[test]
-    fn kustomize_applies_the_same_files_in_the_same_order() {
+    fn kustomize_applies_the_same_files() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut files = Vec::new();
         let base: Value =
             documents(&std::fs::read_to_string(root.join("deploy/kustomization.yaml")).unwrap()).remove(0);
-        assert_eq!(base["sortOptions"]["order"], "fifo");
         for resource in base["resources"].as_array().unwrap() {
             let path = root.join("deploy").join(resource.as_str().unwrap());
             if path.is_dir() {
