@@ -14,7 +14,7 @@ use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::memory::Memory;
 use super::notice::{Notice, Reason, with_causes};
@@ -66,9 +66,13 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
         }
         Err(error) => {
             let pause = memory.failed();
-            let (namespace, name, code) = (object.namespace(), object.name_any(), error.code());
-            let error = with_causes(error);
-            warn!(?namespace, set = %name, code, %error, again_in = ?pause, "failed to look after the set");
+            let (namespace, set, code) = (object.namespace(), object.name_any(), error.code());
+            if code == "conflict" {
+                // Somebody changed it at the same moment; the change is on its way to us.
+                debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+            } else {
+                warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+            }
             pause
         }
     };
@@ -108,10 +112,12 @@ async fn look(
     let secret_wanted =
         set.credentials == names::credentials(&set.name) && memory.wants_secret(&occasion, Instant::now());
     let secret = async { if secret_wanted { requests.create_secret().await.map(Some) } else { Ok(None) } };
-    let taken = futures::stream::iter(&steps)
-        .map(async |step| requests.take(step).await.map(|()| step))
-        .buffered(PARALLEL)
-        .collect::<Vec<_>>();
+    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
+    let taken = async {
+        let mut taken = take(&requests, first).await;
+        taken.extend(take(&requests, last).await);
+        taken
+    };
     let (secret, taken) = tokio::join!(secret, taken);
 
     let mut created = Vec::new();
@@ -130,9 +136,9 @@ async fn look(
         Err(error) => failure = Some(error),
     }
     let mut done = Vec::new();
-    for outcome in taken {
+    for (step, outcome) in taken {
         match outcome {
-            Ok(step) => done.push(step),
+            Ok(()) => done.push(step),
             Err(error) => {
                 notices.extend(error.refusal().map(|refusal| Notice::new(Reason::Refused, refusal)));
                 failure = failure.or(Some(error));
@@ -142,6 +148,13 @@ async fn look(
     notices.extend(news_of(created, &done, &set));
     tell(&requests, memory, &notices).await;
     failure.map_or(Ok(()), Err)
+}
+
+/// Takes steps together, a few at a time.
+async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Step, Result<(), Error>)> {
+    let work: Vec<_> = steps.iter().map(|step| requests.take(step)).collect();
+    let outcomes: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
+    steps.into_iter().zip(outcomes).collect()
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
@@ -170,7 +183,8 @@ async fn observe(
             unknown.push(place);
         }
     }
-    let found = try_join_all(unknown.iter().map(|(kind, name)| requests.get(*kind, name))).await?;
+    let questions: Vec<_> = unknown.iter().map(|(kind, name)| requests.get(*kind, name)).collect();
+    let found = try_join_all(questions).await?;
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
@@ -265,7 +279,7 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
         let reason = notice.reason.as_str();
         info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
         if let Err(error) = requests.tell(&notice).await {
-            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), "failed to write an Event");
+            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
         }
     }
 }
