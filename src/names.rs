@@ -84,6 +84,28 @@ pub mod env {
     pub const PG_MASTER_USER: &str = "PG_MASTER_USER";
     /// The replication role's password (contract `image`, or written by the user).
     pub const PG_MASTER_PASSWORD: &str = "PG_MASTER_PASSWORD";
+    /// From 1.6 on, the `PG_MODE` family says primary where it said master.
+    pub const PG_PRIMARY_HOST: &str = "PG_PRIMARY_HOST";
+    /// The newer name of [`PG_MASTER_PORT`].
+    pub const PG_PRIMARY_PORT: &str = "PG_PRIMARY_PORT";
+    /// The newer name of [`PG_MASTER_USER`].
+    pub const PG_PRIMARY_USER: &str = "PG_PRIMARY_USER";
+    /// The newer name of [`PG_MASTER_PASSWORD`].
+    pub const PG_PRIMARY_PASSWORD: &str = "PG_PRIMARY_PASSWORD";
+    /// The label value of a replica in the `PG_MODE` family of images.
+    pub const PG_REPLICA_HOST: &str = "PG_REPLICA_HOST";
+    /// The application's role in the `PG_MODE` family of images.
+    pub const PG_USER: &str = "PG_USER";
+    /// The password of [`PG_USER`].
+    pub const PG_PASSWORD: &str = "PG_PASSWORD";
+    /// The application's database in the `PG_MODE` family of images.
+    pub const PG_DATABASE: &str = "PG_DATABASE";
+    /// Where clients in the container look for the server's socket.
+    pub const PGHOST: &str = "PGHOST";
+    /// The namespace, as the `PG_MODE` family of images reads it.
+    pub const CCP_NAMESPACE: &str = "CCP_NAMESPACE";
+    /// The superuser's password in the official image.
+    pub const POSTGRES_PASSWORD: &str = "POSTGRES_PASSWORD";
     /// The superuser's password in the `PG_MODE` family of images.
     pub const PG_ROOT_PASSWORD: &str = "PG_ROOT_PASSWORD";
     /// The data directory.
@@ -108,6 +130,12 @@ pub mod pod {
     pub const RUN_PATH: &str = "/pgset";
     /// The agent's binary in the PostgreSQL container.
     pub const AGENT_PATH: &str = "/pgset/pgset";
+    /// The agent's binary in its own image.
+    pub const AGENT_PATH_IN_IMAGE: &str = "/pgset";
+    /// Where [`RUN_VOLUME`] is mounted in [`INIT_CONTAINER`].
+    pub const COPY_PATH: &str = "/pgset-run";
+    /// The agent's binary as [`INIT_CONTAINER`] copies it.
+    pub const AGENT_COPY_PATH: &str = "/pgset-run/pgset";
     /// The projected volume with the service account's token, the cluster's CA and the passwords.
     pub const ACCESS_VOLUME: &str = "pgset-access";
     /// Where [`ACCESS_VOLUME`] is mounted.
@@ -159,6 +187,8 @@ pub mod lease {
     pub const PORT: &str = "pgset.dev/port";
     /// The timeline that the master writes.
     pub const TIMELINE: &str = "pgset.dev/timeline";
+    /// From which byte of the WAL on the master still has it: a replica that needs an older one has to be cloned anew.
+    pub const OLDEST_WAL: &str = "pgset.dev/oldest-wal";
     /// PostgreSQL's system identifier: which database cluster this set is.
     pub const SYSTEM_IDENTIFIER: &str = "pgset.dev/system-identifier";
 }

@@ -11,7 +11,7 @@ use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory};
 use super::processes::Processes;
 use super::programs::Programs;
-use super::{settings, sql};
+use super::{settings, sql, stand_in};
 use crate::election::Master;
 use crate::names;
 
@@ -67,17 +67,11 @@ pub enum Error {
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The name under which the agent stands in for the server at the end of the image's entry point; see [`Midwife::bootstrap`].
-pub const SERVER_STAND_IN: &str = "postgres";
-
 // === impl Midwife ===
 
 impl Midwife {
     /// Makes a new database cluster by the image's own entry point, so that its variables and scripts keep their meaning, or by
     /// `initdb` where the image has none. It appears in its place only when it is complete.
-    ///
-    /// The entry point makes the database, runs the user's scripts and ends in `exec postgres`, found in PATH. There it finds a link
-    /// to the agent, which ends well at once: so the end of the entry point means that the database is complete.
     pub async fn bootstrap(self) -> Result<()> {
         let staging = self.data.new_staging()?;
         match self.programs.entry_point() {
@@ -94,13 +88,14 @@ impl Midwife {
         let programs = run_directory().join("bin");
         let write = |source| Error::Write { path: programs.clone(), source };
         fs::create_dir_all(&programs).map_err(write)?;
-        let stand_in = programs.join(SERVER_STAND_IN);
+        let link = programs.join(stand_in::NAME);
         let agent = std::env::current_exe().map_err(write)?;
-        let _ = fs::remove_file(&stand_in);
-        std::os::unix::fs::symlink(agent, &stand_in).map_err(write)?;
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(agent, &link).map_err(write)?;
 
         command.arg("postgres").args(&self.configuration.server.others);
-        command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs)).stdin(Stdio::null());
+        command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs));
+        command.env(stand_in::REAL, self.programs.path(stand_in::NAME)).stdin(Stdio::null());
         if ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"]
             .iter()
             .all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()))
@@ -202,14 +197,20 @@ impl Midwife {
         Ok(())
     }
 
-    /// Prepares the data directory of a stopped server to follow a master.
+    /// Prepares the data directory of a stopped server to be a standby of a master.
     pub fn prepare_to_follow(&self, master: &Master) -> Result<()> {
-        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))?;
+        self.write_master(master)?;
         Ok(self.data.mark_standby()?)
     }
 
+    /// Writes whom to follow into the data directory. A running standby takes it at its next reload, also before it accepts
+    /// connections.
+    pub fn write_master(&self, master: &Master) -> Result<()> {
+        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))
+    }
+
     /// How this member reaches a master; the password goes into a file that dies with the pod.
-    pub fn connection(&self, master: &Master) -> Result<String> {
+    fn connection(&self, master: &Master) -> Result<String> {
         let passfile = run_directory().join("passfile");
         let user = &self.configuration.replication_user;
         let line = settings::passfile_line(user, &Passwords::read()?.replication);

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::processes::Processes;
@@ -19,6 +19,8 @@ const OLDEST_VERSION: u32 = 13;
 const COMPLETE: &str = ".pgset-complete";
 /// The staging directory's name where it stands inside the data directory.
 const STAGING_INSIDE: &str = ".pgset-staging";
+/// The name, inside the data directory, of the data that a new clone replaces.
+const OLD_INSIDE: &str = ".pgset-old";
 /// The lock's name where it stands inside the data directory.
 const LOCK_INSIDE: &str = ".pgset-lock";
 
@@ -67,6 +69,12 @@ pub struct Lock(#[allow(dead_code)] Option<File>);
 impl DataDirectory {
     /// `path` exists already and belongs to the PostgreSQL user.
     pub fn open(path: PathBuf) -> Result<Self> {
+        let mode = fs::metadata(&path).map_err(failed("find", &path))?.permissions().mode();
+        if mode & 0o027 != 0 {
+            // PostgreSQL refuses a directory that others may read; a volume's root often is one.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+                .map_err(failed("restrict the mode of", &path))?;
+        }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let inside = is_mount_point(&path)? || !is_writable(parent);
         Ok(Self { path, inside })
@@ -82,6 +90,10 @@ impl DataDirectory {
     #[must_use]
     pub fn staging(&self) -> PathBuf {
         self.sibling_or(STAGING_INSIDE, ".pgset-staging")
+    }
+
+    fn old(&self) -> PathBuf {
+        self.sibling_or(OLD_INSIDE, ".pgset-old")
     }
 
     fn sibling_or(&self, inside: &str, suffix: &str) -> PathBuf {
@@ -125,12 +137,16 @@ impl DataDirectory {
         Ok(staging)
     }
 
-    /// Moves a complete staging directory to its place. May be called again after any crash in between.
+    /// Moves a complete staging directory to its place, and data that is there already aside. May be called again after any crash
+    /// in between.
     pub fn install(&self) -> Result<()> {
         let staging = self.staging();
         let complete = staging.join(COMPLETE);
         File::create(&complete).and_then(|file| file.sync_all()).map_err(failed("make", &complete))?;
         sync(&staging)?;
+        if self.path.join("global/pg_control").exists() {
+            self.set_aside()?;
+        }
         if self.inside {
             self.move_entries(&staging)?;
         } else {
@@ -146,11 +162,43 @@ impl DataDirectory {
         self.path.parent().map_or(Ok(()), sync)
     }
 
+    /// Keeps the data that a new clone replaces, until [`Self::remove_old`].
+    fn set_aside(&self) -> Result<()> {
+        let old = self.old();
+        remove_tree(&old)?;
+        if !self.inside {
+            return fs::rename(&self.path, &old).map_err(failed("move the old data directory to", &old));
+        }
+        // `global` goes first: what is left behind by a crash is then no database, and the next start goes on here.
+        fs::DirBuilder::new().mode(0o700).create(&old).map_err(failed("make", &old))?;
+        let mut names = self.entries()?;
+        names.sort_by_key(|name| name != "global");
+        for name in names {
+            let target = old.join(&name);
+            fs::rename(self.path.join(&name), &target).map_err(failed("move the old data to", &target))?;
+        }
+        sync(&self.path)
+    }
+
+    /// Removes data that a clone replaced: the clone streams.
+    pub fn remove_old(&self) -> Result<()> {
+        remove_tree(&self.old())
+    }
+
+    /// What the data directory holds, without what the agent and the file system keep there.
+    fn entries(&self) -> Result<Vec<std::ffi::OsString>> {
+        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        Ok(names
+            .filter(|name| !["lost+found", STAGING_INSIDE, LOCK_INSIDE, OLD_INSIDE].iter().any(|own| name == own))
+            .collect())
+    }
+
     /// `global`, which holds the control file, goes last: a data directory with it is whole.
     fn move_entries(&self, staging: &Path) -> Result<()> {
         let mut names: Vec<_> =
             fs::read_dir(staging).map_err(failed("list", staging))?.flatten().map(|entry| entry.file_name()).collect();
-        names.retain(|name| name != COMPLETE && name != LOCK_INSIDE && name != STAGING_INSIDE);
+        names.retain(|name| ![COMPLETE, LOCK_INSIDE, STAGING_INSIDE, OLD_INSIDE].iter().any(|own| name == own));
         names.sort_by_key(|name| name == "global");
         for name in names {
             let target = self.path.join(&name);
@@ -185,12 +233,7 @@ impl DataDirectory {
                 )),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let entries = fs::read_dir(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
-                let stranger = entries
-                    .flatten()
-                    .map(|entry| entry.file_name())
-                    .find(|name| name != "lost+found" && name != STAGING_INSIDE && name != LOCK_INSIDE);
-                match stranger {
+                match self.entries().map_err(|error| error.to_string())?.first() {
                     None => Ok(None),
                     Some(name) => Err(format!(
                         "{} holds {name:?} but no database (no PG_VERSION): set PGDATA to a directory of its own, or move the files away",
@@ -231,10 +274,16 @@ impl DataDirectory {
         sync(&self.path)
     }
 
+    /// The running server's own notes: its process number, and in the eighth line what it does.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.path.join("postmaster.pid")
+    }
+
     /// Removes the pid file of a server that a killed container left. The lock is held and no server of this container runs, so the
     /// process number in it means nothing; left there it could be some other process's by now, and PostgreSQL would refuse to start.
     pub fn remove_stale_pid_file(&self) -> Result<()> {
-        let file = self.path.join("postmaster.pid");
+        let file = self.pid_file();
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &file)(error)),
             _ => Ok(()),
@@ -300,6 +349,23 @@ mod tests {
             assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
             assert!(!data.staging().exists());
             assert!(!data.path().join(COMPLETE).exists());
+        }
+    }
+
+    #[test]
+    fn a_new_clone_replaces_old_data_and_the_old_stays_until_it_is_removed() {
+        for inside in [false, true] {
+            let (_root, data) = directory(inside);
+            stage_a_database(&data);
+            data.install().unwrap();
+            fs::write(data.path().join("marker"), "old").unwrap();
+            stage_a_database(&data);
+            data.install().unwrap();
+            assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
+            assert!(!data.path().join("marker").exists());
+            assert!(data.old().join("marker").exists());
+            data.remove_old().unwrap();
+            assert!(!data.old().exists());
         }
     }
 

@@ -148,8 +148,12 @@ impl Keeper {
                 command = inbox.recv() => match command {
                     Some(Command::Take) => self.take().await,
                     Some(Command::Announce(master)) => {
+                        // That the master answers is news for all; anything else goes along with the next renewal.
+                        let news = self.master.is_none();
                         self.master = Some(master);
-                        self.renew().await;
+                        if news {
+                            self.renew().await;
+                        }
                     }
                     Some(Command::Release(done)) => {
                         self.release().await;

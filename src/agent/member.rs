@@ -15,7 +15,7 @@ use super::slots::{self, Change, Members};
 use super::sql::{self, Sql};
 use super::status::Publisher;
 use super::{kubernetes, label, leadership};
-use crate::election::{self, Action, Data, Master, Observation, Waiting};
+use crate::election::{self, Action, Data, Lsn, Master, Observation, Waiting};
 use crate::errors::with_causes;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
@@ -46,8 +46,8 @@ struct Running {
 }
 
 enum Role {
-    Master { prepared: bool },
-    Replica { follows: Master },
+    Master { announced: Option<Master> },
+    Replica { follows: Master, stuck_at: Option<Lsn> },
 }
 
 /// A member of a set.
@@ -179,8 +179,8 @@ impl Member {
             State::Bootstrapping(_) => election::Server::Bootstrapping,
             State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
             State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
-            State::Running(Running { role: Role::Replica { follows }, .. }) => {
-                election::Server::Replica { follows: Some(follows.clone()) }
+            State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
+                election::Server::Replica { follows: follows.clone(), stuck_at: *stuck_at }
             }
         };
         let data = match (&server, &self.data) {
@@ -209,23 +209,30 @@ impl Member {
                 self.tell("making a new database");
                 self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
             }
-            Action::Clone(master) => {
-                self.tell(format!("cloning {}", master.pod));
-                let task = tokio::spawn(self.midwife.clone().clone_from(master.clone()));
-                self.state = State::Cloning { from: master, task };
+            Action::Clone(master) => self.clone_from(master),
+            Action::CloneAnew(master) => {
+                warn!(master = %master.pod, "the master has thrown away WAL that this replica needs: it is cloned anew, the old data stays until then");
+                self.stop_at_once().await;
+                self.clone_from(master);
             }
-            Action::StartMaster => self.start(Role::Master { prepared: false }).await?,
+            Action::StartMaster => self.start(Role::Master { announced: None }).await?,
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
                 self.midwife.prepare_to_follow(&master)?;
-                self.start(Role::Replica { follows: master }).await?;
+                self.start(Role::Replica { follows: master, stuck_at: None }).await?;
             }
-            Action::Follow(master) => self.follow(master).await?,
+            Action::Follow(master) => self.follow(master)?,
             Action::Fence => self.fence().await,
             Action::AbandonClone => self.stop_at_once().await,
         }
         Ok(())
+    }
+
+    fn clone_from(&mut self, master: Master) {
+        self.tell(format!("cloning {}", master.pod));
+        let task = tokio::spawn(self.midwife.clone().clone_from(master.clone()));
+        self.state = State::Cloning { from: master, task };
     }
 
     fn wait(&self, waiting: &Waiting) {
@@ -258,15 +265,14 @@ impl Member {
     }
 
     /// The master is elsewhere: the same one in a new pod, or another one.
-    async fn follow(&mut self, master: Master) -> Result<(), Box<dyn std::error::Error>> {
-        let connection = self.midwife.connection(&master)?;
-        let slot = crate::names::slot(&self.configuration().me.pod);
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows }, .. }) = &mut self.state else {
+    fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
+        let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state else {
             return Ok(());
         };
         if follows.address != master.address || follows.port != master.port {
             info!(master = %master.pod, address = %master.address, "following the master at its new address");
-            sql.follow(&connection, &slot).await?;
+            self.midwife.write_master(&master)?;
+            server.reload();
         }
         *follows = master;
         Ok(())
@@ -283,8 +289,10 @@ impl Member {
     async fn stop_at_once(&mut self) {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(mut running) => running.server.stop(Stop::Immediate).await,
+            // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
+            State::Bootstrapping(_) => std::process::exit(1),
             // The task owns its child process, which is killed with it.
-            State::Bootstrapping(task) | State::Cloning { task, .. } => {
+            State::Cloning { task, .. } => {
                 task.abort();
                 let _ = task.await;
             }
@@ -339,7 +347,7 @@ impl Member {
         match running.connect(self.midwife.configuration.port).await {
             Ok(()) => {}
             Err(sql::Error::NoRole) => return self.adopt().await,
-            Err(sql::Error::NotReady(_)) => return self.not_ready("PostgreSQL does not accept connections yet"),
+            Err(sql::Error::Starting) => return self.not_ready("PostgreSQL does not accept connections yet"),
             Err(why) => return self.not_ready(&with_causes(&why)),
         }
         let outcome = match &running.role {
@@ -378,18 +386,16 @@ impl Member {
     }
 
     async fn look_after_master(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Master { prepared }, .. }) = &mut self.state else {
+        let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
             return Ok(());
         };
-        if !*prepared {
+        if announced.is_none() {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
                 return Ok(());
             }
             let configuration = &self.midwife.configuration;
-            if let Ok(passwords) = Passwords::read() {
-                sql.ensure_replication_role(&configuration.replication_user, &passwords.replication).await?;
-            }
+            sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
             self.label.set(label::Role::Master);
             let master = Master {
                 pod: configuration.me.pod.clone(),
@@ -397,9 +403,10 @@ impl Member {
                 port: configuration.port,
                 system: facts.system,
                 timeline: facts.timeline,
+                oldest_wal: sql.oldest_wal().await?,
             };
+            *announced = Some(master.clone());
             self.leadership.announce(master).await;
-            *prepared = true;
             self.retry = Retry::none();
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
             self.publisher.update(|status| {
@@ -409,6 +416,13 @@ impl Member {
                 status.system_identifier = Some(facts.system.to_string());
                 "accepts writes".clone_into(&mut status.doing);
             });
+        }
+        if let Some(announced) = announced {
+            let oldest_wal = sql.oldest_wal().await?;
+            if announced.oldest_wal != oldest_wal {
+                announced.oldest_wal = oldest_wal;
+                self.leadership.announce(announced.clone()).await;
+            }
         }
         self.keep_members().await
     }
@@ -440,15 +454,21 @@ impl Member {
     }
 
     async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows }, .. }) = &self.state else {
+        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) = &mut self.state
+        else {
             return Ok(());
         };
         let facts = sql.replica_facts().await?;
         let streams = facts.streaming_timeline == Some(follows.timeline);
+        *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
         let (system, pod) = (follows.system.to_string(), follows.pod.clone());
         self.label.set(if streams { label::Role::Replica } else { label::Role::None });
-        if streams {
+        if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
+            let data = self.midwife.data.clone();
+            tokio::task::spawn_blocking(move || {
+                data.remove_old().map_err(|why| warn!(error = with_causes(&why), "old data was not removed"))
+            });
         }
         self.publisher.update(|status| {
             if streams != status.ready {
@@ -489,14 +509,14 @@ impl Member {
             };
             running.server.stop(how).await;
         }
-        self.stop_births().await;
-        self.leadership.release().await;
-    }
-
-    async fn stop_births(&mut self) {
-        if matches!(self.state, State::Bootstrapping(_) | State::Cloning { .. }) {
+        if matches!(self.state, State::Bootstrapping(_)) {
+            // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
+            return;
+        }
+        if matches!(self.state, State::Cloning { .. }) {
             self.stop_at_once().await;
         }
+        self.leadership.release().await;
     }
 }
 
@@ -548,7 +568,10 @@ impl Running {
             return Ok(());
         }
         self.sql = None;
-        let Ok(passwords) = Passwords::read() else { return Err(sql::Error::NoRole) };
+        if !self.server.accepts_connections() {
+            return Err(sql::Error::Starting);
+        }
+        let passwords = Passwords::read()?;
         self.sql = Some(Sql::connect(&self.server.settings.socket_directory, port, &passwords.agent).await?);
         Ok(())
     }

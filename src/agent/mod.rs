@@ -15,13 +15,13 @@ mod server;
 mod settings;
 mod slots;
 mod sql;
+pub mod stand_in;
 mod status;
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use birth::SERVER_STAND_IN;
 pub use configuration::Flags;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;

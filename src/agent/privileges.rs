@@ -48,7 +48,7 @@ pub enum Error {
     },
     /// The data directory can't be made by the user, nor for him.
     #[error(
-        "failed to make {} as user {uid}: make its parent directory writable for that user \
+        "failed to make {} as user {uid}: set PGDATA to a directory below the mount, and make the mount writable for that user \
          (chmod 0777 or chown {uid} on the export or volume, or securityContext.fsGroup)", pgdata.display()
     )]
     DataDirectory {

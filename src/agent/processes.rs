@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
@@ -33,11 +33,11 @@ pub struct Process {
 // === impl Processes ===
 
 impl Processes {
-    /// Starts a command. It is killed if it is dropped before its end.
+    /// Starts a command in a process group of its own, which is killed if it is dropped before its end.
     pub fn start(&self, command: &mut Command) -> io::Result<Process> {
         // The lock is held from before the start until the child is known, so that the reaper can't take its status from us.
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = command.kill_on_drop(true).spawn()?;
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
         own.insert(pid);
         Ok(Process { child, pid, processes: self.clone() })
@@ -126,6 +126,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.child.id().is_some() {
+            // Its own children too: a half-killed pg_basebackup would keep the slot busy.
+            let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
         self.processes.forget(self.pid);
     }
 }

@@ -37,11 +37,17 @@ impl Programs {
         Ok(Self { directory, entry_point, home })
     }
 
+    /// Where one of PostgreSQL's programs is.
+    #[must_use]
+    pub fn path(&self, program: &str) -> PathBuf {
+        self.directory.join(program)
+    }
+
     /// A command for one of PostgreSQL's programs. Passwords that the container's environment carries for the first bootstrap are not
     /// handed on.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.clean(Command::new(self.directory.join(program)));
+        let mut command = self.clean(Command::new(self.path(program)));
         for (name, _) in std::env::vars_os() {
             // A stray PGHOST or PGUSER would send PostgreSQL's own programs elsewhere.
             if name.to_str().is_some_and(|name| {

@@ -64,13 +64,11 @@ pub struct Settings {
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
     pub async fn ask(programs: &Programs, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 6] = [
             "hba_file",
             "unix_socket_directories",
             "listen_addresses",
             "wal_level",
-            "hot_standby",
-            "wal_log_hints",
             "max_wal_senders",
             "max_replication_slots",
         ];
@@ -135,13 +133,6 @@ fn overrides<'a>(answer: impl Fn(&str) -> &'a str) -> Vec<String> {
     if answer("wal_level") == "minimal" {
         set("wal_level", "replica");
     }
-    if answer("hot_standby") == "off" {
-        set("hot_standby", "on");
-    }
-    // Without hint bits in the WAL a former master can't be rewound, only cloned; it takes a restart, so it is on from the first day.
-    if answer("wal_log_hints") == "off" {
-        set("wal_log_hints", "on");
-    }
     for name in ["max_wal_senders", "max_replication_slots"] {
         if answer(name).parse().is_ok_and(|number: u32| number < 4) {
             set(name, "10");
@@ -154,6 +145,7 @@ fn overrides<'a>(answer: impl Fn(&str) -> &'a str) -> Vec<String> {
 #[derive(Debug)]
 pub struct Server {
     process: Process,
+    pid_file: PathBuf,
     /// Its settings.
     pub settings: Settings,
 }
@@ -183,6 +175,9 @@ impl Server {
         command
             .arg("-D")
             .arg(data.path())
+            // Without hint bits in the WAL a former master can't be rewound, only cloned. It takes a restart, so it is on from the
+            // first day, unless the user's arguments, which come after it, say otherwise.
+            .args(["-c", "wal_log_hints=on", "-c", "hot_standby=on"])
             .args(&configuration.server.others)
             .arg("-c")
             .arg(format!("hba_file={}", access_file().display()))
@@ -191,12 +186,24 @@ impl Server {
             .args(settings.overrides.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null());
         let process = processes.start(&mut command).map_err(|source| Error::Run { program: "postgres", source })?;
-        Ok(Self { process, settings })
+        Ok(Self { process, pid_file: data.pid_file(), settings })
     }
 
     /// Completes when the server has ended. Cancel-safe.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.process.wait().await
+    }
+
+    /// It says itself that it accepts connections. Cheaper than asking, and it leaves no "starting up" in the server's log.
+    #[must_use]
+    pub fn accepts_connections(&self) -> bool {
+        fs::read_to_string(&self.pid_file)
+            .is_ok_and(|text| text.lines().nth(7).is_some_and(|state| ["ready", "standby"].contains(&state.trim())))
+    }
+
+    /// Lets it read its files of settings again.
+    pub fn reload(&self) {
+        self.process.signal(Signal::SIGHUP);
     }
 
     /// Stops it and waits. An immediate stop that takes too long ends the agent itself, and with the first process of the container
@@ -238,13 +245,6 @@ mod tests {
                     "logical"
                 }
             }
-            "hot_standby" | "wal_log_hints" => {
-                if minimal {
-                    "off"
-                } else {
-                    "on"
-                }
-            }
             _ => {
                 if minimal {
                     "0"
@@ -259,14 +259,7 @@ mod tests {
     fn what_would_prevent_replication_is_put_right() {
         assert_eq!(
             overrides(answers(true)),
-            [
-                "listen_addresses=*",
-                "wal_level=replica",
-                "hot_standby=on",
-                "wal_log_hints=on",
-                "max_wal_senders=10",
-                "max_replication_slots=10"
-            ]
+            ["listen_addresses=*", "wal_level=replica", "max_wal_senders=10", "max_replication_slots=10"]
         );
     }
 

@@ -52,6 +52,10 @@ impl Members {
 /// The changes that are due. A slot in use stays until its member has left.
 #[must_use]
 pub fn changes(have: &[Slot], members: &Members, me: &str) -> Vec<Change> {
+    if members.count == 0 {
+        // The set pauses; its members come back and go on where they stopped.
+        return Vec::new();
+    }
     let wanted: Vec<String> = members.others(me).map(|pod| names::slot(&pod)).collect();
     let create = wanted.iter().filter(|name| !have.iter().any(|slot| slot.name == **name)).cloned().map(Change::Create);
     let drop = have
@@ -87,6 +91,11 @@ mod tests {
         assert_eq!(changes(&have, &members(2), "my-db-3"), []);
         let have = [slot("pgset_my_db_4", true), slot("pgset_my_db_5", false)];
         assert_eq!(changes(&have, &members(2), "my-db-3"), [Change::Drop("pgset_my_db_5".into())]);
+    }
+
+    #[test]
+    fn a_set_scaled_to_nothing_keeps_its_slots() {
+        assert_eq!(changes(&[slot("pgset_my_db_4", false)], &members(0), "my-db-3"), []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::election::SystemIdentifier;
+use crate::election::{Lsn, SystemIdentifier};
 use crate::names;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
@@ -19,12 +19,15 @@ const DATABASES: [&str; 1] = ["postgres"];
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server is not there yet.
+    /// The server does not accept connections yet.
     #[error("the server does not accept connections yet")]
-    NotReady(#[source] tokio_postgres::Error),
+    Starting,
     /// The role is missing or has another password: a server can't be told apart from the answer.
     #[error("the role {} is missing or has another password", names::role::AGENT)]
     NoRole,
+    /// The password of the agent's role is not there.
+    #[error("the password of the role {} can't be read", names::role::AGENT)]
+    Password(#[from] super::configuration::Error),
     /// Any other answer of the server.
     #[error("failed to {0}")]
     Failed(&'static str, #[source] tokio_postgres::Error),
@@ -60,6 +63,8 @@ pub struct ReplicaFacts {
     pub streaming_timeline: Option<u32>,
     /// Bytes received and not yet replayed.
     pub replay_lag_bytes: i64,
+    /// How far it has come, if only the master can help it on: there is no archive.
+    pub replayed: Option<Lsn>,
 }
 
 /// A member's slot on the master.
@@ -102,9 +107,8 @@ impl Sql {
                 }
                 Ok(Err(error)) => match error.code() {
                     Some(code) if *code == SqlState::INVALID_PASSWORD => return Err(Error::NoRole),
-                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => return Err(Error::NotReady(error)),
-                    Some(_) => last = Some(Error::Failed("connect to the local server", error)),
-                    None => return Err(Error::NotReady(error)),
+                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => return Err(Error::Starting),
+                    _ => last = Some(Error::Failed("connect to the local server", error)),
                 },
                 Err(_) => return Err(Error::Silent("connect to the local server")),
             }
@@ -153,18 +157,35 @@ impl Sql {
         })
     }
 
+    /// From where on a master has its WAL.
+    pub async fn oldest_wal(&self) -> Result<Option<Lsn>> {
+        let rows = self
+            .rows(
+                "find its oldest WAL",
+                "SELECT min(name COLLATE \"C\"), (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') \
+                 FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'",
+            )
+            .await?;
+        Ok(rows
+            .first()
+            .and_then(|row| start_of_segment(row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1)?)))
+    }
+
     /// What the server says of itself as a replica.
     pub async fn replica_facts(&self) -> Result<ReplicaFacts> {
         let rows = self
             .rows(
                 "say what it receives",
                 "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
-                        coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8",
+                        coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
+                        CASE WHEN current_setting('restore_command') = '' \
+                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
             streaming_timeline: row.get::<_, Option<i32>>(0).and_then(|timeline| u32::try_from(timeline).ok()),
             replay_lag_bytes: row.get(1),
+            replayed: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
         }))
     }
 
@@ -215,14 +236,6 @@ impl Sql {
         self.reload().await
     }
 
-    /// Follows another master from now on.
-    pub async fn follow(&self, connection: &str, slot: &str) -> Result<()> {
-        const WHAT: &str = "follow another master";
-        self.run(WHAT, &format!("ALTER SYSTEM SET primary_conninfo = {}", literal(connection))).await?;
-        self.run(WHAT, &format!("ALTER SYSTEM SET primary_slot_name = {}", literal(slot))).await?;
-        self.reload().await
-    }
-
     /// Reads the files of settings and access rules again.
     pub async fn reload(&self) -> Result<()> {
         self.run("reload its configuration", "SELECT pg_reload_conf()").await
@@ -233,6 +246,14 @@ impl Drop for Sql {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// The position at which a WAL file begins: its name is the timeline and two halves of a number, eight hexadecimal digits each.
+fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
+    let size: u64 = segment_size.parse().ok().filter(|size| *size > 0)?;
+    let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
+    let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
+    high.checked_mul(1 << 32)?.checked_add(low.checked_mul(size)?).map(Lsn)
 }
 
 /// Statements for single-user mode, a line each, that make the agent's role. What the server sees is a verifier, not the password.
@@ -271,6 +292,13 @@ mod tests {
             assert!(!statements.contains("very secret"));
             assert!(statements.contains("SCRAM-SHA-256$4096:"));
         }
+    }
+
+    #[test]
+    fn a_wal_file_begins_where_its_name_says() {
+        assert_eq!(start_of_segment("000000010000000000000005", "16777216"), Some(Lsn(5 << 24)));
+        assert_eq!(start_of_segment("000000020000000A000000FF", "16777216"), Some(Lsn((0xA << 32) + (0xFF << 24))));
+        assert_eq!(start_of_segment("short", "16777216"), None);
     }
 
     #[test]

@@ -40,17 +40,18 @@ mod tests {
     use super::*;
 
     fn configuration(bundles: &[Option<&str>]) -> Value {
-        let entry = |(index, bundle): (usize, &Option<&str>)| {
+        let entry = |(index, bundle): (usize, Option<&str>)| {
             let mut entry = json!({
                 "name": format!("{index}.pgset.dev"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
                 "clientConfig": {"service": {"namespace": "pgset-system", "name": "pgset-webhook"}}
             });
             if let Some(bundle) = bundle {
-                entry["clientConfig"]["caBundle"] = serde_json::to_value(ByteString(bundle.as_bytes().to_vec())).unwrap();
+                entry["clientConfig"]["caBundle"] =
+                    serde_json::to_value(ByteString(bundle.as_bytes().to_vec())).unwrap();
             }
             entry
         };
-        let entries: Vec<Value> = bundles.iter().enumerate().map(entry).collect();
+        let entries: Vec<Value> = bundles.iter().copied().enumerate().map(entry).collect();
         json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": "pgset"}, "webhooks": entries})
     }

@@ -9,7 +9,10 @@ use rcgen::{
 use rustls::{
     RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject as _},
+    },
     sign::CertifiedKey,
 };
 
@@ -57,7 +60,7 @@ pub enum Error {
         key: &'static str,
         /// What the reader says.
         #[source]
-        source: rustls::pki_types::pem::Error,
+        source: pem::Error,
     },
     /// A certificate's dates can't be read.
     #[error("failed to read the dates of a certificate")]
@@ -144,6 +147,7 @@ impl Material {
     }
 
     /// What has to be renewed at a moment, if anything.
+    #[must_use]
     pub fn due(&self, names: &[String], now: u64) -> Option<Due> {
         if self.authority_validity.used_permille(now) >= RENEWAL_PERMILLE {
             return Some(Due::Authority);
@@ -225,9 +229,8 @@ impl Material {
             roots.add(root).map_err(Error::Unusable)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(Error::Bundle)?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(Error::Bundle)?;
         let server = ServerName::try_from(name).map_err(|_| Error::Name { name: name.to_owned() })?;
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
         verifier
@@ -312,7 +315,10 @@ fn certificate(key: &'static str, pem: &str) -> Result<CertificateDer<'static>, 
 }
 
 fn certificates(key: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|source| Error::Pem { key, source })
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    // A text without any certificate is no error to the reader, and no bundle to us.
+    read.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
+        .map_err(|source| Error::Pem { key, source })
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub enum Error {
         what: &'static str,
         /// What the API server said.
         #[source]
-        source: Box<watcher::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A watch ended, which it never does.
     #[error("a watch ended")]
@@ -148,12 +148,12 @@ impl Upkeep {
             tokio::select! {
                 secret = secrets.next() => match secret.ok_or(Error::Ended)? {
                     Ok(secret) => self.secret = secret.into(),
-                    Err(error) => self.complain(&Error::Watch { what: "the Secret", source: Box::new(error) }),
+                    Err(error) => self.complain(&Error::Watch { what: "the Secret", source: cause(error) }),
                 },
                 configuration = configurations.next() => match configuration.ok_or(Error::Ended)? {
                     Ok(configuration) => self.configuration = configuration.into(),
                     Err(error) => {
-                        self.complain(&Error::Watch { what: "the webhook configuration", source: Box::new(error) });
+                        self.complain(&Error::Watch { what: "the webhook configuration", source: cause(error) });
                     }
                 },
                 () = tokio::time::sleep(wake) => {}
@@ -324,7 +324,10 @@ impl Upkeep {
 
     fn complain(&self, error: &Error) {
         let error = super::with_causes(error);
-        tracing::warn!(error, "the certificates are not in order; trying again");
+        // Once for each trouble, not at every attempt.
+        if self.report.borrow().trouble.as_ref() != Some(&error) {
+            tracing::warn!(error, "the certificates are not in order; trying again");
+        }
         self.tell(Some(error));
     }
 
@@ -344,6 +347,16 @@ where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     watcher::watch_object(api, name).default_backoff()
+}
+
+/// What is behind a failure of a watch, whose own text is an answer of the API server in full.
+fn cause(error: watcher::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Box::new(error),
+        other => Box::new(other),
+    }
 }
 
 fn now() -> u64 {

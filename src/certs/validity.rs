@@ -73,7 +73,7 @@ fn element(input: &[u8], tag: u8) -> Option<(u8, &[u8], &[u8])> {
     Some((found, content, after))
 }
 
-/// A UTCTime (`YYMMDDhhmmssZ`) or GeneralizedTime (`YYYYMMDDhhmmssZ`), and what follows it.
+/// A `UTCTime` (`YYMMDDhhmmssZ`) or `GeneralizedTime` (`YYYYMMDDhhmmssZ`), and what follows it.
 fn time(input: &[u8]) -> Option<(u64, &[u8])> {
     let (year, text, rest) = match *input.first()? {
         UTC_TIME => {
@@ -91,7 +91,8 @@ fn time(input: &[u8]) -> Option<(u64, &[u8])> {
         return None;
     }
     let part = |index: usize| digits(&text[2 * index..2 * index + 2]).and_then(|value| i8::try_from(value).ok());
-    let date = jiff::civil::DateTime::new(i16::try_from(year).ok()?, part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, 0);
+    let date =
+        jiff::civil::DateTime::new(i16::try_from(year).ok()?, part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, 0);
     let seconds = date.ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
     Some((u64::try_from(seconds).ok()?, rest))
 }

@@ -7,7 +7,6 @@ pub mod inject;
 pub mod install;
 pub mod serve;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -39,12 +38,8 @@ enum Command {
 /// Parses the command line and runs the command; errors go to standard error with all their causes.
 #[must_use]
 pub fn main() -> ExitCode {
-    // The image's entry point ends in `exec postgres`; during a bootstrap that is this program, and all is done.
-    if std::env::args_os()
-        .next()
-        .is_some_and(|name| Path::new(&name).file_name() == Some(crate::agent::SERVER_STAND_IN.as_ref()))
-    {
-        return ExitCode::SUCCESS;
+    if let Some(code) = crate::agent::stand_in::answer(std::env::args_os()) {
+        return code;
     }
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),

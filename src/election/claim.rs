@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Master, SystemIdentifier};
+use super::{Lsn, Master, SystemIdentifier};
 use crate::names;
 
 /// One incarnation of a member: a pod of the same name made anew is another candidate, because the earlier one may still run on a
@@ -102,6 +102,7 @@ impl Claim {
                 port: note(names::lease::PORT)?.parse().ok()?,
                 system: set?,
                 timeline: note(names::lease::TIMELINE)?.parse().ok()?,
+                oldest_wal: note(names::lease::OLDEST_WAL).and_then(|text| text.parse().ok()).map(Lsn),
             })
         });
         Self { holder, duration, master, set }
@@ -113,7 +114,7 @@ impl Claim {
 pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp) -> LeaseObject {
     let mut lease = seen.clone();
     if let Some(notes) = lease.metadata.annotations.as_mut() {
-        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::TIMELINE] {
+        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::TIMELINE, names::lease::OLDEST_WAL] {
             notes.remove(key);
         }
     }
@@ -136,12 +137,15 @@ pub fn renewed(held: &LeaseObject, master: Option<&Master>, times: Times, now: T
     let spec = lease.spec.get_or_insert_default();
     spec.lease_duration_seconds = i32::try_from(times.duration.as_secs()).ok();
     spec.renew_time = Some(MicroTime(now));
-    if let Some(Master { pod: _, address, port, system, timeline }) = master {
+    if let Some(Master { pod: _, address, port, system, timeline, oldest_wal }) = master {
         let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
         notes.insert(names::lease::ADDRESS.to_owned(), address.clone());
         notes.insert(names::lease::PORT.to_owned(), port.to_string());
         notes.insert(names::lease::SYSTEM_IDENTIFIER.to_owned(), system.to_string());
         notes.insert(names::lease::TIMELINE.to_owned(), timeline.to_string());
+        if let Some(Lsn(oldest)) = oldest_wal {
+            notes.insert(names::lease::OLDEST_WAL.to_owned(), oldest.to_string());
+        }
     }
     lease
 }

@@ -66,7 +66,13 @@ pub struct Master {
     pub system: SystemIdentifier,
     /// The timeline that it writes.
     pub timeline: u32,
+    /// From where on it has its WAL, as far as it said.
+    pub oldest_wal: Option<Lsn>,
 }
+
+/// A position in the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lsn(pub u64);
 
 /// What is on a member's data volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +109,9 @@ pub enum Server {
     /// Running, or starting, as a standby.
     Replica {
         /// The master that it is set to follow.
-        follows: Option<Master>,
+        follows: Master,
+        /// How far it has come, if it does not stream and has no archive to get its WAL from.
+        stuck_at: Option<Lsn>,
     },
 }
 
@@ -124,6 +132,8 @@ pub enum Action {
     StartMaster,
     /// Copy the data from the master.
     Clone(Master),
+    /// Copy the data from the master again, and keep the old data until the new copy streams.
+    CloneAnew(Master),
     /// Start PostgreSQL as a standby of the master.
     StartReplica(Master),
     /// Let the running standby follow another master.
@@ -216,8 +226,11 @@ pub fn decide(observation: &Observation) -> Action {
             Lease::Mine { .. } => Action::Stay,
             _ => Action::Fence,
         },
-        Server::Replica { follows } => match lease {
-            Lease::Other { master: Some(master) } if follows.as_ref() != Some(master) => Action::Follow(master.clone()),
+        Server::Replica { follows, stuck_at } => match lease {
+            Lease::Other { master: Some(master) } if is_stranded(*stuck_at, master) => {
+                Action::CloneAnew(master.clone())
+            }
+            Lease::Other { master: Some(master) } if follows != master => Action::Follow(master.clone()),
             Lease::Mine { .. } => Action::ReleaseLease(Waiting::ForMaster),
             _ => Action::Stay,
         },
@@ -228,6 +241,11 @@ pub fn decide(observation: &Observation) -> Action {
         Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
         Server::Stopped => decide_stopped(lease, data, *first),
     }
+}
+
+/// The master has thrown away WAL that the replica needs: it would wait for it for ever.
+fn is_stranded(stuck_at: Option<Lsn>, master: &Master) -> bool {
+    matches!((stuck_at, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
 }
 
 fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {

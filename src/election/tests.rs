@@ -8,7 +8,14 @@ const SET: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
 const STRANGER: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_002);
 
 fn master() -> Master {
-    Master { pod: "pgset-0".into(), address: "198.18.0.10".into(), port: 5432, system: SET, timeline: 1 }
+    Master {
+        pod: "pgset-0".into(),
+        address: "198.18.0.10".into(),
+        port: 5432,
+        system: SET,
+        timeline: 1,
+        oldest_wal: Some(Lsn(1000)),
+    }
 }
 
 fn stopped(lease: Lease, data: Data, first: bool) -> Action {
@@ -94,11 +101,27 @@ fn a_pod_made_anew_waits_for_the_lease_of_the_earlier_one() {
 #[test]
 fn a_replica_follows_a_master_whose_address_changed() {
     let moved = Master { address: "198.18.0.99".into(), ..master() };
-    let replica = Server::Replica { follows: Some(master()) };
+    let replica = Server::Replica { follows: master(), stuck_at: None };
     let seen = |lease| decide(&Observation { lease, data: was_replica(), server: replica.clone(), first: false });
     assert_eq!(seen(Lease::Other { master: Some(moved.clone()) }), Action::Follow(moved));
     assert_eq!(seen(Lease::Other { master: Some(master()) }), Action::Stay);
     assert_eq!(seen(Lease::Vacant { set: Some(SET) }), Action::Stay);
+}
+
+#[test]
+fn a_replica_whose_wal_is_gone_from_the_master_is_cloned_anew() {
+    let seen = |stuck_at| {
+        let server = Server::Replica { follows: master(), stuck_at };
+        decide(&Observation {
+            lease: Lease::Other { master: Some(master()) },
+            data: was_replica(),
+            server,
+            first: false,
+        })
+    };
+    assert_eq!(seen(Some(Lsn(999))), Action::CloneAnew(master()));
+    assert_eq!(seen(Some(Lsn(1000))), Action::Stay, "the master still has what this one needs");
+    assert_eq!(seen(None), Action::Stay, "it streams, or an archive may have what the master has not");
 }
 
 #[test]
@@ -140,8 +163,8 @@ fn servers() -> impl Strategy<Value = Server> {
         Just(Server::Bootstrapping),
         Just(Server::Cloning { from: master() }),
         Just(Server::Master),
-        Just(Server::Replica { follows: None }),
-        Just(Server::Replica { follows: Some(master()) }),
+        Just(Server::Replica { follows: master(), stuck_at: None }),
+        Just(Server::Replica { follows: master(), stuck_at: Some(Lsn(1)) }),
     ]
 }
 

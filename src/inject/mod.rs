@@ -1,1 +1,178 @@
-//! stub
+//! The injection: from an annotated `StatefulSet` to the patch that makes a set of it, and back.
+//!
+//! Pure: no clock, no randomness, no I/O. It looks at the object as its user wrote it (what an earlier injection added is taken
+//! out first, see [`crate::set::record`]), decides what a set needs, and writes only what differs from what is there.
+
+mod check;
+mod command;
+mod denial;
+mod eject;
+mod environment;
+mod injection;
+mod pod;
+mod revision;
+mod update;
+mod warnings;
+
+use json_patch::Patch;
+use serde_json::Value;
+
+use self::injection::Injection;
+pub use self::{
+    denial::{Denial, Reason},
+    eject::eject,
+    revision::REVISION,
+};
+use crate::{
+    names::{self, annotation},
+    set::{
+        Contract, Reading, annotations,
+        edits::Edits,
+        record::{Record, carries_parts},
+    },
+};
+
+/// What is asked: an object as it comes, and as it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The `StatefulSet`.
+    pub object: &'a Value,
+    /// What is stored: `Some` on UPDATE.
+    pub old: Option<&'a Value>,
+    /// How this pgset is set up.
+    pub settings: &'a Settings,
+}
+
+/// How this pgset is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The image of the agent for sets that carry none yet.
+    pub agent_image: String,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing is to be changed.
+    Untouched {
+        /// What the user should know, one line of at most 120 characters each.
+        warnings: Vec<String>,
+    },
+    /// The object becomes, or stays, a set; or ceases to be one.
+    Patched {
+        /// What is to be changed; never empty.
+        patch: Patch,
+        /// What the user should know, one line of at most 120 characters each.
+        warnings: Vec<String>,
+        /// For the audit log: fixed keys and short values.
+        audit: Vec<(&'static str, String)>,
+    },
+    /// The user has to change something first.
+    Denied {
+        /// Why, and what.
+        reason: Denial,
+    },
+}
+
+/// Answers a CREATE or UPDATE of a `StatefulSet`.
+#[must_use]
+pub fn inject(request: &Request<'_>) -> Outcome {
+    decide(request).unwrap_or_else(|reason| Outcome::Denied { reason: Denial::new(request.object, reason) })
+}
+
+fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
+    let Request { object, old, settings } = *request;
+    let stored = old.and_then(|old| Some((old, Record::of(old).ok().flatten()?)));
+    // Whatever a rule says, an object must be able to go; and what was admitted once stays admitted while it stays as it is,
+    // so that a later pgset with stricter rules, or an earlier one, holds up neither scaling nor foreign annotations.
+    if is_going(object) || stored.as_ref().is_some_and(|(old, _)| is_same(old, object)) {
+        return Ok(Outcome::Untouched { warnings: Vec::new() });
+    }
+    if !speaks_of_pgset(object) && stored.is_none() {
+        return Ok(Outcome::Untouched { warnings: Vec::new() });
+    }
+    if !annotations::is_enabled(object)? {
+        return match stored {
+            Some((_, record)) => eject::leave(object, &record),
+            None => bystander(object),
+        };
+    }
+
+    let record = match (Record::of(object), stored) {
+        (Ok(Some(record)), _) => Some(record),
+        // `kubectl replace` with the user's own file, or a record that was damaged: what is stored knows.
+        (_, Some((_, record))) => Some(record),
+        (own, None) => own?,
+    };
+    let own = record.as_ref().map_or_else(|| object.clone(), |record| record.undone(object));
+    if let Some(part) = carries_parts(&own) {
+        return Err(Reason::Reserved { part });
+    }
+    let reading = Reading::of(&own)?;
+    check::conflicts(&reading)?;
+    if let Some(old) = old {
+        update::check(old, &reading)?;
+    }
+    let pin = revision::Pin::of(object, old, settings)?;
+    let injection = Injection::of(&reading, &own, &pin)?;
+
+    let mut edits = Edits::new(object);
+    if let Some(record) = &record {
+        record.undo(&mut edits, injection.record());
+    }
+    injection.write(&mut edits);
+    pin.write(&mut edits);
+    let warnings = warnings::of_set(&own, &reading)?;
+    let audit = audit(&reading, &pin);
+    let patch = edits.into_patch();
+    Ok(if patch.0.is_empty() { Outcome::Untouched { warnings } } else { Outcome::Patched { patch, warnings, audit } })
+}
+
+fn audit(reading: &Reading<'_>, pin: &revision::Pin) -> Vec<(&'static str, String)> {
+    let contract = match reading.set.contract {
+        Contract::Agent => "agent",
+        Contract::Image => "image",
+    };
+    vec![("contract", contract.to_owned()), ("revision", pin.revision.to_owned())]
+}
+
+/// A `StatefulSet` that does not ask for injection, but speaks of pgset.
+fn bystander(object: &Value) -> Result<Outcome, Reason> {
+    let ours = annotations::ours(object)?;
+    if ours.iter().any(|(key, _)| *key == annotation::INJECTED) {
+        return Err(Reason::Leftover);
+    }
+    Ok(Outcome::Untouched { warnings: warnings::of_bystander(object, &ours) })
+}
+
+/// Whether the object is being deleted: then only its finalizers change.
+fn is_going(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
+}
+
+/// Whether an update leaves everything alone that the injection depends on.
+fn is_same(old: &Value, object: &Value) -> bool {
+    let spec = ["template", "selector", "ordinals", "serviceName", "volumeClaimTemplates"];
+    let same_spec = spec.iter().all(|field| {
+        let of = |object: &Value| object.get("spec").and_then(|spec| spec.get(field)).cloned();
+        of(old) == of(object)
+    });
+    same_spec && our_annotations(old) == our_annotations(object)
+}
+
+fn our_annotations(object: &Value) -> Vec<(&String, &Value)> {
+    let all = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    let is_ours = |(key, _): &(&String, &Value)| key.starts_with(names::PREFIX) && *key != annotation::STATUS;
+    let mut ours: Vec<_> = all.into_iter().flatten().filter(is_ours).collect();
+    ours.sort_by_key(|(key, _)| *key);
+    ours
+}
+
+/// Whether pgset has any business with the object at all.
+fn speaks_of_pgset(object: &Value) -> bool {
+    let places = ["/metadata/annotations", "/metadata/labels", "/spec/template/metadata/annotations"];
+    places.iter().any(|place| {
+        let members = object.pointer(place).and_then(Value::as_object);
+        members.is_some_and(|members| members.keys().any(|key| key.starts_with(names::PREFIX)))
+    })
+}

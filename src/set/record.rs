@@ -14,7 +14,7 @@ use super::{
     edits::{Edits, below, path},
     json::covers,
 };
-use crate::names::{self, annotation, env, pod};
+use crate::names::{annotation, env, pod};
 
 /// What was injected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

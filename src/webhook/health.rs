@@ -41,7 +41,8 @@ impl Readiness {
     #[must_use]
     pub fn reasons(&self) -> Option<String> {
         let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (!reasons.is_empty()).then(|| reasons.iter().map(|(part, reason)| format!("{part}: {reason}\n")).collect())
+        let lines = reasons.iter().flat_map(|(part, reason)| [part, ": ", reason.as_str(), "\n"]);
+        (!reasons.is_empty()).then(|| lines.collect())
     }
 }
 

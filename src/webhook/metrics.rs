@@ -9,8 +9,7 @@ use prometheus_client::{
 };
 
 /// Bounds in seconds, fine where an admission webhook lives: the API server's own histogram begins at 5 ms.
-const BUCKETS: [f64; 12] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.010, 0.025, 0.050, 0.100, 0.500, 2.5];
+const BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.010, 0.025, 0.050, 0.100, 0.500, 2.5];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
@@ -81,7 +80,7 @@ impl Metrics {
         self.in_sync.set(i64::from(in_sync));
     }
 
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     pub(super) fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

@@ -10,11 +10,18 @@ mod problem;
 pub mod review;
 pub mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
+    http::{HeaderValue, header::CONNECTION},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
@@ -47,6 +54,7 @@ pub struct State {
     decide: Arc<Decide>,
     metrics: Arc<Metrics>,
     in_flight: Arc<Semaphore>,
+    draining: Arc<AtomicBool>,
 }
 
 // === impl State ===
@@ -57,7 +65,18 @@ impl State {
         decide: impl Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync + 'static,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { decide: Arc::new(decide), metrics, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)) }
+        Self {
+            decide: Arc::new(decide),
+            metrics,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            draining: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// From now on every answer closes its connection: API servers keep idle ones to a pod that ends, and send their next
+    /// review into it (kubernetes#127335).
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 }
 
@@ -92,13 +111,14 @@ async fn within_limits(state: State, request: Request, next: Next) -> Response {
         };
         next.run(request).await
     };
-    match tokio::time::timeout(deadline, work).await {
-        Ok(response) => response,
-        Err(_elapsed) => {
-            state.metrics.failed();
-            Problem::TooSlow { deadline }.into_response()
-        }
+    let mut response = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_elapsed| {
+        state.metrics.failed();
+        Problem::TooSlow { deadline }.into_response()
+    });
+    if state.draining.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 /// The deadline from the API server's `?timeout=5s`, its way of telling the webhook's `timeoutSeconds`.
@@ -137,7 +157,9 @@ mod tests {
         assert_eq!(deadline("dryRun=All&timeout=1m0s"), DEADLINE_LIMIT);
         assert_eq!(deadline("timeout=1.5s"), Duration::from_millis(1500));
         assert_eq!(deadline("timeout=250ms"), Duration::from_millis(250));
-        for nonsense in ["", "timeout=", "timeout=5", "timeout=-5s", "timeout=s", "timeout=1e9s", "timeout=5x", "timeout=0s"] {
+        for nonsense in
+            ["", "timeout=", "timeout=5", "timeout=-5s", "timeout=s", "timeout=1e9s", "timeout=5x", "timeout=0s"]
+        {
             assert_eq!(deadline(nonsense), DEADLINE, "{nonsense}");
         }
     }

@@ -50,6 +50,7 @@ pub(super) struct Request {
 }
 
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 struct Kind {
     group: String,
     version: String,
@@ -95,8 +96,6 @@ pub enum Decision {
         patch: Vec<u8>,
         /// For the user's terminal.
         warnings: Vec<String>,
-        /// The revision that was injected, for the audit log.
-        revision: String,
     },
     /// The user's mistake, with what to change.
     Denied {
@@ -189,10 +188,11 @@ struct Response<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    audit_annotations: BTreeMap<&'static str, &'a str>,
+    audit_annotations: BTreeMap<&'static str, &'static str>,
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the API's names")]
 struct Status<'a> {
     status: &'static str,
     message: &'a str,
@@ -223,11 +223,10 @@ impl<'a> Answer<'a> {
         match decision {
             Decision::Untouched => {}
             Decision::Allowed { warnings } => response.warnings = presentable(warnings),
-            Decision::Patched { patch, warnings, revision } => {
+            Decision::Patched { patch, warnings } => {
                 response.patch_type = Some("JSONPatch");
                 response.patch = Some(STANDARD.encode(patch));
                 response.warnings = presentable(warnings);
-                response.audit_annotations.insert("revision", revision);
             }
             Decision::Denied { reason } => {
                 response.allowed = false;
@@ -242,7 +241,9 @@ impl<'a> Answer<'a> {
             }
         }
         if *decision != Decision::Untouched {
+            // For whoever reads the audit log: the API server puts the webhook's name before each key.
             response.audit_annotations.insert("decision", decision.word());
+            response.audit_annotations.insert("version", env!("CARGO_PKG_VERSION"));
         }
         Self { api_version: API_VERSION, kind: KIND, response }
     }
@@ -307,13 +308,13 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(request.stateful_sets().unwrap().operation, Operation::Create);
-        let decision = Decision::Patched { patch: b"[]".to_vec(), warnings: Vec::new(), revision: "1".to_owned() };
+        let decision = Decision::Patched { patch: b"[]".to_vec(), warnings: Vec::new() };
         let answer = serde_json::to_value(Answer::new(&request, &decision)).unwrap();
         assert_eq!(
             answer,
             serde_json::json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {
                 "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": "W10=",
-                "auditAnnotations": {"revision": "1", "decision": "injected"}}})
+                "auditAnnotations": {"decision": "injected", "version": env!("CARGO_PKG_VERSION")}}})
         );
     }
 }

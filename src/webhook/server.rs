@@ -93,8 +93,7 @@ impl Bound {
         handle: Handle<SocketAddr>,
     ) -> Result<(), Error> {
         let config = RustlsConfig::from_config(Arc::new(tls(certificates)?));
-        let acceptor =
-            RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(NoDelayAcceptor::new());
+        let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(NoDelayAcceptor::new());
         let mut server = axum_server::from_tcp(self.listener)
             .map_err(Error::Serve)?
             .acceptor(acceptor)

@@ -1,0 +1,220 @@
+//! Why an object is refused. Every message says what was found, why it can't be, and what to do.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::{
+    names::{annotation, env, pod},
+    set::{self, error::named},
+};
+
+/// A refusal: the object, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    object: String,
+    reason: Reason,
+}
+
+impl Denial {
+    pub(super) fn new(object: &Value, reason: Reason) -> Self {
+        let field = |key: &str| object.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str);
+        let name = named(field("name").unwrap_or_default());
+        let object = field("namespace").map_or(name.clone(), |namespace| format!("{}/{name}", named(namespace)));
+        Self { object, reason }
+    }
+
+    /// A short, fixed name for metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.reason.code()
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "StatefulSet {}: {}", self.object, self.reason)
+    }
+}
+
+impl std::error::Error for Denial {}
+
+/// Why an object is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// It can't be read as a set.
+    #[error(transparent)]
+    Set(#[from] set::Error),
+    /// It uses a name that only pgset gives.
+    #[error(
+        "it has a {part}, a name that pgset gives to what it injects, but the annotation {key} does not account for it; \
+         rename or remove the {part}", key = annotation::INJECTED
+    )]
+    Reserved {
+        /// What has the name.
+        part: String,
+    },
+    /// It is injected, but no longer asks for it.
+    #[error(
+        "it carries an injection (annotation {injected}), but not the annotation {inject}: enabled; add that, or take the \
+         injection out with: pgset eject -f <file>", injected = annotation::INJECTED, inject = annotation::INJECT
+    )]
+    Leftover,
+    /// The user sets a private variable.
+    #[error(
+        "container {container} sets {name}: the prefix {prefix} is pgset's own; rename the variable",
+        prefix = env::PRIVATE_PREFIX
+    )]
+    PrivateVariable {
+        /// The container.
+        container: String,
+        /// The variable.
+        name: String,
+    },
+    /// The user sets a variable of the contract to something else than it must be.
+    #[error(
+        "container {container} sets {name} to {found}, but in this set it must be {expected}; remove or correct it"
+    )]
+    Variable {
+        /// The container.
+        container: String,
+        /// The variable.
+        name: &'static str,
+        /// Its value, or where it comes from.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The container starts something else than PostgreSQL.
+    #[error(
+        "container {container} starts {program}, but the agent must start PostgreSQL itself; let command and args be \
+         PostgreSQL's own (args: [\"-c\", \"max_connections=300\"]), or use an image that implements PG_MODE=set with the \
+         annotation {key}: image", key = annotation::CONTRACT
+    )]
+    Command {
+        /// The container.
+        container: String,
+        /// The program.
+        program: String,
+    },
+    /// The data directory is an argument.
+    #[error("container {container} sets the data directory by the argument {argument}; set PGDATA under env instead")]
+    DataArgument {
+        /// The container.
+        container: String,
+        /// The argument.
+        argument: String,
+    },
+    /// The port in the arguments is not the container's port.
+    #[error(
+        "container {container} is given the port {found} by its arguments, but its containerPort is {port}; make them equal \
+         (the containerPort named postgres counts)"
+    )]
+    PortArgument {
+        /// The container.
+        container: String,
+        /// The port in the arguments.
+        found: String,
+        /// The port of the container.
+        port: u16,
+    },
+    /// Somebody else in the pod listens where the agent does.
+    #[error("container {container} has the containerPort {port}, which the agent listens on; use another port", port = pod::AGENT_PORT)]
+    AgentPort {
+        /// The container.
+        container: String,
+    },
+    /// The user mounts something where the agent is mounted.
+    #[error(
+        "container {container} mounts volume {volume} at {mount_path}, where pgset mounts its own; mount it elsewhere"
+    )]
+    MountPath {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// The path.
+        mount_path: String,
+    },
+    /// The image has its own way of everything.
+    #[error(
+        "image {image} is bitnami's, which starts, configures and replicates PostgreSQL in its own way and keeps its \
+         configuration outside the data directory; use the official image of the same major version (postgres:17), with \
+         new data or with data from pg_dump"
+    )]
+    Bitnami {
+        /// The image.
+        image: String,
+    },
+    /// The revision is one that this pgset can't write.
+    #[error(
+        "annotation {key} is {found}, but this pgset writes {known}; write {key}: latest to move the set to this pgset's \
+         revision (its members restart one by one), or install the pgset that knows it", key = annotation::REVISION
+    )]
+    Revision {
+        /// The revision found.
+        found: String,
+        /// The revisions known.
+        known: String,
+    },
+    /// The injection would be taken out of a running set.
+    #[error(
+        "removing the annotation {key} takes out what makes its {replicas} members one set: {why}; first run: kubectl scale \
+         statefulset {name}{namespace} --replicas={limit}", key = annotation::INJECT
+    )]
+    StillRunning {
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
+        /// How many members it has.
+        replicas: u32,
+        /// How many it may have.
+        limit: u32,
+        /// Why.
+        why: &'static str,
+    },
+    /// The data would vanish from view.
+    #[error(
+        "with this change the set looks for its data in {to}, but it is in {from}, so it would vanish from view; undo the \
+         change, or move the data yourself: run kubectl scale statefulset {name}{namespace} --replicas=0, move the data of \
+         {member} from {from} to {to}, and then make this change"
+    )]
+    DataMoves {
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
+        /// The member whose data counts.
+        member: String,
+        /// Where the data is.
+        from: String,
+        /// Where it would be looked for.
+        to: String,
+    },
+}
+
+impl Reason {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Set(error) => error.code(),
+            Self::Reserved { .. } => "reserved_name",
+            Self::Leftover => "leftover",
+            Self::PrivateVariable { .. } | Self::Variable { .. } => "environment",
+            Self::Command { .. } => "command",
+            Self::DataArgument { .. } | Self::PortArgument { .. } => "arguments",
+            Self::AgentPort { .. } => "agent_port",
+            Self::MountPath { .. } => "mount_path",
+            Self::Bitnami { .. } => "bitnami",
+            Self::Revision { .. } => "revision",
+            Self::StillRunning { .. } => "still_running",
+            Self::DataMoves { .. } => "data_moves",
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The environment of the PostgreSQL container.
+
+use serde_json::{Map, Value, json};
+
+use super::Reason;
+use crate::{
+    names::{self, credential, env, role},
+    set::{
+        Contract, Reading,
+        data::{Parting, Pgdata},
+    },
+};
+
+/// The variables that a member needs and the user did not write, in the order they are appended.
+pub(super) fn variables(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
+    let wanted = match reading.set.contract {
+        Contract::Agent => agent(reading),
+        Contract::Image => image(reading)?,
+    };
+    let mut missing = Vec::new();
+    for variable in wanted {
+        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+        if reading.container.variable(name)?.is_none() {
+            missing.push(variable);
+        }
+    }
+    Ok(missing)
+}
+
+fn agent(reading: &Reading<'_>) -> Vec<Value> {
+    let set = &reading.set;
+    let mut variables = vec![
+        plain(env::PG_MODE, "set"),
+        plain(env::PG_MASTER_HOST, &names::master(&set.name)),
+        plain(env::PG_MASTER_PORT, &set.port.to_string()),
+        plain(env::PG_MASTER_USER, role::REPLICATION),
+        of_pod(env::NAMESPACE, "metadata.namespace"),
+        of_pod(env::POD_NAME, "metadata.name"),
+        of_pod(env::POD_UID, "metadata.uid"),
+        of_pod(env::POD_IP, "status.podIP"),
+    ];
+    if let Pgdata::Ours(pgdata) = &reading.placement.pgdata {
+        variables.push(plain(env::PGDATA, pgdata));
+    }
+    variables
+}
+
+/// What the crunchy-postgres family asks for, under its old names (1.x) and its new ones.
+fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
+    let set = &reading.set;
+    let (master, port) = (names::master(&set.name), set.port.to_string());
+    let mut variables = vec![
+        plain(env::PG_MODE, "set"),
+        plain(env::PG_MASTER_HOST, &master),
+        plain(env::PG_PRIMARY_HOST, &master),
+        plain(env::PG_REPLICA_HOST, &names::replica(&set.name)),
+        plain(env::PG_MASTER_PORT, &port),
+        plain(env::PG_PRIMARY_PORT, &port),
+    ];
+    // What envFrom brings can't be seen here, and a variable under env would hide it.
+    if !reading.container.has_unseen_environment()? {
+        let password = |name: &str, key: &str| of_secret(name, &set.credentials, key);
+        variables.extend(twins(
+            reading,
+            plain(env::PG_MASTER_USER, role::REPLICATION),
+            plain(env::PG_PRIMARY_USER, role::REPLICATION),
+        )?);
+        variables.extend(twins(
+            reading,
+            password(env::PG_MASTER_PASSWORD, credential::REPLICATION),
+            password(env::PG_PRIMARY_PASSWORD, credential::REPLICATION),
+        )?);
+        variables.push(password(env::PG_ROOT_PASSWORD, credential::SUPERUSER));
+        variables.push(plain(env::PG_USER, "app"));
+        variables.push(password(env::PG_PASSWORD, credential::USER));
+        variables.push(plain(env::PG_DATABASE, "app"));
+    }
+    variables.push(plain(env::PGHOST, "/tmp"));
+    variables.push(of_pod(env::CCP_NAMESPACE, "metadata.namespace"));
+    if reading.placement.parting == Parting::Ours {
+        variables.push(of_pod(env::POD_NAME, "metadata.name"));
+    }
+    Ok(variables)
+}
+
+/// One thing under two names: where the user wrote one of them, the other means the same.
+fn twins(reading: &Reading<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
+    let written = |variable: &Value| {
+        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
+        let written = reading.container.variable(name)?;
+        Ok::<_, Reason>(written.and_then(|variable| variable.field.value().cloned()))
+    };
+    let renamed = |like: Value, variable: &Value| match like {
+        Value::Object(mut like) => {
+            like.insert("name".to_owned(), variable.get("name").cloned().unwrap_or_default());
+            Value::Object(like)
+        }
+        _ => variable.clone(),
+    };
+    Ok(match (written(&old)?, written(&new)?) {
+        (Some(written), None) => [old, renamed(written, &new)],
+        (None, Some(written)) => [renamed(written, &old), new],
+        _ => [old, new],
+    })
+}
+
+/// What the record says of a variable: see [`crate::set::record::Record::env`].
+pub(super) fn recorded(variables: &[Value]) -> Map<String, Value> {
+    let recorded = |variable: &Value| {
+        let name = variable.get("name")?.as_str()?.to_owned();
+        let value = match variable.get("valueFrom").filter(|source| !source.is_null()) {
+            _ if name.starts_with(env::PRIVATE_PREFIX) => Value::Null,
+            Some(source) => source.clone(),
+            None => variable.get("value").filter(|value| !value.is_null()).cloned().unwrap_or_else(|| json!("")),
+        };
+        Some((name, value))
+    };
+    variables.iter().filter_map(recorded).collect()
+}
+
+fn plain(name: &str, value: &str) -> Value {
+    json!({ "name": name, "value": value })
+}
+
+fn of_pod(name: &str, field: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": field } } })
+}
+
+fn of_secret(name: &str, secret: &str, key: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } })
+}

@@ -1,0 +1,211 @@
+//! What the user should know, though nothing stands in the way. One line of at most 120 characters each: the API server cuts
+//! longer ones, and drops control characters.
+
+use serde_json::Value;
+
+use super::Reason;
+use crate::{
+    names::{self, annotation, env},
+    set::{
+        Contract, Data, Error, Reading,
+        data::{Parting, Pgdata, holds},
+        error::named,
+        image::Family,
+        json::Field,
+    },
+};
+
+const LONGEST: usize = 120;
+/// The API server drops all warnings of a reply beyond 4096 characters.
+const MOST: usize = 12;
+
+/// Warnings in the making.
+#[derive(Debug, Default)]
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    fn push(&mut self, text: &str) {
+        let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if line.chars().count() > LONGEST {
+            line = line.chars().take(LONGEST - 1).chain(['…']).collect();
+        }
+        if self.0.len() < MOST && !self.0.contains(&line) {
+            self.0.push(line);
+        }
+    }
+}
+
+/// Of an object that becomes or stays a set.
+pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, Reason> {
+    let mut warnings = Warnings::default();
+    misplaced(&mut warnings, own);
+    passwords(&mut warnings, reading)?;
+    data(&mut warnings, reading)?;
+    image(&mut warnings, reading)?;
+    unseen_environment(&mut warnings, reading)?;
+    if reading.set.contract == Contract::Agent {
+        startup(&mut warnings, reading)?;
+        grace_period(&mut warnings, reading)?;
+        synchronous(&mut warnings, reading);
+    }
+    Ok(warnings.0)
+}
+
+/// Of an object that speaks of pgset without asking for injection.
+pub(super) fn of_bystander(object: &Value, ours: &[(&str, Field<'_>)]) -> Vec<String> {
+    let mut warnings = Warnings::default();
+    misplaced(&mut warnings, object);
+    for (key, _) in ours.iter().filter(|(key, _)| *key != annotation::STATUS) {
+        if *key == annotation::FOLLOW {
+            warnings.push(&format!("annotation {key} belongs on a Service; on a StatefulSet it does nothing"));
+        } else {
+            warnings.push(&format!("annotation {key} does nothing without {}: enabled", annotation::INJECT));
+        }
+    }
+    warnings.0
+}
+
+/// Of a set that ceases to be one, and whose data lies where only pgset looked.
+pub(super) fn of_leaving(object: &Value) -> Vec<String> {
+    let mut warnings = Warnings::default();
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    warnings.push(&format!("each member's data stays in the volume's directory {}-<ordinal>: mount that", named(name)));
+    warnings.0
+}
+
+fn misplaced(warnings: &mut Warnings, object: &Value) {
+    let keys = |place: &str| {
+        let members = object.pointer(place).and_then(Value::as_object);
+        members.into_iter().flat_map(serde_json::Map::keys).filter(|key| key.starts_with(names::PREFIX))
+    };
+    for key in keys("/spec/template/metadata/annotations") {
+        warnings.push(&format!(
+            "annotation {} does nothing on the pod template: move it to metadata.annotations",
+            named(key)
+        ));
+    }
+    for key in keys("/metadata/labels").filter(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())) {
+        warnings.push(&format!("label {} does nothing: make it an annotation", named(key)));
+    }
+}
+
+fn passwords(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    let names = [
+        env::POSTGRES_PASSWORD,
+        env::PG_ROOT_PASSWORD,
+        env::PG_PASSWORD,
+        env::PG_MASTER_PASSWORD,
+        env::PG_PRIMARY_PASSWORD,
+    ];
+    for name in names {
+        if reading.container.variable(name)?.is_some_and(|it| it.literal.is_some_and(|value| !value.is_empty())) {
+            warnings.push(&format!("{name} is written in clear text: keep it in a Secret (valueFrom.secretKeyRef)"));
+        }
+    }
+    Ok(())
+}
+
+fn data(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    let placement = &reading.placement;
+    if placement.ephemeral {
+        warnings
+            .push("the data volume is an emptyDir: a member's copy is lost with its pod, all rows with the last pod");
+    }
+    if let Data::Shared { volume, mount_path } = &placement.data {
+        let pod = reading.object.at(&["spec", "template", "spec"])?;
+        for list in ["initContainers", "containers"] {
+            for container in pod.get(list)?.items()? {
+                let name = container.get("name")?.text()?.unwrap_or_default();
+                if list == "containers" && name == reading.container.name {
+                    continue;
+                }
+                let mounts = container.get("volumeMounts")?.items()?;
+                if mounts.iter().any(|it| it.get("name").and_then(|it| it.text()).ok().flatten() == Some(volume)) {
+                    let (name, volume) = (named(name), named(volume));
+                    warnings.push(&format!(
+                        "container {name} mounts volume {volume} too, and sees the data of all members"
+                    ));
+                }
+            }
+        }
+        if placement.pgdata == Pgdata::Users(Some(mount_path.clone())) && placement.parting == Parting::Ours {
+            warnings.push("PGDATA is the mount itself, a directory of root's: better a directory below it");
+        }
+    }
+    Ok(())
+}
+
+fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    let image = reading.container.field.get("image")?.text()?.unwrap_or_default();
+    let without_digest = image.split('@').next().unwrap_or_default();
+    let tag = without_digest.rsplit('/').next().and_then(|name| name.split_once(':')).map_or("", |(_, tag)| tag);
+    if !image.contains('@') && matches!(tag, "" | "latest") {
+        let image = named(without_digest);
+        warnings.push(&format!("image {image} names no version: another pull may bring another major version"));
+    }
+    // The official image declares a volume at its usual directory: a mount above it stays empty, and the data goes with the
+    // container. From 18 on, the declared volume is /var/lib/postgresql itself.
+    let (Data::Own { mount_path, .. } | Data::Shared { mount_path, .. }) = &reading.placement.data else {
+        return Ok(());
+    };
+    if let (Family::Official { major }, Pgdata::Images(usual)) = (reading.container.family, &reading.placement.pgdata)
+        && reading.set.contract == Contract::Agent
+        && major.is_none_or(|major| major < 18)
+        && mount_path.trim_end_matches('/') != usual
+        && holds(mount_path, usual)
+    {
+        warnings.push(&format!(
+            "the image may declare a volume at {usual} that hides the mount: mount there, or set PGDATA"
+        ));
+    }
+    Ok(())
+}
+
+fn unseen_environment(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    if reading.set.contract == Contract::Image && reading.container.has_unseen_environment()? {
+        warnings.push(
+            "with envFrom, pgset adds no users, passwords or database: see that PG_USER and the others are there",
+        );
+    }
+    Ok(())
+}
+
+/// A replica's first start takes as long as the clone of the whole database.
+fn startup(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    const ENOUGH: i64 = 600;
+    let probe = reading.container.field.get("startupProbe")?;
+    if !probe.is_there() {
+        return Ok(());
+    }
+    let number =
+        |key: &str, default: i64| Ok::<_, Error>(probe.get(key)?.number(0, i64::from(i32::MAX))?.unwrap_or(default));
+    let allowed = number("initialDelaySeconds", 0)?
+        .saturating_add(number("periodSeconds", 10)?.saturating_mul(number("failureThreshold", 3)?));
+    if allowed < ENOUGH {
+        warnings.push(&format!(
+            "startupProbe allows {allowed} s: a longer clone would be killed over and over; better none"
+        ));
+    }
+    Ok(())
+}
+
+fn grace_period(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    const ENOUGH: i64 = 15;
+    let field = reading.object.at(&["spec", "template", "spec", "terminationGracePeriodSeconds"])?;
+    if let Some(seconds) = field.number(0, i64::MAX)?.filter(|seconds| *seconds < ENOUGH) {
+        warnings.push(&format!(
+            "terminationGracePeriodSeconds: {seconds} is short for a clean handover: better {ENOUGH} or more"
+        ));
+    }
+    Ok(())
+}
+
+fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
+    let (wanted, replicas) = (reading.set.synchronous, reading.set.replicas);
+    if wanted > 0 && wanted >= replicas {
+        warnings.push(&format!(
+            "{} {wanted} needs {wanted} replicas beside the master: commits wait",
+            annotation::SYNCHRONOUS
+        ));
+    }
+}
