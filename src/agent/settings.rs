@@ -99,6 +99,7 @@ mod tests {
             port: 5433,
             system: SystemIdentifier(1),
             timeline: 1,
+            oldest_wal: None,
         };
         let text = connection(&master, "o'brien", Path::new("/pgset/run/passfile"), "my-db-1");
         assert!(text.starts_with(

@@ -62,7 +62,7 @@ impl Edits {
 
     /// Sets a member of an object, and makes the object if there is none.
     pub(crate) fn set(&mut self, object: &Pointer, key: &str, value: Value) {
-        self.ensure(object, || Value::Object(Map::new()));
+        self.ensure(object, Value::Object(Map::new()));
         let at = below(object, key);
         if self.document.pointer(at.as_str()).is_some() {
             self.replace(at, value);
@@ -73,7 +73,7 @@ impl Edits {
 
     /// Appends to a list, and makes the list if there is none.
     pub(crate) fn append(&mut self, list: &Pointer, value: Value) {
-        self.ensure(list, || Value::Array(Vec::new()));
+        self.ensure(list, Value::Array(Vec::new()));
         self.add(below(list, "-"), value);
     }
 
@@ -118,17 +118,17 @@ impl Edits {
     }
 
     /// Makes the parent that is missing. Only the last one can be: whatever is above it was read before.
-    fn ensure(&mut self, at: &Pointer, empty: impl Fn() -> Value) {
+    fn ensure(&mut self, at: &Pointer, empty: Value) {
         if self.get(at).is_some() {
             return;
         }
         if let Some(parent) = at.parent().filter(|parent| !parent.is_root()) {
-            self.ensure(parent, || Value::Object(Map::new()));
+            self.ensure(parent, Value::Object(Map::new()));
         }
         if self.document.pointer(at.as_str()).is_some() {
-            self.replace(at.to_buf(), empty());
+            self.replace(at.to_buf(), empty);
         } else {
-            self.add(at.to_buf(), empty());
+            self.add(at.to_buf(), empty);
         }
     }
 }
