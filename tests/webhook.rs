@@ -26,14 +26,18 @@ fn app() -> (Router, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
     let decide = |sets: &webhook::review::StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
         "panics" => panic!("a secret of the object"),
-        "denied" => Decision::Denied { reason: "say it otherwise".to_owned() },
+        "denied" => Decision::Denied { reason: "say it otherwise".to_owned(), code: "otherwise" },
         "warned" => Decision::Allowed { warnings: vec!["first\nsecond".to_owned()] },
         "untouched" => Decision::Untouched,
         _ => {
             let operation = if sets.operation == Operation::Create { "create" } else { "update" };
             let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": operation,
                 "old": sets.old.is_some().to_string()}}]);
-            Decision::Patched { patch: patch.to_string().into_bytes(), warnings: Vec::new() }
+            Decision::Patched {
+                patch: serde_json::from_value(patch).unwrap(),
+                warnings: Vec::new(),
+                audit: vec![("revision", "7".to_owned())],
+            }
         }
     };
     (webhook::router(State::new(decide, metrics.clone())), metrics)
@@ -86,7 +90,7 @@ async fn a_patch_is_decoded_and_applies() {
         let mut object = named("db");
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
         assert_eq!(object["metadata"]["labels"], json!({"seen": operation.to_lowercase(), "old": old}));
-        assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "version": env!("CARGO_PKG_VERSION")}));
+        assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "revision": "7"}));
     }
 }
 
@@ -98,6 +102,7 @@ async fn a_denial_names_the_object_and_the_reason() {
     assert_eq!(response["status"]["message"], "say it otherwise");
     assert_eq!(response["status"]["code"], 422);
     assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
+    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise"}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }
 

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::review::Decision;
+
 /// Bounds in seconds, fine where an admission webhook lives: the API server's own histogram begins at 5 ms.
 const BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.010, 0.025, 0.050, 0.100, 0.500, 2.5];
 
@@ -18,6 +20,7 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 pub struct Metrics {
     registry: Registry,
     requests: Family<Labels<2>, Counter>,
+    denials: Family<Labels<1>, Counter>,
     duration: Histogram,
     panics: Counter,
     certificate_expiry: Family<Labels<1>, Gauge<f64, AtomicU64>>,
@@ -33,6 +36,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("pgset");
         let requests = Family::default();
         registry.register("admission_requests", "Reviews by operation and outcome", requests.clone());
+        let denials = Family::default();
+        registry.register("admission_denied", "Denied reviews by reason", denials.clone());
         let duration = Histogram::new(BUCKETS);
         registry.register_with_unit("admission_duration", "Time of a review", Unit::Seconds, duration.clone());
         let panics = Counter::default();
@@ -51,12 +56,15 @@ impl Metrics {
             in_sync.clone(),
         );
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry, requests, duration, panics, certificate_expiry, in_sync }
+        Self { registry, requests, denials, duration, panics, certificate_expiry, in_sync }
     }
 
     /// A review was decided.
-    pub(super) fn decided(&self, operation: &'static str, outcome: &'static str, elapsed: Duration) {
-        self.requests.get_or_create(&[("operation", operation), ("outcome", outcome)]).inc();
+    pub(super) fn decided(&self, operation: &'static str, decision: &Decision, elapsed: Duration) {
+        self.requests.get_or_create(&[("operation", operation), ("outcome", decision.word())]).inc();
+        if let Some(code) = decision.code() {
+            self.denials.get_or_create(&[("reason", code)]).inc();
+        }
         self.duration.observe(elapsed.as_secs_f64());
     }
 

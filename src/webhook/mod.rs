@@ -3,6 +3,7 @@
 //! [`router`] does no I/O and knows nothing of TLS, so that tests call it in process; [`server`] puts it on a port. What is
 //! injected is decided by the function in [`State`]: no API calls, no clock, no randomness (the design's rule 3).
 
+mod decide;
 pub mod health;
 pub mod metrics;
 mod mutate;
@@ -29,7 +30,10 @@ use axum::{
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::review::{Decision, Operation};
+pub use self::{
+    decide::by_injection,
+    review::{Decision, Operation},
+};
 use self::{metrics::Metrics, problem::Problem};
 
 /// The largest review that is read. The API server accepts objects of 3 MiB and an UPDATE carries two of them; axum's own

@@ -47,16 +47,18 @@ fn answer(
     drop(body);
 
     let decision = request.stateful_sets().map(|sets| (state.decide)(&sets)).unwrap_or_default();
-    let answer = serde_json::to_vec(&Answer::new(&request, &decision)).map_err(Problem::Answer)?;
+    let answer = Answer::new(&request, &decision).and_then(|answer| serde_json::to_vec(&answer));
+    let answer = answer.map_err(Problem::Answer)?;
 
     let elapsed = started.elapsed();
-    state.metrics.decided(request.operation(), decision.word(), elapsed);
+    state.metrics.decided(request.operation(), &decision, elapsed);
     tracing::info!(
         uid = request.uid,
         namespace = request.namespace,
         name = request.name,
         operation = request.operation(),
         decision = decision.word(),
+        reason = decision.code(),
         microseconds = elapsed.as_micros(),
         "reviewed"
     );

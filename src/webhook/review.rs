@@ -71,8 +71,6 @@ pub enum Operation {
 pub struct StatefulSets<'a> {
     /// What is done.
     pub operation: Operation,
-    /// The review's namespace, for objects that do not name theirs.
-    pub namespace: &'a str,
     /// As it is to be stored.
     pub object: &'a Value,
     /// As it is stored; there is none at CREATE.
@@ -92,15 +90,19 @@ pub enum Decision {
     },
     /// Changed.
     Patched {
-        /// JSON Patch, serialized.
-        patch: Vec<u8>,
+        /// What changes.
+        patch: json_patch::Patch,
         /// For the user's terminal.
         warnings: Vec<String>,
+        /// For the audit log.
+        audit: Vec<(&'static str, String)>,
     },
     /// The user's mistake, with what to change.
     Denied {
         /// Names the annotation, the value, what is allowed and where it goes.
         reason: String,
+        /// The same in a word, one of a fixed number: for metrics and the audit log.
+        code: &'static str,
     },
 }
 
@@ -145,7 +147,7 @@ impl Request {
             "UPDATE" => (Operation::Update, Some(&self.old_object).filter(|old| old.is_object())),
             _ => return None,
         };
-        Some(StatefulSets { operation, namespace: &self.namespace, object: &self.object, old })
+        Some(StatefulSets { operation, object: &self.object, old })
     }
 }
 
@@ -159,6 +161,14 @@ impl Decision {
             Self::Untouched | Self::Allowed { .. } => "unchanged",
             Self::Patched { .. } => "injected",
             Self::Denied { .. } => "denied",
+        }
+    }
+
+    /// Why it was denied, in a word.
+    pub(super) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied { code, .. } => Some(code),
+            _ => None,
         }
     }
 }
@@ -188,7 +198,7 @@ struct Response<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    audit_annotations: BTreeMap<&'static str, &'static str>,
+    audit_annotations: BTreeMap<&'static str, &'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -210,7 +220,7 @@ struct Details<'a> {
 
 impl<'a> Answer<'a> {
     /// The answer to a request.
-    pub(super) fn new(request: &'a Request, decision: &'a Decision) -> Self {
+    pub(super) fn new(request: &'a Request, decision: &'a Decision) -> Result<Self, serde_json::Error> {
         let mut response = Response {
             uid: &request.uid,
             allowed: true,
@@ -223,13 +233,15 @@ impl<'a> Answer<'a> {
         match decision {
             Decision::Untouched => {}
             Decision::Allowed { warnings } => response.warnings = presentable(warnings),
-            Decision::Patched { patch, warnings } => {
+            Decision::Patched { patch, warnings, audit } => {
                 response.patch_type = Some("JSONPatch");
-                response.patch = Some(STANDARD.encode(patch));
+                response.patch = Some(STANDARD.encode(serde_json::to_vec(patch)?));
                 response.warnings = presentable(warnings);
+                response.audit_annotations = audit.iter().map(|(key, value)| (*key, value.as_str())).collect();
             }
-            Decision::Denied { reason } => {
+            Decision::Denied { reason, code } => {
                 response.allowed = false;
+                response.audit_annotations.insert("reason", code);
                 // `Invalid` with details is how kubectl comes to say which object is meant.
                 response.status = Some(Status {
                     status: "Failure",
@@ -243,9 +255,8 @@ impl<'a> Answer<'a> {
         if *decision != Decision::Untouched {
             // For whoever reads the audit log: the API server puts the webhook's name before each key.
             response.audit_annotations.insert("decision", decision.word());
-            response.audit_annotations.insert("version", env!("CARGO_PKG_VERSION"));
         }
-        Self { api_version: API_VERSION, kind: KIND, response }
+        Ok(Self { api_version: API_VERSION, kind: KIND, response })
     }
 }
 
@@ -308,13 +319,17 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(request.stateful_sets().unwrap().operation, Operation::Create);
-        let decision = Decision::Patched { patch: b"[]".to_vec(), warnings: Vec::new() };
-        let answer = serde_json::to_value(Answer::new(&request, &decision)).unwrap();
+        let decision = Decision::Patched {
+            patch: json_patch::Patch(Vec::new()),
+            warnings: Vec::new(),
+            audit: vec![("revision", "1".to_owned())],
+        };
+        let answer = serde_json::to_value(Answer::new(&request, &decision).unwrap()).unwrap();
         assert_eq!(
             answer,
             serde_json::json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {
                 "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": "W10=",
-                "auditAnnotations": {"decision": "injected", "version": env!("CARGO_PKG_VERSION")}}})
+                "auditAnnotations": {"decision": "injected", "revision": "1"}}})
         );
     }
 }
