@@ -1,6 +1,6 @@
 //! pgset: a PostgreSQL master and its replicas from an annotated Kubernetes `StatefulSet`.
 //!
-//! Arrows point down: `cli` → `webhook`, `certs`, `controller`, `agent` (edges: I/O, thin) → `lease` → `inject`, `children`,
+//! Arrows point down: `cli` → `webhook`, `certs`, `controller`, `agent` (edges: I/O, thin) → `inject`, `children`,
 //! `election` (core: pure) → `set` → `names`.
 
 pub mod agent;
@@ -9,8 +9,8 @@ pub mod children;
 pub mod cli;
 pub mod controller;
 pub mod election;
+pub mod errors;
 pub mod inject;
-pub mod lease;
 pub mod names;
 pub mod set;
 pub mod webhook;

@@ -187,6 +187,8 @@ pub mod lease {
     pub const PORT: &str = "pgset.dev/port";
     /// The timeline that the master writes.
     pub const TIMELINE: &str = "pgset.dev/timeline";
+    /// From which byte of the WAL on the master still has it: a replica that needs an older one has to be cloned anew.
+    pub const OLDEST_WAL: &str = "pgset.dev/oldest-wal";
     /// PostgreSQL's system identifier: which database cluster this set is.
     pub const SYSTEM_IDENTIFIER: &str = "pgset.dev/system-identifier";
 }

@@ -1,1 +1,184 @@
-//! stub
+//! What surrounds a set: from the set alone to the objects that must stand beside it. Pure: no clock, no randomness, no I/O.
+
+pub mod access;
+pub mod compare;
+pub mod credentials;
+pub mod disruption;
+pub mod leader;
+pub mod services;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::names;
+use crate::set::{Contract, Set};
+
+/// From how many members on a set has a disruption budget: with one, it could only stand in the way of draining a node.
+const DISRUPTION_BUDGET_FROM: u32 = 2;
+
+/// Why the objects of a set could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A typed object did not become JSON.
+    #[error("failed to encode the {kind} of the set")]
+    Encode {
+        /// Which kind.
+        kind: &'static str,
+        /// What the encoder said.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The kinds of objects that are kept right beside a set. The Secret is not among them: it is made once and never looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// What the members run as.
+    ServiceAccount,
+    /// What the members may do.
+    Role,
+    /// Who may do it.
+    RoleBinding,
+    /// Who the master is.
+    Lease,
+    /// How clients reach the members.
+    Service,
+    /// How many members may be away at once.
+    PodDisruptionBudget,
+}
+
+impl Kind {
+    /// Every kind, in the order in which a new set needs them: without the account its first pod is refused.
+    pub const ALL: [Self; 6] =
+        [Self::ServiceAccount, Self::Role, Self::RoleBinding, Self::Lease, Self::Service, Self::PodDisruptionBudget];
+
+    /// The kind's name as Kubernetes writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Role => "Role",
+            Self::RoleBinding => "RoleBinding",
+            Self::Lease => "Lease",
+            Self::Service => "Service",
+            Self::PodDisruptionBudget => "PodDisruptionBudget",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// The stored set that the objects belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The set's namespace: everything stands in it, nothing outside.
+    pub namespace: String,
+    /// The set's name.
+    pub name: String,
+    /// The set's UID: a set made anew under the same name is another owner.
+    pub uid: String,
+}
+
+impl Owner {
+    fn reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: "apps/v1".to_owned(),
+            kind: "StatefulSet".to_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(true),
+            // `true` would need the right to set finalizers on other people's sets, and buys only the order of deletion.
+            block_owner_deletion: Some(false),
+        }
+    }
+}
+
+/// An object that must stand beside a set, as it is sent to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// All that pgset says of it, and nothing else.
+    pub body: Value,
+}
+
+impl Child {
+    fn new(kind: Kind, name: &str, object: &impl Serialize) -> Result<Self, Error> {
+        let body = serde_json::to_value(object).map_err(|source| Error::Encode { kind: kind.as_str(), source })?;
+        Ok(Self { kind, name: name.to_owned(), body })
+    }
+}
+
+/// Everything that must stand beside a set, in the order in which a new set needs it.
+///
+/// `members` are the pods that the Role names: those the set has by its `replicas`, and those that are still leaving.
+pub fn desired(set: &Set, owner: &Owner, members: &[String]) -> Result<Vec<Child>, Error> {
+    let account = names::service_account(&set.name);
+    let mut children = Vec::with_capacity(9);
+    if set.service_account == account {
+        children.push(Child::new(Kind::ServiceAccount, &account, &access::service_account(owner))?);
+    }
+    children.push(Child::new(Kind::Role, &account, &access::role(set, owner, members))?);
+    children.push(Child::new(Kind::RoleBinding, &account, &access::role_binding(set, owner))?);
+    // An image that implements the contract itself elects nobody.
+    if set.contract == Contract::Agent {
+        children.push(Child::new(Kind::Lease, &names::leader(&set.name), &leader::lease(owner))?);
+    }
+    children.push(Child::new(Kind::Service, &names::master(&set.name), &services::master(set, owner))?);
+    children.push(Child::new(Kind::Service, &names::replica(&set.name), &services::replica(set, owner))?);
+    // A set whose `serviceName` is the master's or the replicas' Service has that Service already.
+    if ![names::master(&set.name), names::replica(&set.name)].contains(&set.headless_service) {
+        children.push(Child::new(Kind::Service, &set.headless_service, &services::headless(set, owner))?);
+    }
+    if wants_disruption_budget(set) {
+        children.push(Child::new(Kind::PodDisruptionBudget, &set.name, &disruption::budget(set, owner))?);
+    }
+    Ok(children)
+}
+
+/// Whether a set of this size has a disruption budget.
+#[must_use]
+pub fn wants_disruption_budget(set: &Set) -> bool {
+    set.replicas >= DISRUPTION_BUDGET_FROM
+}
+
+/// The labels of everything made for a set.
+#[must_use]
+pub fn labels(set: &str) -> BTreeMap<String, String> {
+    [
+        (names::label::SET, set),
+        (names::label::MANAGED_BY, names::MANAGER),
+        ("app.kubernetes.io/name", "postgresql"),
+        ("app.kubernetes.io/instance", set),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// The labels by which a set's own Services and budget choose its members.
+fn members_of(set: &Set) -> BTreeMap<String, String> {
+    BTreeMap::from([(names::label::SET.to_owned(), set.name.clone())])
+}
+
+fn owned(name: String, owner: &Owner) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(owner.namespace.clone()),
+        labels: Some(labels(&owner.name)),
+        owner_references: Some(vec![owner.reference()]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,12 +1,192 @@
 //! `pgset install`.
 
+use std::{
+    io::{self, Write as _},
+    str::FromStr,
+};
+
 use super::Outcome;
+use crate::names;
+
+/// The manifests, in the order in which they are applied: the same files that `kubectl apply -k deploy/` reads.
+const MANIFESTS: [&str; 5] = [
+    include_str!("../../deploy/namespace.yaml"),
+    include_str!("../../deploy/rbac.yaml"),
+    include_str!("../../deploy/service.yaml"),
+    include_str!("../../deploy/deployment.yaml"),
+    // Last, when there is somebody to answer: until then nothing is held up.
+    include_str!("../../webhook-config/webhook.yaml"),
+];
 
 /// The flags of `pgset install`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// The image that pgset runs from.
+    #[arg(long, default_value = names::IMAGE)]
+    image: Image,
+    /// The image that members copy the agent from [default: the same].
+    #[arg(long)]
+    agent_image: Option<Image>,
+}
+
+/// The name of an image, which can't be mistaken for anything else in YAML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image(String);
+
+/// Why a text is not the name of an image.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an image is named like registry.example/pgset:0.1.0 or registry.example/pgset@sha256:…, in letters, digits and . _ - / : @"
+)]
+pub struct NotAnImage;
+
+// === impl Image ===
+
+impl FromStr for Image {
+    type Err = NotAnImage;
+
+    fn from_str(text: &str) -> Result<Self, NotAnImage> {
+        let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let ends_well = text.ends_with(|c: char| c.is_ascii_alphanumeric());
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+        (starts_well && ends_well && text.chars().all(allowed)).then(|| Self(text.to_owned())).ok_or(NotAnImage)
+    }
+}
+
+impl Image {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Runs the command.
-pub fn run(_arguments: &Arguments) -> Outcome {
-    Err("not written yet".into())
+pub fn run(arguments: &Arguments) -> Outcome {
+    let Arguments { image, agent_image } = arguments;
+    let text = manifests(image, agent_image.as_ref().unwrap_or(image));
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough (`pgset install | head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// All manifests in one text, with the images in place.
+#[must_use]
+pub fn manifests(image: &Image, agent_image: &Image) -> String {
+    let with = |field: &str, image: &str| format!("{field}{image}\n");
+    MANIFESTS
+        .map(|manifest| {
+            manifest
+                .replace(&with("--agent-image=", names::IMAGE), &with("--agent-image=", agent_image.as_str()))
+                .replace(&with("image: ", names::IMAGE), &with("image: ", image.as_str()))
+        })
+        .join("---\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
+    use k8s_openapi::{
+        api::{admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::Deployment},
+        serde_json::Value,
+    };
+
+    use super::*;
+
+    fn documents(text: &str) -> Vec<Value> {
+        serde_saphyr::from_multiple(text).unwrap()
+    }
+
+    fn shipped() -> Vec<Value> {
+        let image: Image = names::IMAGE.parse().unwrap();
+        documents(&manifests(&image, &image))
+    }
+
+    fn one<T: serde::de::DeserializeOwned>(objects: Vec<Value>, kind: &str) -> T {
+        let found = objects.into_iter().find(|object| object["kind"] == kind).unwrap();
+        serde_json::from_value(found).unwrap()
+    }
+
+    #[test]
+    fn kustomize_applies_the_same_files() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = Vec::new();
+        let base: Value =
+            documents(&std::fs::read_to_string(root.join("deploy/kustomization.yaml")).unwrap()).remove(0);
+        for resource in base["resources"].as_array().unwrap() {
+            let path = root.join("deploy").join(resource.as_str().unwrap());
+            if path.is_dir() {
+                let inner = documents(&std::fs::read_to_string(path.join("kustomization.yaml")).unwrap()).remove(0);
+                files.extend(inner["resources"].as_array().unwrap().iter().map(|r| path.join(r.as_str().unwrap())));
+            } else {
+                files.push(path);
+            }
+        }
+        let kustomized: Vec<Value> =
+            files.iter().flat_map(|file| documents(&std::fs::read_to_string(file).unwrap())).collect();
+        assert_eq!(kustomized, shipped());
+    }
+
+    #[test]
+    fn the_images_are_set_wherever_they_stand() {
+        let (image, agent) = ("registry.example:5000/pgset@sha256:0a1b", "other.example/agent:2");
+        let text = manifests(&image.parse().unwrap(), &agent.parse().unwrap());
+        assert!(!text.contains(names::IMAGE), "the version of the manifests is that of the program");
+        let deployment: Deployment = one(documents(&text), "Deployment");
+        let container = &deployment.spec.unwrap().template.spec.unwrap().containers[0];
+        assert_eq!(container.image.as_deref(), Some(image));
+        assert!(container.args.as_ref().unwrap().contains(&format!("--agent-image={agent}")));
+    }
+
+    #[test]
+    fn what_could_be_yaml_is_no_image() {
+        for bad in ["", "a b", "a\nb: c", "a\"", "{a}", "-a", "a:", "a#b", "*a", "ä"] {
+            assert!(bad.parse::<Image>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_webhooks_configuration_comes_last_and_is_as_narrow_as_promised() {
+        let objects = shipped();
+        assert_eq!(objects[0]["kind"], "Namespace");
+        assert_eq!(objects.last().unwrap()["kind"], "MutatingWebhookConfiguration");
+        assert!(!manifests(&Image("a".to_owned()), &Image("a".to_owned())).contains("caBundle:"));
+        let configuration: MutatingWebhookConfiguration = one(objects, "MutatingWebhookConfiguration");
+        assert_eq!(configuration.metadata.name.as_deref(), Some(names::WEBHOOK_CONFIGURATION));
+        for webhook in configuration.webhooks.unwrap() {
+            assert_eq!(webhook.failure_policy.as_deref(), Some("Fail"));
+            assert_eq!(webhook.side_effects, "None");
+            assert_eq!(webhook.timeout_seconds, Some(5));
+            let service = webhook.client_config.service.unwrap();
+            assert_eq!(
+                (service.name.as_str(), service.namespace.as_str()),
+                (names::WEBHOOK_SERVICE, names::SYSTEM_NAMESPACE)
+            );
+            let excluded = webhook.namespace_selector.unwrap().match_expressions.unwrap().remove(0).values.unwrap();
+            assert!(
+                excluded.contains(&names::SYSTEM_NAMESPACE.to_owned()) && excluded.contains(&"kube-system".to_owned())
+            );
+            assert!(webhook.match_conditions.unwrap()[0].expression.contains(names::PREFIX));
+        }
+    }
+
+    #[test]
+    fn pgset_gets_no_wildcard_and_reads_no_secret_but_its_own() {
+        let mut verbs_on_secrets = BTreeSet::new();
+        for role in shipped().iter().filter(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role") {
+            for rule in role["rules"].as_array().unwrap() {
+                assert!(!rule.to_string().contains('*'), "{rule}");
+                let named = rule["resourceNames"].is_array();
+                let on = |resource: &str| rule["resources"].as_array().unwrap().iter().any(|r| r == resource);
+                if on("secrets") && !named {
+                    verbs_on_secrets.extend(rule["verbs"].as_array().unwrap().iter().map(ToString::to_string));
+                }
+                assert!(named || !on("mutatingwebhookconfigurations"));
+            }
+        }
+        assert_eq!(verbs_on_secrets, BTreeSet::from(["\"create\"".to_owned()]));
+    }
 }

@@ -38,6 +38,9 @@ enum Command {
 /// Parses the command line and runs the command; errors go to standard error with all their causes.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::agent::stand_in::answer(std::env::args_os()) {
+        return code;
+    }
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Agent(arguments) => agent::run(arguments),
@@ -49,7 +52,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pgset: {}", with_causes(error.as_ref()));
+            eprintln!("pgset: {}", crate::errors::with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -58,17 +61,19 @@ pub fn main() -> ExitCode {
 /// What a command answers: any room's error, told once here.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// An error and what caused it, on one line.
-#[must_use]
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+/// Logs to standard error, at `info` unless `RUST_LOG` says otherwise.
+pub fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .try_init();
+}
+
+/// rustls takes its cryptography from ring, in every part of this program.
+pub fn install_crypto_provider() -> Result<(), &'static str> {
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| "a crypto provider is installed already")
 }

@@ -1,1 +1,107 @@
-//! stub
+//! The controller: keeps right what surrounds each set, and says by Events what it did and what stands in the way.
+//!
+//! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
+
+mod leadership;
+mod memory;
+mod notice;
+mod plan;
+mod reconcile;
+mod requests;
+mod selection;
+mod watches;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Client;
+use kube::runtime::controller::{Action, Config, applier};
+use tracing::debug;
+
+use leadership::Leadership;
+use reconcile::Context;
+use watches::Stores;
+
+/// How many sets are looked at at once.
+const CONCURRENCY: u16 = 16;
+
+/// How the controller runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The namespace of pgset itself, with the Lease.
+    pub namespace: String,
+    /// Who this controller is: its pod's name.
+    pub identity: String,
+}
+
+/// Why the controller ended without having been asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another controller may act now: this process has to start again as a candidate.
+    #[error(transparent)]
+    Leadership(#[from] leadership::Error),
+    /// A watch ended.
+    #[error(transparent)]
+    Watch(#[from] watches::Ended),
+    /// The work ended, which it never should.
+    #[error("the controller's queue ended")]
+    Queue,
+}
+
+/// Waits for the Lease, then looks after all sets until `shutdown` completes (then the Lease is given back) or the Lease is
+/// lost (then the error should end the process).
+pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let Settings { namespace, identity } = settings;
+    let leadership = Leadership::new(client.clone(), &namespace, &identity);
+    let mut shutdown = std::pin::pin!(shutdown);
+    // Every arm may be dropped at any moment: a write either reached the API server or is planned again by the next controller.
+    let lease = tokio::select! {
+        biased;
+        () = &mut shutdown => return Ok(()),
+        lease = leadership.acquire() => lease,
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = &mut shutdown => Ok(()),
+        lost = leadership.hold(lease) => Err(Error::from(lost)),
+        ended = work(client, identity) => Err(ended),
+    };
+    if !matches!(outcome, Err(Error::Leadership(_))) {
+        leadership.release().await;
+    }
+    outcome
+}
+
+/// Looks after all sets, and returns only if something ends that never should.
+async fn work(client: Client, identity: String) -> Error {
+    let (stores, queue, mut watches) = Stores::start(&client);
+    // Before everything has been seen, what is there would look absent.
+    if let Err(ended) = stores.ready().await {
+        return ended.into();
+    }
+    let context = Arc::new(Context { client, stores: stores.clone(), identity, memories: Mutex::new(HashMap::new()) });
+    let looks = applier(
+        |set, context| Box::pin(reconcile::reconcile(set, context)),
+        // There are none: each set's errors are dealt with where its memory is.
+        |_, _: &Infallible, _| Action::requeue(Duration::from_secs(60)),
+        context,
+        stores.sets,
+        queue.map(Ok::<_, Infallible>),
+        Config::default().concurrency(CONCURRENCY),
+    );
+    let looked = looks.for_each(|look| {
+        if let Err(error) = look {
+            // Usually a set that was deleted while a change to something of its was on the way.
+            debug!(%error, "a look at a set came to nothing");
+        }
+        std::future::ready(())
+    });
+    tokio::select! {
+        () = looked => Error::Queue,
+        _ = watches.join_next() => watches::Ended.into(),
+    }
+}

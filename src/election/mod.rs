@@ -1,1 +1,292 @@
-//! stub
+//! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
+
+pub mod claim;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+/// All that a member's next step depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What is known of the set's Lease.
+    pub lease: Lease,
+    /// What is on this member's data volume.
+    pub data: Data,
+    /// What this member's PostgreSQL does now.
+    pub server: Server,
+    /// This member has the set's first ordinal. It breaks the tie at the very first bootstrap and means nothing after.
+    pub first: bool,
+}
+
+/// What is known of the set's Lease, with time already judged: by the holder's own renew deadline, or by observed silence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Not read yet, or not made yet.
+    Unknown,
+    /// Nobody holds it: released, never held, or its holder was silent for the whole duration.
+    Vacant {
+        /// The database that the set is known to be, if it ever had a master.
+        set: Option<SystemIdentifier>,
+    },
+    /// This member holds it, and its last renewal is recent enough to accept writes.
+    Mine {
+        /// The database that the set is known to be, if it ever had a master.
+        set: Option<SystemIdentifier>,
+    },
+    /// An earlier pod of this member's own name holds it: it may still be running somewhere.
+    Predecessor,
+    /// Another member holds it.
+    Other {
+        /// Where its PostgreSQL answers; absent while it is starting.
+        master: Option<Master>,
+    },
+}
+
+/// PostgreSQL's identifier of a database cluster: equal on a master and all that were cloned from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SystemIdentifier(pub u64);
+
+impl fmt::Display for SystemIdentifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A master, as its Lease describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    /// Its pod.
+    pub pod: String,
+    /// Its pod's address.
+    pub address: String,
+    /// PostgreSQL's port.
+    pub port: u16,
+    /// The database cluster.
+    pub system: SystemIdentifier,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// From where on it has its WAL, as far as it said.
+    pub oldest_wal: Option<Lsn>,
+}
+
+/// A position in the WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lsn(pub u64);
+
+/// What is on a member's data volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing.
+    Empty,
+    /// A whole database cluster.
+    Cluster {
+        /// Which one.
+        system: SystemIdentifier,
+        /// `standby.signal` is there: it was a replica when it stopped.
+        standby: bool,
+    },
+    /// Something that no server should be started on, and why.
+    Unusable(String),
+}
+
+/// What a member's PostgreSQL does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Not running.
+    Stopped,
+    /// Stopped by somebody else's order (`pg_ctl stop` in a `preStop` hook): the pod is about to end.
+    StoppedByOthers,
+    /// A new database cluster is being made.
+    Bootstrapping,
+    /// The data is being copied from a master.
+    Cloning {
+        /// Which one.
+        from: Master,
+    },
+    /// Running, or starting, and accepts writes or will.
+    Master,
+    /// Running, or starting, as a standby.
+    Replica {
+        /// The master that it is set to follow.
+        follows: Master,
+        /// How far it has come, if it does not stream and has no archive to get its WAL from.
+        stuck_at: Option<Lsn>,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// All is as it should be.
+    Stay,
+    /// Nothing can be done before something else changes.
+    Wait(Waiting),
+    /// Ask for the Lease.
+    TakeLease,
+    /// Give the Lease back: this member can't be the master.
+    ReleaseLease(Waiting),
+    /// Make a new database cluster.
+    Bootstrap,
+    /// Start PostgreSQL as the master.
+    StartMaster,
+    /// Copy the data from the master.
+    Clone(Master),
+    /// Copy the data from the master again, and keep the old data until the new copy streams.
+    CloneAnew(Master),
+    /// Start PostgreSQL as a standby of the master.
+    StartReplica(Master),
+    /// Let the running standby follow another master.
+    Follow(Master),
+    /// Stop PostgreSQL, or the making of it, at once: somebody else may become the master.
+    Fence,
+    /// Break off the copying: its master is gone.
+    AbandonClone,
+}
+
+/// Why a member waits; every reason says what would end it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The Lease is not known.
+    ForLease,
+    /// An earlier pod of this name holds the Lease.
+    ForPredecessor,
+    /// There is no master, and this member can't be one.
+    ForMaster,
+    /// The master is starting.
+    ForMasterToStart,
+    /// The first member makes the database, and this is another one.
+    ForFirstMember,
+    /// The pod is about to end.
+    ForTheEnd,
+    /// The data belongs to another database than the set's.
+    OtherDatabase {
+        /// What the data says.
+        found: SystemIdentifier,
+        /// What the set is.
+        expected: SystemIdentifier,
+    },
+    /// The set has a database already, and this member, which should lead, has lost its own copy.
+    DataLost,
+    /// The data was written as a master's while another member leads: it has to be rewound or cloned anew.
+    FormerMaster,
+    /// The data can't be used.
+    Unusable(String),
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForLease => write!(
+                f,
+                "waiting for the set's Lease: pgset's controller makes it, and the Role lets this member read it"
+            ),
+            Self::ForPredecessor => {
+                write!(f, "an earlier pod of this name holds the Lease: waiting until it releases it or it expires")
+            }
+            Self::ForMaster => {
+                write!(f, "the set has no master now, and this member was a replica: waiting for the master to return")
+            }
+            Self::ForMasterToStart => write!(f, "waiting for the master to accept connections"),
+            Self::ForFirstMember => {
+                write!(f, "waiting for the first member of the set, which makes the database or brings it along")
+            }
+            Self::ForTheEnd => {
+                write!(f, "PostgreSQL was stopped from outside (a preStop hook?): waiting for the end of the pod")
+            }
+            Self::OtherDatabase { found, expected } => write!(
+                f,
+                "the data directory belongs to another database (system identifier {found}, the set's is {expected}): \
+                 move it away to let this member be cloned; nothing was touched"
+            ),
+            Self::DataLost => write!(
+                f,
+                "the set has a database, but this member's data directory is empty: it will be cloned when there is a master, \
+                 and never made anew; restore the volume if this was the only copy"
+            ),
+            Self::FormerMaster => write!(
+                f,
+                "this data was written by a master while another member leads now: this version neither rewinds nor replaces it; \
+                 move the data directory away to let this member be cloned; nothing was touched"
+            ),
+            Self::Unusable(why) => write!(f, "the data directory can't be used: {why}"),
+        }
+    }
+}
+
+/// From what a member observes to what it does next.
+///
+/// Only a member whose data was a master's asks for the Lease: this version promotes no replica. `Lease::Mine` is the only state in
+/// which a server may accept writes, so every other one fences it.
+#[must_use]
+pub fn decide(observation: &Observation) -> Action {
+    let Observation { lease, data, server, first } = observation;
+    match server {
+        Server::Master | Server::Bootstrapping => match lease {
+            Lease::Mine { .. } => Action::Stay,
+            _ => Action::Fence,
+        },
+        Server::Replica { follows, stuck_at } => match lease {
+            Lease::Other { master: Some(master) } if is_stranded(*stuck_at, master) => {
+                Action::CloneAnew(master.clone())
+            }
+            Lease::Other { master: Some(master) } if follows != master => Action::Follow(master.clone()),
+            Lease::Mine { .. } => Action::ReleaseLease(Waiting::ForMaster),
+            _ => Action::Stay,
+        },
+        Server::Cloning { from } => match lease {
+            Lease::Other { master: Some(master) } if master.address != from.address => Action::AbandonClone,
+            _ => Action::Stay,
+        },
+        Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
+        Server::Stopped => decide_stopped(lease, data, *first),
+    }
+}
+
+/// The master has thrown away WAL that the replica needs: it would wait for it for ever.
+fn is_stranded(stuck_at: Option<Lsn>, master: &Master) -> bool {
+    matches!((stuck_at, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
+}
+
+fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
+    match (lease, data) {
+        (Lease::Unknown, _) => Action::Wait(Waiting::ForLease),
+        (Lease::Mine { .. }, Data::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
+        (_, Data::Unusable(why)) => Action::Wait(Waiting::Unusable(why.clone())),
+        (Lease::Predecessor, _) => Action::Wait(Waiting::ForPredecessor),
+
+        (Lease::Mine { set: None }, Data::Empty) => Action::Bootstrap,
+        (Lease::Mine { set: Some(_) }, Data::Empty) => Action::ReleaseLease(Waiting::DataLost),
+        (Lease::Mine { set }, Data::Cluster { system, standby: false }) => match set {
+            Some(expected) if expected != system => Action::ReleaseLease(other_database(*system, *expected)),
+            _ => Action::StartMaster,
+        },
+        (Lease::Mine { .. }, Data::Cluster { standby: true, .. }) => Action::ReleaseLease(Waiting::ForMaster),
+
+        (Lease::Vacant { set: None }, Data::Empty | Data::Cluster { standby: false, .. }) if first => Action::TakeLease,
+        (Lease::Vacant { set: None }, _) if !first => Action::Wait(Waiting::ForFirstMember),
+        (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForMaster),
+        (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
+        (Lease::Vacant { set: Some(expected) }, Data::Cluster { system, .. }) if expected != system => {
+            Action::Wait(other_database(*system, *expected))
+        }
+        (Lease::Vacant { .. }, Data::Cluster { standby: false, .. }) => Action::TakeLease,
+        (Lease::Vacant { .. }, Data::Cluster { standby: true, .. }) => Action::Wait(Waiting::ForMaster),
+
+        (Lease::Other { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
+        (Lease::Other { master: Some(master) }, Data::Empty) => Action::Clone(master.clone()),
+        (Lease::Other { master: Some(master) }, Data::Cluster { system, standby }) => {
+            if *system != master.system {
+                Action::Wait(other_database(*system, master.system))
+            } else if *standby {
+                Action::StartReplica(master.clone())
+            } else {
+                Action::Wait(Waiting::FormerMaster)
+            }
+        }
+    }
+}
+
+fn other_database(found: SystemIdentifier, expected: SystemIdentifier) -> Waiting {
+    Waiting::OtherDatabase { found, expected }
+}

@@ -1,1 +1,170 @@
-//! stub
+//! The admission webhook: HTTP in, a pure decision, HTTP out.
+//!
+//! [`router`] does no I/O and knows nothing of TLS, so that tests call it in process; [`server`] puts it on a port. What is
+//! injected is decided by the function in [`State`]: no API calls, no clock, no randomness (the design's rule 3).
+
+mod decide;
+pub mod health;
+pub mod metrics;
+mod mutate;
+mod problem;
+pub mod review;
+pub mod server;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    http::{HeaderValue, header::CONNECTION},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use self::{
+    decide::by_injection,
+    review::{Decision, Operation},
+};
+use self::{metrics::Metrics, problem::Problem};
+
+/// The largest review that is read. The API server accepts objects of 3 MiB and an UPDATE carries two of them; axum's own
+/// limit of 2 MB would turn legal objects away.
+pub const BODY_LIMIT: usize = 8 << 20;
+
+/// How many reviews are read and decided at once: with [`BODY_LIMIT`] it bounds the memory, and more than the cores only wait.
+const IN_FLIGHT: usize = 32;
+
+/// How long one review may take, from header to answer, where the API server does not say.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest `timeoutSeconds` that Kubernetes allows, and so the longest deadline that is believed.
+const DEADLINE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What makes the decision on a `StatefulSet`.
+pub type Decide = dyn Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct State {
+    decide: Arc<Decide>,
+    metrics: Arc<Metrics>,
+    in_flight: Arc<Semaphore>,
+    draining: Arc<AtomicBool>,
+}
+
+// === impl State ===
+
+impl State {
+    /// The state of a webhook that decides by `decide`.
+    pub fn new(
+        decide: impl Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync + 'static,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            decide: Arc::new(decide),
+            metrics,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            draining: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// From now on every answer closes its connection: API servers keep idle ones to a pod that ends, and send their next
+    /// review into it (kubernetes#127335).
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+/// The routes of the HTTPS port.
+pub fn router(state: State) -> Router {
+    let panics = state.metrics.clone();
+    let limits = state.clone();
+    Router::new()
+        .route("/mutate", post(mutate::handle))
+        .with_state(state)
+        .layer(CatchPanicLayer::custom(move |_payload| {
+            // The payload may quote the object: the panic hook has logged the place, and that is what is needed.
+            panics.panicked();
+            Problem::Panicked.into_response()
+        }))
+        .layer(middleware::from_fn(move |request, next| within_limits(limits.clone(), request, next)))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+/// Bounds the time of a request (the API server has long given up after its own timeout) and how many run at once.
+async fn within_limits(state: State, request: Request, next: Next) -> Response {
+    let deadline = deadline(request.uri().query().unwrap_or_default());
+    let work = async {
+        let Ok(_permit) = state.in_flight.acquire().await else {
+            return Problem::Overloaded.into_response();
+        };
+        next.run(request).await
+    };
+    let mut response = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_elapsed| {
+        state.metrics.failed();
+        Problem::TooSlow { deadline }.into_response()
+    });
+    if state.draining.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The deadline from the API server's `?timeout=5s`, its way of telling the webhook's `timeoutSeconds`.
+fn deadline(query: &str) -> Duration {
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("timeout="))
+        .and_then(go_duration)
+        .filter(|duration| !duration.is_zero())
+        .map_or(DEADLINE, |duration| duration.min(DEADLINE_LIMIT))
+}
+
+/// Reads a Go duration (`5s`, `1m30s`, `1.5s`, `500ms`).
+fn go_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 6] = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let (unit, factor) = UNITS.iter().find(|(unit, _)| rest.starts_with(unit))?;
+        seconds += number * factor;
+        rest = &rest[unit.len()..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_servers_timeout_is_the_deadline() {
+        assert_eq!(deadline("timeout=5s"), Duration::from_secs(5));
+        assert_eq!(deadline("dryRun=All&timeout=1m0s"), DEADLINE_LIMIT);
+        assert_eq!(deadline("timeout=1.5s"), Duration::from_millis(1500));
+        assert_eq!(deadline("timeout=250ms"), Duration::from_millis(250));
+        for nonsense in
+            ["", "timeout=", "timeout=5", "timeout=-5s", "timeout=s", "timeout=1e9s", "timeout=5x", "timeout=0s"]
+        {
+            assert_eq!(deadline(nonsense), DEADLINE, "{nonsense}");
+        }
+    }
+}

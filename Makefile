@@ -1,0 +1,84 @@
+# `make demo` shows pgset at work, `make test` tests it; `make` alone lists what else there is.
+#
+#   KUBECONFIG  cluster of install, uninstall and, with CLUSTER=current, of the demo; by default the lab's
+#   CLUSTER     lab (a Kubernetes made on this machine, the default) or current (the one of KUBECONFIG)
+#   IMAGE       name of pgset's image; for a cluster of your own, one in a registry that it reaches
+#   PROFILE     release, or quick while working on pgset
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TARGET := $(shell uname -m)-unknown-linux-gnu
+PROFILE ?= release
+CLUSTER ?= lab
+IMAGE ?= pgset.dev/pgset:$(VERSION)
+THREADS ?= 3
+export IMAGE CLUSTER LAB
+
+BINARY := target/$(TARGET)/$(PROFILE)/pgset
+LAB := $(or $(PGSET_LAB),$(CURDIR)/target/lab)
+# A cluster that somebody has in his environment is for install, which says so, not for tests.
+LAB_ONLY = KUBECONFIG=$(LAB)/kubeconfig
+export KUBECONFIG ?= $(LAB)/kubeconfig
+
+# The lab builds a kubectl where the machine has none.
+KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
+export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
+
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api e2e bench
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## a cluster, pgset, a set in it: everything happens before your eyes
+	@tests/demo
+
+demo-down: ## take the demo's set away again
+	@tests/demo down
+
+test: ## all tests, from a bare machine on
+	@tests/run
+
+lab: ## a real Kubernetes on this machine; kubeconfig in target/lab
+	@tests/lab/up
+
+lab-down: ## stop it, and leave nothing behind
+	@tests/lab/down
+
+binary: ## the program, static
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile $(PROFILE) --target $(TARGET) --bin pgset
+
+image: binary ## the image, loaded into the lab if that is up
+	@deploy/build-image $(BINARY) $(IMAGE)
+
+push: image ## the image, to the registry that its name says
+	@deploy/build-image --push $(IMAGE)
+
+install: image ## pgset, into the cluster of KUBECONFIG, by default the lab
+	@deploy/install-image $(BINARY) $(IMAGE)
+
+uninstall: binary ## take pgset away; sets go on running
+	$(BINARY) install --image $(IMAGE) | kubectl delete --ignore-not-found --timeout=120s -f -
+
+lint: ## formatting, lints, licences, scripts
+	cargo fmt --check
+	cargo clippy --locked --all-targets --features lab -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; else echo 'lint: no cargo-deny on this machine, left out'; fi
+	@if command -v shellcheck >/dev/null; then \
+	  grep -rlE '^#!(/usr/bin/env bash|/bin/sh)' .ci deploy tests | xargs shellcheck -x; \
+	else echo 'lint: no shellcheck on this machine, left out'; fi
+
+unit: ## tests that need no cluster
+	cargo test --locked
+
+api: ## tests against a control plane
+	@if [ -d tests/api ]; then set -x; $(LAB_ONLY) cargo test --locked --features lab --test api; else echo 'api: none'; fi
+
+e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
+	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
+
+bench: ## figures, with what is aimed at beside them
+	@$(LAB_ONLY) tests/bench

@@ -1,0 +1,241 @@
+//! How a member comes to its data: a new database cluster, or a clone of the master's.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use tracing::info;
+
+use super::configuration::{self, Configuration, Passwords, run_directory};
+use super::data::{self, DataDirectory};
+use super::processes::Processes;
+use super::programs::Programs;
+use super::{settings, sql, stand_in};
+use crate::election::Master;
+use crate::names;
+
+/// What a member needs to get its data.
+#[derive(Clone, Debug)]
+pub struct Midwife {
+    /// The member's configuration.
+    pub configuration: Configuration,
+    /// The image's programs.
+    pub programs: Programs,
+    /// All child processes.
+    pub processes: Processes,
+    /// The data directory.
+    pub data: DataDirectory,
+}
+
+/// Why the data was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// A password is missing.
+    #[error(transparent)]
+    Configuration(#[from] configuration::Error),
+    /// A program could not be run.
+    #[error("failed to run {program}")]
+    Run {
+        /// Which one.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program failed; what it printed stands in the log above.
+    #[error("{program} failed: {reason}")]
+    Failed {
+        /// Which one.
+        program: &'static str,
+        /// Its last words, or its exit status.
+        reason: String,
+    },
+    /// A file of the agent's own.
+    #[error("failed to write {}", path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+// === impl Midwife ===
+
+impl Midwife {
+    /// Makes a new database cluster by the image's own entry point, so that its variables and scripts keep their meaning, or by
+    /// `initdb` where the image has none. It appears in its place only when it is complete.
+    pub async fn bootstrap(self) -> Result<()> {
+        let staging = self.data.new_staging()?;
+        match self.programs.entry_point() {
+            Some(command) => self.run_entry_point(command, &staging).await?,
+            None => self.initialize(&staging).await?,
+        }
+        self.make_agent_role(&staging).await?;
+        self.data.install()?;
+        info!("the new database is complete");
+        Ok(())
+    }
+
+    async fn run_entry_point(&self, mut command: tokio::process::Command, staging: &Path) -> Result<()> {
+        let programs = run_directory().join("bin");
+        let write = |source| Error::Write { path: programs.clone(), source };
+        fs::create_dir_all(&programs).map_err(write)?;
+        let link = programs.join(stand_in::NAME);
+        let agent = std::env::current_exe().map_err(write)?;
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(agent, &link).map_err(write)?;
+
+        command.arg("postgres").args(&self.configuration.server.others);
+        command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs));
+        command.env(stand_in::REAL, self.programs.path(stand_in::NAME)).stdin(Stdio::null());
+        if ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"]
+            .iter()
+            .all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()))
+        {
+            match std::env::var(names::env::PG_ROOT_PASSWORD) {
+                Ok(password) if !password.is_empty() => command.env("POSTGRES_PASSWORD", password),
+                _ => command.env("POSTGRES_PASSWORD_FILE", configuration::credential(names::credential::SUPERUSER)),
+            };
+        }
+        info!("making a new database by the image's entry point");
+        let mut process = self
+            .processes
+            .start(&mut command)
+            .map_err(|source| Error::Run { program: "docker-entrypoint.sh", source })?;
+        let status = process.wait().await.map_err(|source| Error::Run { program: "docker-entrypoint.sh", source })?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Error::Failed { program: "docker-entrypoint.sh", reason: status.to_string() })
+        }
+    }
+
+    async fn initialize(&self, staging: &Path) -> Result<()> {
+        info!("making a new database by initdb: the image has no docker-entrypoint.sh");
+        let mut command = self.programs.command("initdb");
+        command.arg("-D").arg(staging).args(["--username=postgres", "--encoding=UTF8", "--data-checksums"]);
+        command.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
+        command.arg(format!("--pwfile={}", configuration::credential(names::credential::SUPERUSER).display()));
+        self.run("initdb", &mut command).await?;
+        let path = staging.join("pg_hba.conf");
+        let write = |source| Error::Write { path: path.clone(), source };
+        let rules = fs::read_to_string(&path).map_err(write)?;
+        settings::write(&path, &(rules + "host all all all scram-sha-256\n")).map_err(write)?;
+        Ok(())
+    }
+
+    /// Makes the agent's role in single-user mode: before anybody can connect, and whoever the superuser is.
+    pub async fn make_agent_role(&self, directory: &Path) -> Result<()> {
+        let passwords = Passwords::read()?;
+        let mut command = self.programs.command("postgres");
+        command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
+        command.args([
+            "-c",
+            "log_statement=none",
+            "-c",
+            "log_min_duration_statement=-1",
+            "-c",
+            "log_checkpoints=off",
+            "template1",
+        ]);
+        let statements = sql::agent_role(&passwords.agent);
+        let output = self
+            .processes
+            .output_of_input(&mut command, &statements)
+            .await
+            .map_err(|source| Error::Run { program: "postgres --single", source })?;
+        // Single-user mode ends well even if a statement failed; its complaints are on standard error.
+        let complaint =
+            String::from_utf8_lossy(&output.stderr).lines().find(|line| line.contains("ERROR:")).map(str::to_owned);
+        match complaint {
+            Some(reason) => Err(Error::Failed { program: "postgres --single", reason }),
+            None => succeeded("postgres --single", &output),
+        }
+    }
+
+    /// Copies the master's data. It appears in its place only when it is complete, with this member's own way to follow the master.
+    pub async fn clone_from(self, master: Master) -> Result<()> {
+        let staging = self.data.new_staging()?;
+        let connection = self.connection(&master)?;
+        let slot = names::slot(&self.configuration.me.pod);
+
+        // The slot comes first: from then on the master keeps what this member has not seen.
+        let mut command = self.programs.command("pg_receivewal");
+        command.args(["--no-password", "--create-slot", "--if-not-exists", "--slot", &slot, "-d", &connection]);
+        self.run("pg_receivewal --create-slot", &mut command).await?;
+
+        info!(master = %master.pod, "cloning the master's data");
+        let started = std::time::Instant::now();
+        let mut command = self.programs.command("pg_basebackup");
+        // A fast checkpoint: a spread one keeps a new member waiting for minutes behind a bulk load.
+        command.args([
+            "--no-password",
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--slot",
+            &slot,
+            "-d",
+            &connection,
+            "-D",
+        ]);
+        command.arg(&staging);
+        self.run("pg_basebackup", &mut command).await?;
+
+        write_following(&staging, &connection, &slot)?;
+        let signal = staging.join("standby.signal");
+        fs::File::create(&signal).map_err(|source| Error::Write { path: signal, source })?;
+        self.data.install()?;
+        info!(seconds = started.elapsed().as_secs_f32(), "cloned");
+        Ok(())
+    }
+
+    /// Prepares the data directory of a stopped server to be a standby of a master.
+    pub fn prepare_to_follow(&self, master: &Master) -> Result<()> {
+        self.write_master(master)?;
+        Ok(self.data.mark_standby()?)
+    }
+
+    /// Writes whom to follow into the data directory. A running standby takes it at its next reload, also before it accepts
+    /// connections.
+    pub fn write_master(&self, master: &Master) -> Result<()> {
+        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))
+    }
+
+    /// How this member reaches a master; the password goes into a file that dies with the pod.
+    fn connection(&self, master: &Master) -> Result<String> {
+        let passfile = run_directory().join("passfile");
+        let user = &self.configuration.replication_user;
+        let line = settings::passfile_line(user, &Passwords::read()?.replication);
+        settings::write(&passfile, &line).map_err(|source| Error::Write { path: passfile.clone(), source })?;
+        Ok(settings::connection(master, user, &passfile, &self.configuration.me.pod))
+    }
+
+    async fn run(&self, program: &'static str, command: &mut tokio::process::Command) -> Result<()> {
+        let output = self.processes.output(command).await.map_err(|source| Error::Run { program, source })?;
+        succeeded(program, &output)
+    }
+}
+
+fn write_following(directory: &Path, connection: &str, slot: &str) -> Result<()> {
+    let path = directory.join(settings::AUTO_FILE);
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    let new = settings::with_settings(&old, &[("primary_conninfo", connection), ("primary_slot_name", slot)]);
+    settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
+}
+
+fn succeeded(program: &'static str, output: &Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let reason = words.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
+    Err(Error::Failed { program, reason: if reason.is_empty() { output.status.to_string() } else { reason } })
+}

@@ -1,0 +1,92 @@
+//! The member's way to the API server: the injected token, not the pod's default one, which a cluster may withhold.
+
+use std::path::{Path, PathBuf};
+use std::{env, io};
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::config::AuthInfo;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::sync::watch;
+
+use super::slots::Members;
+use crate::names;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not in a pod.
+    #[error("the variable {0} is not set: the agent runs in a pod only")]
+    Variable(&'static str),
+    /// The cluster's certificate authority.
+    #[error("failed to read the cluster's certificate authority in {}: {reason}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The API server's address.
+    #[error("the API server's address {0:?} is not valid")]
+    Address(String),
+    /// The client.
+    #[error("failed to make a client for the API server")]
+    Client(#[from] kube::Error),
+    /// The file of the token.
+    #[error("failed to find the token")]
+    Token(#[from] io::Error),
+}
+
+/// A client with the injected token, which is read anew as the kubelet renews it.
+pub fn client(namespace: &str) -> Result<Client, Error> {
+    let variable = |name: &'static str| env::var(name).map_err(|_| Error::Variable(name));
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let address = format!("https://{host}:{port}");
+    let access = Path::new(names::pod::ACCESS_PATH);
+    let path = access.join(names::pod::CA_FILE);
+    let wrong = |reason: String| Error::Authority { path: path.clone(), reason };
+    let authorities = CertificateDer::pem_file_iter(&path)
+        .map_err(|error| wrong(error.to_string()))?
+        .map(|certificate| certificate.map(|der| der.to_vec()).map_err(|error| wrong(error.to_string())))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut config = Config::new(address.parse().map_err(|_| Error::Address(address.clone()))?);
+    namespace.clone_into(&mut config.default_namespace);
+    config.root_cert = Some(authorities);
+    let token = access.join(names::pod::TOKEN_FILE);
+    config.auth_info = AuthInfo { token_file: Some(token.to_string_lossy().into_owned()), ..AuthInfo::default() };
+    Ok(Client::try_from(config)?)
+}
+
+/// Follows the set's `spec.replicas`: which members, and so which slots, there should be.
+pub fn follow_members(
+    client: Client,
+    namespace: &str,
+    set: String,
+) -> (watch::Receiver<Option<Members>>, tokio::task::JoinHandle<()>) {
+    let (publish, members) = watch::channel(None);
+    let api: Api<StatefulSet> = Api::namespaced(client, namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={set}"));
+    let task = tokio::spawn(async move {
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff().applied_objects());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(found) => {
+                    let spec = found.spec.unwrap_or_default();
+                    let first = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
+                    let count = spec.replicas.unwrap_or(1);
+                    publish.send_replace(Some(Members {
+                        set: set.clone(),
+                        first: u32::try_from(first).unwrap_or(0),
+                        count: u32::try_from(count).unwrap_or(0),
+                    }));
+                }
+                Err(error) => tracing::debug!(%error, "the watch of the set was interrupted"),
+            }
+        }
+    });
+    (members, task)
+}

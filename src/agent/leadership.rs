@@ -1,0 +1,368 @@
+//! Holding the set's Lease: watch it, take it by compare-and-swap, renew it, give it back.
+//!
+//! The task publishes what [`election::decide`](crate::election::decide) wants to know. The moment at which this member must have
+//! stopped writing is part of that, so that the main loop fences by its own timer even while a renewal hangs.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::election::claim::{self, Candidate, Claim, Times};
+use crate::election::{Lease, Master};
+
+/// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// What the task last knew. `None` in `fence_at` means that this member does not lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    lease: Lease,
+    fence_at: Option<Instant>,
+}
+
+impl View {
+    /// The Lease as it is at `now`: leadership ends by itself at the fence, whether the task got round to saying so or not.
+    #[must_use]
+    pub fn at(&self, now: Instant) -> Lease {
+        match self.fence_at {
+            Some(fence_at) if now >= fence_at => Lease::Unknown,
+            _ => self.lease.clone(),
+        }
+    }
+
+    /// When this member must have stopped writing, if it leads.
+    #[must_use]
+    pub fn fence_at(&self) -> Option<Instant> {
+        self.fence_at
+    }
+}
+
+enum Command {
+    Take,
+    Announce(Master),
+    Release(oneshot::Sender<()>),
+}
+
+/// The main loop's end of the task.
+#[derive(Debug)]
+pub struct Handle {
+    view: watch::Receiver<View>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    /// What is known now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Completes when something about the Lease changed. Cancel-safe. Pends for ever once the task has ended.
+    pub async fn changed(&mut self) {
+        if self.view.changed().await.is_err() {
+            futures::future::pending::<()>().await;
+        }
+    }
+
+    /// Asks for the Lease; the outcome is seen in the view.
+    pub async fn take(&self) {
+        let _ = self.commands.send(Command::Take).await;
+    }
+
+    /// Tells the others where the master answers, now and with every renewal.
+    pub async fn announce(&self, master: Master) {
+        let _ = self.commands.send(Command::Announce(master)).await;
+    }
+
+    /// Gives the Lease back, if it is held. PostgreSQL must have stopped before.
+    pub async fn release(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Release(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+/// Starts the task for the Lease `name`.
+pub fn start(
+    client: Client,
+    namespace: &str,
+    name: String,
+    me: Candidate,
+    times: Times,
+) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (commands, inbox) = mpsc::channel(4);
+    let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None });
+    let keeper = Keeper {
+        api: Api::namespaced(client, namespace),
+        identity: me.to_string(),
+        name,
+        me,
+        times,
+        seen: None,
+        observed_at: Instant::now(),
+        held: None,
+        master: None,
+        publish,
+    };
+    (Handle { view, commands }, tokio::spawn(keeper.run(inbox)))
+}
+
+struct Held {
+    fence_at: Instant,
+    renew_at: Instant,
+}
+
+struct Keeper {
+    api: Api<LeaseObject>,
+    name: String,
+    me: Candidate,
+    identity: String,
+    times: Times,
+    seen: Option<LeaseObject>,
+    observed_at: Instant,
+    held: Option<Held>,
+    master: Option<Master>,
+    publish: watch::Sender<View>,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        self.wait_until_readable().await;
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let events = watcher(self.api.clone(), config).default_backoff().applied_objects();
+        let mut events = std::pin::pin!(events);
+        loop {
+            self.publish();
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(Command::Take) => self.take().await,
+                    Some(Command::Announce(master)) => {
+                        // That the master answers is news for all; anything else goes along with the next renewal.
+                        let news = self.master.is_none();
+                        self.master = Some(master);
+                        if news {
+                            self.renew().await;
+                        }
+                    }
+                    Some(Command::Release(done)) => {
+                        self.release().await;
+                        let _ = done.send(());
+                    }
+                    None => return,
+                },
+                event = events.next() => match event {
+                    Some(Ok(lease)) => self.observe(lease),
+                    Some(Err(error)) => debug!(%error, "the watch of the Lease was interrupted"),
+                    None => return,
+                },
+                () = self.next_deadline() => if self.held.is_some() {
+                    self.renew().await;
+                },
+            }
+        }
+    }
+
+    async fn wait_until_readable(&mut self) {
+        let mut told = false;
+        loop {
+            match timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await {
+                Ok(Ok(Some(lease))) => return self.observe(lease),
+                Ok(Ok(None)) if !told => {
+                    info!(lease = %self.name, "waiting for pgset's controller to make the Lease");
+                    told = true;
+                }
+                Ok(Err(error)) if !told => {
+                    info!(lease = %self.name, %error, "waiting for permission to read the Lease");
+                    told = true;
+                }
+                _ => {}
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// While this member leads, its own renewals are the truth, and a conflict among them is what ends it: a watch may lag behind.
+    fn observe(&mut self, lease: LeaseObject) {
+        if self.held.is_some() {
+            return;
+        }
+        if self.seen.as_ref().and_then(|seen| seen.metadata.resource_version.as_ref())
+            != lease.metadata.resource_version.as_ref()
+        {
+            self.observed_at = Instant::now();
+            self.seen = Some(lease);
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.seen.as_ref().map(|lease| Claim::read(lease, self.times.duration))
+    }
+
+    /// Another holder's silence ends here, or this member's own renewal is due.
+    async fn next_deadline(&self) {
+        let deadline = match (&self.held, self.claim()) {
+            (Some(held), _) => Some(held.renew_at),
+            (None, Some(claim)) if claim.holder.is_some() => {
+                let expiry = self.observed_at + claim.duration;
+                (expiry > Instant::now()).then_some(expiry)
+            }
+            _ => None,
+        };
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => futures::future::pending().await,
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.held.as_ref().is_some_and(|held| Instant::now() >= held.fence_at) {
+            warn!("the Lease could not be renewed in time: this member leads no longer");
+            self.held = None;
+            self.master = None;
+            self.observed_at = Instant::now();
+        }
+        let view = View { lease: self.judge(), fence_at: self.held.as_ref().map(|held| held.fence_at) };
+        self.publish.send_if_modified(|published| {
+            let changed = *published != view;
+            *published = view;
+            changed
+        });
+    }
+
+    fn judge(&self) -> Lease {
+        let Some(claim) = self.claim() else { return Lease::Unknown };
+        if self.held.is_some() {
+            return Lease::Mine { set: claim.set };
+        }
+        match claim.holder.as_deref() {
+            None => Lease::Vacant { set: claim.set },
+            // This container's earlier life held it. All of its processes are gone with it.
+            Some(holder) if holder == self.identity => Lease::Vacant { set: claim.set },
+            Some(_) if self.observed_at.elapsed() >= claim.duration => Lease::Vacant { set: claim.set },
+            Some(holder) => match Candidate::parse(holder) {
+                Some(candidate) if candidate.pod == self.me.pod => Lease::Predecessor,
+                _ => Lease::Other { master: claim.master },
+            },
+        }
+    }
+
+    async fn take(&mut self) {
+        if self.held.is_some() || !matches!(self.judge(), Lease::Vacant { .. }) {
+            return;
+        }
+        let Some(seen) = self.seen.clone() else { return };
+        let started = Instant::now();
+        let wanted = claim::acquired(&seen, &self.identity, self.times, Timestamp::now());
+        match self.replace(&wanted).await {
+            Ok(lease) => {
+                info!(lease = %self.name, "this member leads");
+                self.hold(lease, started);
+            }
+            Err(Refused::Conflict) => self.reread().await,
+            Err(Refused::Failed(why)) => {
+                warn!(lease = %self.name, why, "the Lease could not be taken, trying again");
+                sleep(RETRY).await;
+            }
+        }
+    }
+
+    fn hold(&mut self, lease: LeaseObject, started: Instant) {
+        self.seen = Some(lease);
+        self.observed_at = started;
+        self.held =
+            Some(Held { fence_at: started + self.times.fence_after(), renew_at: started + self.times.renew_every() });
+    }
+
+    async fn renew(&mut self) {
+        let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
+        let started = Instant::now();
+        let wanted = claim::renewed(&seen, self.master.as_ref(), self.times, Timestamp::now());
+        match self.replace(&wanted).await {
+            Ok(lease) => self.hold(lease, started),
+            Err(Refused::Conflict) => self.settle_conflict(started).await,
+            Err(Refused::Failed(why)) => {
+                warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
+                if let Some(held) = self.held.as_mut() {
+                    held.renew_at = Instant::now() + RETRY;
+                }
+            }
+        }
+    }
+
+    /// Somebody else wrote the Lease. An annotation by hand or a Lease made anew is no loss of it; another holder is.
+    async fn settle_conflict(&mut self, started: Instant) {
+        let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
+            if let Some(held) = self.held.as_mut() {
+                held.renew_at = Instant::now() + RETRY;
+            }
+            return;
+        };
+        let holder = Claim::read(&lease, self.times.duration).holder;
+        if holder.as_deref().is_some_and(|holder| holder != self.identity) {
+            warn!(lease = %self.name, holder, "another member leads now");
+            self.held = None;
+            self.master = None;
+            self.seen = Some(lease);
+            self.observed_at = Instant::now();
+            return;
+        }
+        let mine = claim::acquired(&lease, &self.identity, self.times, Timestamp::now());
+        let wanted = claim::renewed(&mine, self.master.as_ref(), self.times, Timestamp::now());
+        if let Ok(lease) = self.replace(&wanted).await {
+            self.hold(lease, started);
+        } else if let Some(held) = self.held.as_mut() {
+            held.renew_at = Instant::now() + RETRY;
+        }
+    }
+
+    async fn release(&mut self) {
+        let Some(seen) = self.seen.clone().filter(|_| self.held.take().is_some()) else { return };
+        self.master = None;
+        if let Ok(lease) = self.replace(&claim::released(&seen, Timestamp::now())).await {
+            info!(lease = %self.name, "the Lease is released");
+            self.seen = Some(lease);
+            self.observed_at = Instant::now();
+        } else {
+            warn!(lease = %self.name, "the Lease could not be released: it expires by itself");
+        }
+    }
+
+    async fn reread(&mut self) {
+        if let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await {
+            self.observe(lease);
+        }
+    }
+
+    async fn replace(&self, lease: &LeaseObject) -> Result<LeaseObject, Refused> {
+        match timeout(self.times.request_timeout(), self.api.replace(&self.name, &PostParams::default(), lease)).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                Err(Refused::Conflict)
+            }
+            Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
+            Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
+        }
+    }
+}
+
+enum Refused {
+    /// The Lease is not as it was seen.
+    Conflict,
+    /// No answer, or another one.
+    Failed(String),
+}
+
+#[cfg(test)]
+#[path = "leadership_tests.rs"]
+mod tests;

@@ -1,0 +1,331 @@
+//! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
+
+mod state;
+mod upkeep;
+
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use self::state::{Birth, Ended, Retry, Role, Running, State};
+use super::birth::{self, Midwife};
+use super::configuration::Configuration;
+use super::server::{Server, Stop};
+use super::slots::Members;
+use super::status::Publisher;
+use super::{label, leadership};
+use crate::election::{self, Action, Data, Master, Observation, Waiting};
+use crate::errors::with_causes;
+
+/// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
+const TURN: Duration = Duration::from_secs(1);
+const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
+/// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
+const HOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// A member of a set.
+pub struct Member {
+    midwife: Midwife,
+    client: Client,
+    leadership: leadership::Handle,
+    label: label::Handle,
+    publisher: Publisher,
+    members: Option<watch::Receiver<Option<Members>>>,
+    state: State,
+    data: Option<Data>,
+    retry: Retry,
+}
+
+// === impl Member ===
+
+impl Member {
+    /// A member that has done nothing yet.
+    #[must_use]
+    pub fn new(
+        midwife: Midwife,
+        client: Client,
+        leadership: leadership::Handle,
+        label: label::Handle,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            midwife,
+            client,
+            leadership,
+            label,
+            publisher,
+            members: None,
+            state: State::Stopped,
+            data: None,
+            retry: Retry::none(),
+        }
+    }
+
+    fn configuration(&self) -> &Configuration {
+        &self.midwife.configuration
+    }
+
+    /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back.
+    pub async fn live(mut self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let (fence_at, pace) = (self.leadership.view().fence_at(), self.pace());
+            tokio::select! {
+                biased;
+                () = at(fence_at) => {}
+                () = &mut shutdown => break,
+                ended = self.state.ended() => self.note_end(ended),
+                () = self.leadership.changed() => {}
+                () = sleep(pace) => {}
+            }
+            self.publisher.update(|status| status.turned_at = Some(Instant::now()));
+            self.turn().await;
+            // Questions to the server may take their time; the fence does not wait for them.
+            let fence_at = self.leadership.view().fence_at();
+            tokio::select! {
+                biased;
+                () = at(fence_at) => {}
+                () = &mut shutdown => break,
+                () = self.look_after() => {}
+            }
+        }
+        self.shut_down().await;
+    }
+
+    fn pace(&self) -> Duration {
+        match &self.state {
+            State::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
+            State::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => TURN / 5,
+            _ => TURN,
+        }
+    }
+
+    async fn turn(&mut self) {
+        if Instant::now() < self.retry.not_before && matches!(self.state, State::Stopped) {
+            return;
+        }
+        let observation = self.observe().await;
+        let leads = matches!(observation.lease, election::Lease::Mine { .. });
+        self.publisher.update(|status| status.leads = leads);
+        let action = election::decide(&observation);
+        if let Err(why) = self.act(action).await {
+            error!(error = with_causes(why.as_ref()), "failed, trying again");
+            self.tell(format!("failed, trying again: {}", with_causes(why.as_ref())));
+            self.retry.later();
+        }
+    }
+
+    async fn observe(&mut self) -> Observation {
+        let server = match &self.state {
+            State::Stopped => election::Server::Stopped,
+            State::StoppedByOthers { until } if Instant::now() >= *until => {
+                self.state = State::Stopped;
+                election::Server::Stopped
+            }
+            State::StoppedByOthers { .. } => election::Server::StoppedByOthers,
+            State::Bootstrapping(_) => election::Server::Bootstrapping,
+            State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
+            State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
+            State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
+                election::Server::Replica { follows: follows.clone(), stuck_at: *stuck_at }
+            }
+        };
+        let data = match (&server, &self.data) {
+            // Only a stopped member's data can change hands; what can't be used is looked at again, as somebody may mend it.
+            (election::Server::Stopped, None | Some(Data::Unusable(_))) => {
+                let found = self.midwife.data.inspect(&self.midwife.programs, &self.midwife.processes).await;
+                self.data.insert(found).clone()
+            }
+            (_, Some(data)) => data.clone(),
+            (_, None) => Data::Empty,
+        };
+        let first = self.configuration().ordinal == self.configuration().first_ordinal;
+        Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), Box<dyn std::error::Error>> {
+        match action {
+            Action::Stay => {}
+            Action::Wait(waiting) => self.wait(&waiting),
+            Action::TakeLease => self.leadership.take().await,
+            Action::ReleaseLease(waiting) => {
+                self.leadership.release().await;
+                self.wait(&waiting);
+            }
+            Action::Bootstrap => {
+                self.tell("making a new database");
+                self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
+            }
+            Action::Clone(master) => self.clone_from(master),
+            Action::CloneAnew(master) => {
+                warn!(master = %master.pod, "the master has thrown away WAL that this replica needs: it is cloned anew, the old data stays until then");
+                self.stop_at_once().await;
+                self.clone_from(master);
+            }
+            Action::StartMaster => self.start(Role::Master { announced: None }).await?,
+            Action::StartReplica(master) => {
+                // With a readiness probe of the user's own the label alone says whether this member may be read.
+                self.label.set_and_wait(label::Role::None).await;
+                self.midwife.prepare_to_follow(&master)?;
+                self.start(Role::Replica { follows: master, stuck_at: None }).await?;
+            }
+            Action::Follow(master) => self.follow(master)?,
+            Action::Fence => self.fence().await,
+            Action::AbandonClone => self.stop_at_once().await,
+        }
+        Ok(())
+    }
+
+    fn clone_from(&mut self, master: Master) {
+        self.tell(format!("cloning {}", master.pod));
+        let task = tokio::spawn(self.midwife.clone().clone_from(master.clone()));
+        self.state = State::Cloning { from: master, task };
+    }
+
+    fn wait(&self, waiting: &Waiting) {
+        let text = waiting.to_string();
+        if self.publisher.current().doing != text {
+            info!("{text}");
+            self.tell(text);
+        }
+    }
+
+    fn tell(&self, doing: impl Into<String>) {
+        let doing = doing.into();
+        self.publisher.update(|status| status.doing = doing);
+    }
+
+    async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
+        let Midwife { configuration, programs, processes, data } = &self.midwife;
+        data.remove_stale_pid_file()?;
+        info!(role = role.name(), "starting PostgreSQL");
+        let server = Server::start(configuration, data, programs, processes).await?;
+        self.publisher.counts.starts.inc();
+        let name = role.name();
+        self.publisher.update(|status| {
+            status.role = name;
+            "PostgreSQL is starting".clone_into(&mut status.doing);
+        });
+        let access_rules_at = server.settings.access_rules_changed_at();
+        self.state = State::Running(Running { server, sql: None, role, access_rules_at });
+        Ok(())
+    }
+
+    /// The master is elsewhere: the same one in a new pod, or another one.
+    fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
+        let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state else {
+            return Ok(());
+        };
+        if follows.address != master.address || follows.port != master.port {
+            info!(master = %master.pod, address = %master.address, "following the master at its new address");
+            self.midwife.write_master(&master)?;
+            server.reload();
+        }
+        *follows = master;
+        Ok(())
+    }
+
+    async fn fence(&mut self) {
+        warn!("this member does not hold the Lease: PostgreSQL stops now");
+        self.publisher.counts.fences.inc();
+        self.label.set(label::Role::None);
+        self.stop_at_once().await;
+        self.tell("stopped: the Lease could not be kept");
+    }
+
+    async fn stop_at_once(&mut self) {
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(mut running) => running.server.stop(Stop::Immediate).await,
+            // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
+            State::Bootstrapping(_) => std::process::exit(1),
+            // The task owns its child process, which is killed with it.
+            State::Cloning { task, .. } => {
+                task.abort();
+                let _ = task.await;
+            }
+            State::Stopped | State::StoppedByOthers { .. } => {}
+        }
+        self.not_serving();
+    }
+
+    fn not_serving(&mut self) {
+        self.data = None;
+        self.publisher.update(|status| {
+            status.role = "none";
+            status.ready = false;
+        });
+    }
+
+    /// Something ended by itself: the server, a bootstrap or a clone.
+    fn note_end(&mut self, ended: Ended) {
+        self.not_serving();
+        self.state = State::Stopped;
+        match ended {
+            Ended::Server(status) if status.success() => {
+                info!("PostgreSQL was stopped from outside");
+                self.state = State::StoppedByOthers { until: Instant::now() + HOOK_LIMIT };
+            }
+            Ended::Server(status) => {
+                error!(%status, "PostgreSQL ended, starting it again");
+                self.tell(format!("PostgreSQL ended with {status}"));
+                self.retry.later();
+            }
+            Ended::Birth(how, Ok(())) => {
+                match how {
+                    Birth::Bootstrap => self.publisher.counts.bootstraps.inc(),
+                    Birth::Clone => self.publisher.counts.clones.inc(),
+                };
+                self.retry = Retry::none();
+            }
+            Ended::Birth(_, Err(why)) => {
+                error!(error = why, "the data was not made, trying again");
+                self.tell(format!("the data was not made, trying again: {why}"));
+                self.retry.later();
+            }
+        }
+    }
+
+    async fn shut_down(mut self) {
+        info!("stopping");
+        self.publisher.update(|status| {
+            status.ready = false;
+            status.turned_at = None;
+            "stopping".clone_into(&mut status.doing);
+        });
+        let fence_at = self.leadership.view().fence_at();
+        if let State::Running(running) = &mut self.state {
+            let mut fence_at = fence_at;
+            // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
+            while let Some(deadline) = fence_at {
+                tokio::select! {
+                    () = running.server.stop(Stop::Fast) => break,
+                    () = sleep_until(deadline) => fence_at = self.leadership.view().fence_at().filter(|at| *at > Instant::now()),
+                }
+            }
+            let how = if fence_at.is_none() && matches!(running.role, Role::Master { .. }) {
+                Stop::Immediate
+            } else {
+                Stop::Fast
+            };
+            running.server.stop(how).await;
+        }
+        if matches!(self.state, State::Bootstrapping(_)) {
+            // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
+            return;
+        }
+        if matches!(self.state, State::Cloning { .. }) {
+            self.stop_at_once().await;
+        }
+        self.leadership.release().await;
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

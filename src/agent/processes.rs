@@ -1,0 +1,135 @@
+//! Child processes of the first process of a container: it starts its own, and it must reap everybody's.
+
+use std::collections::HashSet;
+use std::io;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often orphans are looked for besides each SIGCHLD: signals of one kind merge, and one child of ours may hide them.
+const REAP_EVERY: Duration = Duration::from_secs(5);
+
+/// All processes that this one started and still waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Processes {
+    own: Arc<Mutex<HashSet<i32>>>,
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pid: i32,
+    processes: Processes,
+}
+
+// === impl Processes ===
+
+impl Processes {
+    /// Starts a command in a process group of its own, which is killed if it is dropped before its end.
+    pub fn start(&self, command: &mut Command) -> io::Result<Process> {
+        // The lock is held from before the start until the child is known, so that the reaper can't take its status from us.
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
+        own.insert(pid);
+        Ok(Process { child, pid, processes: self.clone() })
+    }
+
+    /// Runs a command to its end and returns what it printed.
+    pub async fn output(&self, command: &mut Command) -> io::Result<Output> {
+        let process = self.start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        process.output().await
+    }
+
+    /// Runs a command to its end with some text as its input.
+    pub async fn output_of_input(&self, command: &mut Command, input: &str) -> io::Result<Output> {
+        let mut process = self.start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        if let Some(mut stdin) = process.child.stdin.take() {
+            stdin.write_all(input.as_bytes()).await?;
+        }
+        process.output().await
+    }
+
+    /// Reaps what nobody else waits for: processes whose parent died become children of the container's first one.
+    pub async fn reap_orphans(self) {
+        let Ok(mut ended) = signal(SignalKind::child()) else { return };
+        loop {
+            tokio::select! {
+                _ = ended.recv() => {}
+                () = tokio::time::sleep(REAP_EVERY) => {}
+            }
+            self.reap();
+        }
+    }
+
+    fn reap(&self) {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) = waitid(Id::All, peek) {
+            if own.contains(&pid.as_raw()) || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn forget(&self, pid: i32) {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Waits for the end. Cancel-safe.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.processes.forget(self.pid);
+        Ok(status)
+    }
+
+    /// Sends a signal; a process that has ended already is no error.
+    pub fn signal(&self, signal: Signal) {
+        if self.child.id().is_some() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    async fn output(mut self) -> io::Result<Output> {
+        use tokio::io::AsyncReadExt;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
+        let read_out = async {
+            match out {
+                Some(mut out) => out.read_to_end(&mut stdout).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let read_err = async {
+            match err {
+                Some(mut err) => err.read_to_end(&mut stderr).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(read_out, read_err)?;
+        let status = self.wait().await?;
+        Ok(Output { status, stdout, stderr })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.id().is_some() {
+            // Its own children too: a half-killed pg_basebackup would keep the slot busy.
+            let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+        self.processes.forget(self.pid);
+    }
+}

@@ -1,0 +1,123 @@
+//! PostgreSQL's programs in the image that the user chose.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::names;
+
+/// Where distributions keep the programs that they leave out of PATH.
+const DIRECTORIES: [&str; 3] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/usr"];
+
+/// The directory of `postgres`, and the entry point if the image has one.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    directory: PathBuf,
+    entry_point: Option<PathBuf>,
+    home: Option<PathBuf>,
+}
+
+/// The image has no PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "found no program `postgres` in PATH nor in the usual places: contract `agent` needs an image with PostgreSQL's programs"
+)]
+pub struct Missing;
+
+impl Programs {
+    /// Looks for them once, at the start.
+    pub fn find(home: Option<PathBuf>) -> Result<Self, Missing> {
+        let path: Vec<PathBuf> =
+            std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+        let usual = DIRECTORIES.iter().flat_map(|root| candidates(Path::new(root)));
+        let directory =
+            path.iter().cloned().chain(usual).find(|directory| directory.join("postgres").is_file()).ok_or(Missing)?;
+        let entry_point =
+            path.iter().map(|directory| directory.join("docker-entrypoint.sh")).find(|file| file.is_file());
+        Ok(Self { directory, entry_point, home })
+    }
+
+    /// Where one of PostgreSQL's programs is.
+    #[must_use]
+    pub fn path(&self, program: &str) -> PathBuf {
+        self.directory.join(program)
+    }
+
+    /// A command for one of PostgreSQL's programs. Passwords that the container's environment carries for the first bootstrap are not
+    /// handed on.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = self.clean(Command::new(self.path(program)));
+        for (name, _) in std::env::vars_os() {
+            // A stray PGHOST or PGUSER would send PostgreSQL's own programs elsewhere.
+            if name.to_str().is_some_and(|name| {
+                is_secret(name) || matches!(name, "PGHOST" | "PGUSER" | "PGDATABASE" | "PGPASSFILE")
+            }) {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// A command for the image's own entry point, with the whole environment that it documents; absent if the image has none.
+    #[must_use]
+    pub fn entry_point(&self) -> Option<Command> {
+        self.entry_point.as_ref().map(|file| self.clean(Command::new(file)))
+    }
+
+    /// PATH with this directory in front of it.
+    #[must_use]
+    pub fn path_behind(&self, first: &Path) -> std::ffi::OsString {
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(first.to_owned()).chain(std::env::split_paths(&rest)).chain([self.directory.clone()]);
+        std::env::join_paths(all).unwrap_or(rest)
+    }
+
+    fn clean(&self, mut command: Command) -> Command {
+        if let Some(home) = &self.home {
+            command.env("HOME", home);
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with(names::env::PRIVATE_PREFIX)) {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+}
+
+fn candidates(root: &Path) -> Vec<PathBuf> {
+    let mut found = vec![root.join("bin")];
+    let mut versions: Vec<PathBuf> =
+        std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("bin")).collect();
+    versions.sort();
+    found.extend(versions.into_iter().rev());
+    found
+}
+
+/// Variables that hold a password in the images that pgset knows.
+fn is_secret(name: &str) -> bool {
+    name.contains("PASSWORD") && (name.starts_with("POSTGRES") || name.starts_with("PG"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_the_environment_are_known_by_name() {
+        for name in [
+            "POSTGRES_PASSWORD",
+            "POSTGRES_PASSWORD_FILE",
+            "PG_MASTER_PASSWORD",
+            "PG_ROOT_PASSWORD",
+            "PGPASSWORD",
+            "POSTGRESQL_PASSWORD",
+        ] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["POSTGRES_USER", "PGDATA", "MY_PASSWORD_POLICY"] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+}

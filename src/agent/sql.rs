@@ -1,0 +1,309 @@
+//! The agent's conversation with its own PostgreSQL, over the local socket, as its own role.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::election::{Lsn, SystemIdentifier};
+use crate::names;
+
+/// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Databases that the agent connects to, in this order. Not template1: a connection to it would keep CREATE DATABASE waiting.
+const DATABASES: [&str; 1] = ["postgres"];
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server does not accept connections yet.
+    #[error("the server does not accept connections yet")]
+    Starting,
+    /// The role is missing or has another password: a server can't be told apart from the answer.
+    #[error("the role {} is missing or has another password", names::role::AGENT)]
+    NoRole,
+    /// The password of the agent's role is not there.
+    #[error("the password of the role {} can't be read", names::role::AGENT)]
+    Password(#[from] super::configuration::Error),
+    /// Any other answer of the server.
+    #[error("failed to {0}")]
+    Failed(&'static str, #[source] tokio_postgres::Error),
+    /// No answer.
+    #[error("no answer within {LIMIT:?} when asked to {0}")]
+    Silent(&'static str),
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A connection to the local server.
+#[derive(Debug)]
+pub struct Sql {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+/// What a master says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MasterFacts {
+    /// Which database cluster it is.
+    pub system: SystemIdentifier,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// It does not accept writes: a standby.
+    pub in_recovery: bool,
+}
+
+/// What a replica says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaFacts {
+    /// The timeline that it receives, while it streams.
+    pub streaming_timeline: Option<u32>,
+    /// Bytes received and not yet replayed.
+    pub replay_lag_bytes: i64,
+    /// How far it has come, if only the master can help it on: there is no archive.
+    pub replayed: Option<Lsn>,
+}
+
+/// A member's slot on the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Somebody streams from it.
+    pub active: bool,
+}
+
+// === impl Sql ===
+
+impl Sql {
+    /// Connects over the socket in `directory`.
+    pub async fn connect(directory: &Path, port: u16, password: &str) -> Result<Self> {
+        let mut last = None;
+        for database in DATABASES {
+            let mut config = Config::new();
+            config
+                .host_path(directory)
+                .port(port)
+                .user(names::role::AGENT)
+                .password(password)
+                .dbname(database)
+                .application_name("pgset-agent")
+                .connect_timeout(LIMIT);
+            match timeout(LIMIT, config.connect(NoTls)).await {
+                Ok(Ok((client, connection))) => {
+                    let connection = tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "the connection to the local server ended");
+                        }
+                    });
+                    let sql = Self { client, connection };
+                    // Neither the log of statements nor a slow replica is any of the agent's business.
+                    sql.run("set up the session", "SET log_statement = 'none'; SET synchronous_commit = 'local'")
+                        .await?;
+                    return Ok(sql);
+                }
+                Ok(Err(error)) => match error.code() {
+                    Some(code) if *code == SqlState::INVALID_PASSWORD => return Err(Error::NoRole),
+                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => return Err(Error::Starting),
+                    _ => last = Some(Error::Failed("connect to the local server", error)),
+                },
+                Err(_) => return Err(Error::Silent("connect to the local server")),
+            }
+        }
+        Err(last.unwrap_or(Error::NoRole))
+    }
+
+    /// The connection is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    async fn run(&self, what: &'static str, statements: &str) -> Result<()> {
+        timeout(LIMIT, self.client.batch_execute(statements))
+            .await
+            .map_err(|_| Error::Silent(what))?
+            .map_err(|error| Error::Failed(what, error))
+    }
+
+    async fn rows(&self, what: &'static str, query: &str) -> Result<Vec<tokio_postgres::Row>> {
+        timeout(LIMIT, self.client.query(query, &[]))
+            .await
+            .map_err(|_| Error::Silent(what))?
+            .map_err(|error| Error::Failed(what, error))
+    }
+
+    /// What the server says of itself as a master.
+    pub async fn master_facts(&self) -> Result<MasterFacts> {
+        const WHAT: &str = "say which database it is";
+        let recovery =
+            self.rows(WHAT, "SELECT pg_is_in_recovery(), system_identifier FROM pg_control_system()").await?;
+        let (in_recovery, system) = recovery.first().map_or((true, 0), |row| (row.get(0), row.get::<_, i64>(1)));
+        let timeline = if in_recovery {
+            0
+        } else {
+            let rows = self
+                .rows(WHAT, "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int")
+                .await?;
+            rows.first().map_or(0, |row| row.get::<_, i32>(0))
+        };
+        Ok(MasterFacts {
+            system: SystemIdentifier(u64::from_ne_bytes(system.to_ne_bytes())),
+            timeline: u32::try_from(timeline).unwrap_or(0),
+            in_recovery,
+        })
+    }
+
+    /// From where on a master has its WAL.
+    pub async fn oldest_wal(&self) -> Result<Option<Lsn>> {
+        let rows = self
+            .rows(
+                "find its oldest WAL",
+                "SELECT min(name COLLATE \"C\"), (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') \
+                 FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'",
+            )
+            .await?;
+        Ok(rows
+            .first()
+            .and_then(|row| start_of_segment(row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1)?)))
+    }
+
+    /// What the server says of itself as a replica.
+    pub async fn replica_facts(&self) -> Result<ReplicaFacts> {
+        let rows = self
+            .rows(
+                "say what it receives",
+                "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
+                        coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
+                        CASE WHEN current_setting('restore_command') = '' \
+                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END",
+            )
+            .await?;
+        Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
+            streaming_timeline: row.get::<_, Option<i32>>(0).and_then(|timeline| u32::try_from(timeline).ok()),
+            replay_lag_bytes: row.get(1),
+            replayed: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
+        }))
+    }
+
+    /// Makes the replication role, or gives it the password of today.
+    pub async fn ensure_replication_role(&self, user: &str, password: &str) -> Result<()> {
+        const WHAT: &str = "make the replication role";
+        let found = self.rows(WHAT, &format!("SELECT 1 FROM pg_roles WHERE rolname = {}", literal(user))).await?;
+        if found.is_empty() {
+            self.run(WHAT, &format!("CREATE ROLE {}", identifier(user))).await?;
+        }
+        self.run(WHAT, &replication_role(user, password)).await
+    }
+
+    /// The members' slots.
+    pub async fn slots(&self) -> Result<Vec<Slot>> {
+        let rows = self
+            .rows(
+                "list its replication slots",
+                r"SELECT slot_name::text, active FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\_%'",
+            )
+            .await?;
+        Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1) }).collect())
+    }
+
+    /// Makes a member's slot.
+    pub async fn create_slot(&self, name: &str) -> Result<()> {
+        self.run("make a replication slot", &format!("SELECT pg_create_physical_replication_slot({})", literal(name)))
+            .await
+    }
+
+    /// Drops a slot that no member needs.
+    pub async fn drop_slot(&self, name: &str) -> Result<()> {
+        self.run("drop a replication slot", &format!("SELECT pg_drop_replication_slot({})", literal(name))).await
+    }
+
+    /// `synchronous_standby_names` as it is now.
+    pub async fn synchronous_names(&self) -> Result<String> {
+        let rows =
+            self.rows("show synchronous_standby_names", "SELECT current_setting('synchronous_standby_names')").await?;
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    /// Changes `synchronous_standby_names` for now and later.
+    pub async fn set_synchronous_names(&self, value: &str) -> Result<()> {
+        const WHAT: &str = "set synchronous_standby_names";
+        // ALTER SYSTEM can't stand in a batch with anything else: a batch is one transaction.
+        self.run(WHAT, &format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(value))).await?;
+        self.reload().await
+    }
+
+    /// Reads the files of settings and access rules again.
+    pub async fn reload(&self) -> Result<()> {
+        self.run("reload its configuration", "SELECT pg_reload_conf()").await
+    }
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// The position at which a WAL file begins: its name is the timeline and two halves of a number, eight hexadecimal digits each.
+fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
+    let size: u64 = segment_size.parse().ok().filter(|size| *size > 0)?;
+    let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
+    let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
+    high.checked_mul(1 << 32)?.checked_add(low.checked_mul(size)?).map(Lsn)
+}
+
+/// Statements for single-user mode, a line each, that make the agent's role. What the server sees is a verifier, not the password.
+#[must_use]
+pub fn agent_role(password: &str) -> String {
+    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    let role = names::role::AGENT;
+    format!(
+        "DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role}; END IF; END $do$;\n\
+         ALTER ROLE {role} SUPERUSER LOGIN PASSWORD {};\n",
+        literal(&verifier)
+    )
+}
+
+fn replication_role(user: &str, password: &str) -> String {
+    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    format!("ALTER ROLE {} LOGIN REPLICATION PASSWORD {}", identifier(user), literal(&verifier))
+}
+
+fn literal(text: &str) -> String {
+    let escaped = text.replace('\'', "''");
+    if text.contains('\\') { format!("E'{}'", escaped.replace('\\', "\\\\")) } else { format!("'{escaped}'") }
+}
+
+fn identifier(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_statement_holds_a_password() {
+        for statements in [agent_role("very secret"), replication_role("r", "very secret")] {
+            assert!(!statements.contains("very secret"));
+            assert!(statements.contains("SCRAM-SHA-256$4096:"));
+        }
+    }
+
+    #[test]
+    fn a_wal_file_begins_where_its_name_says() {
+        assert_eq!(start_of_segment("000000010000000000000005", "16777216"), Some(Lsn(5 << 24)));
+        assert_eq!(start_of_segment("000000020000000A000000FF", "16777216"), Some(Lsn((0xA << 32) + (0xFF << 24))));
+        assert_eq!(start_of_segment("short", "16777216"), None);
+    }
+
+    #[test]
+    fn quotes_in_names_stay_inside_the_name() {
+        assert_eq!(literal("o'b\\c"), r"E'o''b\\c'");
+        assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
+    }
+}

@@ -1,0 +1,180 @@
+//! What a member tells of itself, on one port: probes, metrics, and what other members and people ask.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::names;
+
+/// The main loop turns every second; after so long without a turn the member is stuck, and its container is better begun anew.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// A member's own account.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The set.
+    pub set: String,
+    /// The pod.
+    pub pod: String,
+    /// `master`, `replica` or `none`.
+    pub role: &'static str,
+    /// What it does, or what it waits for.
+    pub doing: String,
+    /// PostgreSQL accepted connections in its role, once.
+    pub started: bool,
+    /// It can serve its role now.
+    pub ready: bool,
+    /// It holds the set's Lease.
+    pub leads: bool,
+    /// PostgreSQL's system identifier.
+    pub system_identifier: Option<String>,
+    /// The timeline that it writes or receives.
+    pub timeline: Option<u32>,
+    /// Bytes received and not yet replayed (replica).
+    pub replay_lag_bytes: i64,
+    /// When the main loop last turned; absent while it waits for something without a limit, such as PostgreSQL's shutdown.
+    #[serde(skip)]
+    pub turned_at: Option<Instant>,
+}
+
+/// Counts over the life of this container.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Clones that were completed.
+    pub clones: Counter<u64, AtomicU64>,
+    /// New databases that were made.
+    pub bootstraps: Counter<u64, AtomicU64>,
+    /// Starts of PostgreSQL.
+    pub starts: Counter<u64, AtomicU64>,
+    /// Times that PostgreSQL was stopped because the Lease could not be kept.
+    pub fences: Counter<u64, AtomicU64>,
+}
+
+/// The main loop's end: publish.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    status: Arc<ArcSwap<Status>>,
+    /// What happened so far.
+    pub counts: Counts,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Of a member that has done nothing yet.
+    #[must_use]
+    pub fn new(set: &str, pod: &str) -> Self {
+        let status = Status {
+            set: set.to_owned(),
+            pod: pod.to_owned(),
+            role: "none",
+            doing: "starting".to_owned(),
+            started: false,
+            ready: false,
+            leads: false,
+            system_identifier: None,
+            timeline: None,
+            replay_lag_bytes: 0,
+            turned_at: Some(Instant::now()),
+        };
+        Self { status: Arc::new(ArcSwap::from_pointee(status)), counts: Counts::default() }
+    }
+
+    /// Changes the account.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = Status::clone(&self.status.load());
+        change(&mut status);
+        self.status.store(Arc::new(status));
+    }
+
+    /// The account as it is.
+    #[must_use]
+    pub fn current(&self) -> Arc<Status> {
+        self.status.load_full()
+    }
+
+    /// The probes, metrics and status.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/livez", get(live))
+            .route("/startupz", get(started))
+            .route("/readyz", get(ready))
+            .route("/status", get(status))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+    }
+}
+
+/// Listens on the agent's port, on IPv6 and IPv4 where the pod has both.
+pub async fn listen() -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await,
+    }
+}
+
+fn answer(good: bool, text: String) -> impl IntoResponse {
+    (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text + "\n")
+}
+
+async fn live(State(publisher): State<Publisher>) -> impl IntoResponse {
+    let silent = publisher.current().turned_at.map_or(Duration::ZERO, |at| at.elapsed());
+    answer(silent < STUCK_AFTER, format!("the main loop last turned {silent:?} ago"))
+}
+
+async fn started(State(publisher): State<Publisher>) -> impl IntoResponse {
+    let status = publisher.current();
+    answer(status.started, status.doing.clone())
+}
+
+async fn ready(State(publisher): State<Publisher>) -> impl IntoResponse {
+    let status = publisher.current();
+    answer(status.ready, format!("{}: {}", status.role, status.doing))
+}
+
+async fn status(State(publisher): State<Publisher>) -> impl IntoResponse {
+    Json(Status::clone(&publisher.current()))
+}
+
+async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
+    let status = publisher.current();
+    let mut registry = Registry::with_prefix("pgset");
+    let role = Family::<[(&str, &str); 1], Gauge>::default();
+    for name in ["master", "replica"] {
+        role.get_or_create(&[("role", name)]).set(i64::from(status.role == name));
+    }
+    registry.register("role", "1 for the role that this member has", role);
+    let mut gauge = |name: &str, help: &str, value: i64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    gauge("ready", "1 while this member can serve its role", status.ready.into());
+    gauge("leads", "1 while this member holds the set's Lease", status.leads.into());
+    gauge("timeline", "The timeline that this member writes or receives", status.timeline.unwrap_or(0).into());
+    gauge("replay_lag_bytes", "Bytes received and not yet replayed", status.replay_lag_bytes);
+    let Counts { clones, bootstraps, starts, fences } = publisher.counts.clone();
+    registry.register("clones", "Clones completed since the container started", clones);
+    registry.register("bootstraps", "Databases made since the container started", bootstraps);
+    registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
+    registry.register("fences", "Stops of PostgreSQL because the Lease could not be kept", fences);
+    let mut text = String::new();
+    let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    (code, [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}

@@ -1,0 +1,412 @@
+//! The certificate authority and the webhook's certificate: made, checked and renewed. Pure, but for the keys' randomness.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use k8s_openapi::ByteString;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject as _},
+    },
+    sign::CertifiedKey,
+};
+
+use super::validity::{Unreadable, Validity};
+
+/// For how long an authority is good.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * DAY);
+/// For how long the webhook's certificate is good.
+const LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
+/// How far certificates are back-dated, for API servers whose clock is behind ours.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+/// After which part of its life, in thousandths, a certificate is renewed: a third is left to notice that it fails.
+const RENEWAL_PERMILLE: u64 = 667;
+/// How many authorities the bundle holds at most: the present one and those before it that are still valid.
+const BUNDLE_LIMIT: usize = 3;
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// Keys in the Secret.
+mod key {
+    pub(super) const AUTHORITY: &str = "ca.crt";
+    pub(super) const AUTHORITY_KEY: &str = "ca.key";
+    pub(super) const LEAF: &str = "tls.crt";
+    pub(super) const LEAF_KEY: &str = "tls.key";
+    pub(super) const BUNDLE: &str = "ca-bundle.crt";
+}
+
+/// Why certificates could not be made or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// rcgen refused.
+    #[error("failed to make a certificate")]
+    Generate(#[from] rcgen::Error),
+    /// A key of the Secret is absent or no text.
+    #[error("the key {key:?} is absent or is not PEM")]
+    Absent {
+        /// Which key.
+        key: &'static str,
+    },
+    /// A certificate or key is not PEM of the right kind.
+    #[error("{key:?} is not readable")]
+    Pem {
+        /// Which key.
+        key: &'static str,
+        /// What the reader says.
+        #[source]
+        source: pem::Error,
+    },
+    /// A certificate's dates can't be read.
+    #[error("failed to read the dates of a certificate")]
+    Dates(#[from] Unreadable),
+    /// The certificate does not belong to its key or its authority, or not to our name.
+    #[error("the certificate is not usable")]
+    Unusable(#[source] rustls::Error),
+    /// The bundle holds no authority.
+    #[error("the bundle can't be used to verify")]
+    Bundle(#[source] rustls::client::VerifierBuilderError),
+    /// A name that a certificate can't carry.
+    #[error("{name:?} is neither a DNS name nor an address")]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// What has to be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// The webhook's certificate.
+    Leaf,
+    /// The authority, and with it the webhook's certificate.
+    Authority,
+}
+
+/// An authority, the certificate that it signed for the webhook, and the bundle by which API servers verify.
+///
+/// It has no `Debug` that shows keys, and is only made of texts that were checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Material {
+    authority: String,
+    authority_key: String,
+    leaf: String,
+    leaf_key: String,
+    bundle: String,
+    authority_validity: Validity,
+    leaf_validity: Validity,
+}
+
+// === impl Material ===
+
+impl Material {
+    /// A new authority and a certificate for the names.
+    pub fn new(names: &[String], now: u64) -> Result<Self, Error> {
+        Self::with_new_authority(names, now, "")
+    }
+
+    /// What a Secret holds.
+    pub fn from_secret(data: &BTreeMap<String, ByteString>) -> Result<Self, Error> {
+        let text = |key: &'static str| {
+            data.get(key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok()).ok_or(Error::Absent { key })
+        };
+        let (authority, leaf, bundle) = (text(key::AUTHORITY)?, text(key::LEAF)?, text(key::BUNDLE)?);
+        certificates(key::BUNDLE, &bundle)?;
+        let material = Self {
+            authority_validity: Validity::of(&certificate(key::AUTHORITY, &authority)?)?,
+            leaf_validity: Validity::of(&certificate(key::LEAF, &leaf)?)?,
+            authority,
+            authority_key: text(key::AUTHORITY_KEY)?,
+            leaf,
+            leaf_key: text(key::LEAF_KEY)?,
+            bundle,
+        };
+        KeyPair::from_pem(&material.authority_key)?;
+        material.certified_key()?;
+        Ok(material)
+    }
+
+    /// The Secret's data.
+    #[must_use]
+    pub fn to_secret(&self) -> BTreeMap<String, ByteString> {
+        [
+            (key::AUTHORITY, &self.authority),
+            (key::AUTHORITY_KEY, &self.authority_key),
+            (key::LEAF, &self.leaf),
+            (key::LEAF_KEY, &self.leaf_key),
+            (key::BUNDLE, &self.bundle),
+        ]
+        .into_iter()
+        .map(|(key, text)| (key.to_owned(), ByteString(text.clone().into_bytes())))
+        .collect()
+    }
+
+    /// What has to be renewed at a moment, if anything.
+    #[must_use]
+    pub fn due(&self, names: &[String], now: u64) -> Option<Due> {
+        if self.authority_validity.used_permille(now) >= RENEWAL_PERMILLE {
+            return Some(Due::Authority);
+        }
+        // Another name (the namespace was changed) is a reason as good as age. A clock that runs behind is none: replicas
+        // with different clocks would take turns.
+        let moment = now.max(self.leaf_validity.not_before);
+        let unfit = names.iter().any(|name| self.verifies(&self.bundle, name, moment).is_err());
+        (unfit || self.leaf_validity.used_permille(now) >= RENEWAL_PERMILLE).then_some(Due::Leaf)
+    }
+
+    /// The same with what is due made anew.
+    pub fn renewed(&self, due: Due, names: &[String], now: u64) -> Result<Self, Error> {
+        match due {
+            Due::Authority => Self::with_new_authority(names, now, &self.bundle),
+            Due::Leaf => {
+                let key = KeyPair::from_pem(&self.authority_key)?;
+                // The authority's parameters are deterministic, so its issuer is rebuilt without parsing its certificate.
+                let common_name = authority_name(self.authority_validity.not_before);
+                let parameters = authority_parameters(&common_name, self.authority_validity.not_before);
+                let (leaf, leaf_key) = new_leaf(names, now, &Issuer::from_params(&parameters, key))?;
+                let leaf_validity = Validity::of(&certificate(key::LEAF, &leaf)?)?;
+                let new = Self { leaf, leaf_key, leaf_validity, ..self.clone() };
+                if names.iter().all(|name| new.verifies(&new.bundle, name, now).is_ok()) {
+                    Ok(new)
+                } else {
+                    // The key is not the authority's, or the bundle lacks it: somebody has edited the Secret.
+                    Self::with_new_authority(names, now, &self.bundle)
+                }
+            }
+        }
+    }
+
+    fn with_new_authority(names: &[String], now: u64, old_bundle: &str) -> Result<Self, Error> {
+        // The date names the authority: two with one subject make Go's verifier report the wrong one.
+        let not_before = now.saturating_sub(SKEW.as_secs());
+        let parameters = authority_parameters(&authority_name(not_before), not_before);
+        let key = KeyPair::generate()?;
+        let authority = parameters.self_signed(&key)?.pem();
+        let authority_key = key.serialize_pem();
+        let (leaf, leaf_key) = new_leaf(names, now, &Issuer::from_params(&parameters, key))?;
+        let authority_validity = Validity::of(&certificate(key::AUTHORITY, &authority)?)?;
+        let leaf_validity = Validity::of(&certificate(key::LEAF, &leaf)?)?;
+        let bundle = bundle(&authority, old_bundle, now);
+        Ok(Self { authority, authority_key, leaf, leaf_key, bundle, authority_validity, leaf_validity })
+    }
+
+    /// The bundle for `caBundle`, in PEM: the present authority first.
+    #[must_use]
+    pub fn bundle(&self) -> &str {
+        &self.bundle
+    }
+
+    /// When the authority's certificate ends, in Unix seconds.
+    #[must_use]
+    pub fn authority_ends(&self) -> u64 {
+        self.authority_validity.not_after
+    }
+
+    /// When the webhook's certificate ends, in Unix seconds.
+    #[must_use]
+    pub fn leaf_ends(&self) -> u64 {
+        self.leaf_validity.not_after
+    }
+
+    /// The certificate and key for rustls; an error if they don't belong together.
+    pub fn certified_key(&self) -> Result<Arc<CertifiedKey>, Error> {
+        let chain = vec![certificate(key::LEAF, &self.leaf)?];
+        let private = PrivateKeyDer::from_pem_slice(self.leaf_key.as_bytes())
+            .map_err(|source| Error::Pem { key: key::LEAF_KEY, source })?;
+        let provider = rustls::crypto::ring::default_provider();
+        CertifiedKey::from_der(chain, private, &provider).map(Arc::new).map_err(Error::Unusable)
+    }
+
+    /// Whether a client that trusts the bundle accepts the webhook's certificate for the name, as an API server would.
+    pub fn verifies(&self, bundle: &str, name: &str, now: u64) -> Result<(), Error> {
+        let mut roots = RootCertStore::empty();
+        for root in certificates(key::BUNDLE, bundle)? {
+            roots.add(root).map_err(Error::Unusable)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(Error::Bundle)?;
+        let server = ServerName::try_from(name).map_err(|_| Error::Name { name: name.to_owned() })?;
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        verifier
+            .verify_server_cert(&certificate(key::LEAF, &self.leaf)?, &[], &server, &[], now)
+            .map(|_| ())
+            .map_err(Error::Unusable)
+    }
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Material")
+            .field("authority_validity", &self.authority_validity)
+            .field("leaf_validity", &self.leaf_validity)
+            .finish_non_exhaustive()
+    }
+}
+
+// === making ===
+
+fn authority_name(not_before: u64) -> String {
+    format!("pgset webhook authority {not_before}")
+}
+
+fn authority_parameters(common_name: &str, not_before: u64) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, common_name);
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    set_dates(&mut parameters, not_before, AUTHORITY_LIFE);
+    parameters
+}
+
+/// A certificate for the names, in PEM, and its key.
+fn new_leaf(names: &[String], now: u64, issuer: &Issuer<'_, KeyPair>) -> Result<(String, String), Error> {
+    let mut parameters = CertificateParams::new(names)?;
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    // Nobody reads it where there are alternative names; a host's name could exceed its 64 characters.
+    parameters.distinguished_name.push(DnType::CommonName, "pgset webhook");
+    parameters.use_authority_key_identifier_extension = true;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    set_dates(&mut parameters, now.saturating_sub(SKEW.as_secs()), LEAF_LIFE);
+    let key = KeyPair::generate()?;
+    Ok((parameters.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
+}
+
+/// Valid from a moment on, for a time. (rcgen's own defaults are the years 1975 to 4096.)
+fn set_dates(parameters: &mut CertificateParams, not_before: u64, life: Duration) {
+    parameters.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(not_before);
+    parameters.not_after = parameters.not_before + life;
+}
+
+/// The authority first, then those of the old bundle that are still valid: certificates that they signed are still served by
+/// replicas that have not seen the new one yet.
+fn bundle(authority: &str, old: &str, now: u64) -> String {
+    let mut bundle = authority.to_owned();
+    let still_valid = |pem: &String| {
+        certificate(key::BUNDLE, pem)
+            .ok()
+            .and_then(|der| Validity::of(&der).ok())
+            .is_some_and(|validity| validity.not_after > now)
+    };
+    for pem in blocks(old).into_iter().filter(still_valid).take(BUNDLE_LIMIT - 1) {
+        bundle.push_str(&pem);
+    }
+    bundle
+}
+
+// === reading ===
+
+/// The PEM blocks of a text, each with its line feed.
+fn blocks(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    text.split_inclusive(END).filter(|block| block.ends_with(END)).map(|block| format!("{}\n", block.trim())).collect()
+}
+
+fn certificate(key: &'static str, pem: &str) -> Result<CertificateDer<'static>, Error> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|source| Error::Pem { key, source })
+}
+
+fn certificates(key: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    // A text without any certificate is no error to the reader, and no bundle to us.
+    read.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
+        .map_err(|source| Error::Pem { key, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const MINUTE: u64 = 60;
+
+    fn names() -> Vec<String> {
+        ["pgset-webhook.pgset-system.svc", "pgset-webhook.pgset-system.svc.cluster.local", "192.0.2.1"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    #[test]
+    fn the_chain_verifies_for_its_names_and_its_time_only() {
+        let made = Material::new(&names(), NOW).unwrap();
+        for name in names() {
+            made.verifies(made.bundle(), &name, NOW).unwrap();
+        }
+        // An API server whose clock is behind ours.
+        made.verifies(made.bundle(), &names()[0], NOW - 4 * MINUTE).unwrap();
+        made.verifies(made.bundle(), &names()[0], NOW - 6 * MINUTE).unwrap_err();
+        made.verifies(made.bundle(), &names()[0], made.leaf_ends() + 1).unwrap_err();
+        made.verifies(made.bundle(), "pgset-webhook.elsewhere.svc", NOW).unwrap_err();
+        let stranger = Material::new(&names(), NOW).unwrap();
+        made.verifies(stranger.bundle(), &names()[0], NOW).unwrap_err();
+        assert!(made.leaf_ends() <= NOW + 90 * DAY && made.authority_ends() <= NOW + 365 * DAY);
+    }
+
+    #[test]
+    fn a_secret_gives_back_what_it_was_given() {
+        let made = Material::new(&names(), NOW).unwrap();
+        let mut data = made.to_secret();
+        assert!(Material::from_secret(&data).unwrap() == made);
+        assert!(!format!("{made:?}").contains("KEY"), "keys don't get into logs");
+        let other = Material::new(&names(), NOW).unwrap().to_secret();
+        for key in ["ca.crt", "ca.key", "tls.crt", "tls.key", "ca-bundle.crt"] {
+            let kept = data.insert(key.to_owned(), ByteString(b"nonsense".to_vec())).unwrap();
+            assert!(Material::from_secret(&data).is_err(), "{key}");
+            data.insert(key.to_owned(), kept);
+        }
+        data.insert("tls.key".to_owned(), other["tls.key"].clone());
+        assert!(Material::from_secret(&data).is_err(), "a key of another certificate");
+    }
+
+    #[test]
+    fn a_third_before_its_end_a_certificate_is_due() {
+        let made = Material::new(&names(), NOW).unwrap();
+        assert_eq!(made.due(&names(), NOW), None);
+        assert_eq!(made.due(&names(), NOW - 10 * DAY), None, "a clock that is behind is no reason");
+        assert_eq!(made.due(&names(), NOW + 59 * DAY), None);
+        assert_eq!(made.due(&names(), NOW + 61 * DAY), Some(Due::Leaf));
+        assert_eq!(made.due(&names(), NOW + 244 * DAY), Some(Due::Authority));
+        assert_eq!(made.due(&["another.name".to_owned()], NOW), Some(Due::Leaf));
+    }
+
+    #[test]
+    fn a_new_leaf_verifies_by_the_old_bundle() {
+        let old = Material::new(&names(), NOW).unwrap();
+        let later = NOW + 61 * DAY;
+        let new = old.renewed(Due::Leaf, &names(), later).unwrap();
+        assert_eq!(new.bundle(), old.bundle());
+        new.verifies(old.bundle(), &names()[0], later).unwrap();
+        assert!(new.leaf_ends() > old.leaf_ends());
+        assert_eq!(new.due(&names(), later), None);
+        let read = Material::from_secret(&new.to_secret()).unwrap();
+        read.certified_key().unwrap();
+    }
+
+    #[test]
+    fn bundles_overlap_and_stay_bounded() {
+        let old = Material::new(&names(), NOW).unwrap();
+        let later = NOW + 244 * DAY;
+        let new = old.renewed(Due::Authority, &names(), later).unwrap();
+        assert_eq!(blocks(new.bundle()).len(), 2);
+        old.verifies(new.bundle(), &names()[0], NOW).unwrap();
+        new.verifies(new.bundle(), &names()[0], later).unwrap();
+        new.verifies(old.bundle(), &names()[0], later).unwrap_err();
+        assert!(blocks(new.bundle())[0] == new.authority, "the present authority is first");
+        // A year later the first one has ended.
+        let third = new.renewed(Due::Authority, &names(), NOW + 500 * DAY).unwrap();
+        assert_eq!(blocks(third.bundle()).len(), 2);
+        let mut many = old;
+        for day in 1..9 {
+            many = many.renewed(Due::Authority, &names(), NOW + day * DAY).unwrap();
+        }
+        assert_eq!(blocks(many.bundle()).len(), BUNDLE_LIMIT);
+    }
+}

@@ -1,0 +1,68 @@
+//! The three Services of a set.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Owner, members_of, owned};
+use crate::names;
+use crate::set::Set;
+
+/// What the port is called in every Service.
+const PORT_NAME: &str = "postgres";
+
+/// The governing Service: a DNS name for each member, also before it is ready, because members look for each other then.
+#[must_use]
+pub fn headless(set: &Set, owner: &Owner) -> Service {
+    service(
+        owner,
+        set.headless_service.clone(),
+        ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            ..chooses(set, members_of(set))
+        },
+    )
+}
+
+/// The Service to the master, whichever member that is.
+#[must_use]
+pub fn master(set: &Set, owner: &Owner) -> Service {
+    to_role(set, owner, names::master(&set.name), &set.role_label.master)
+}
+
+/// The Service to the replicas.
+#[must_use]
+pub fn replica(set: &Set, owner: &Owner) -> Service {
+    to_role(set, owner, names::replica(&set.name), &set.role_label.replica)
+}
+
+fn to_role(set: &Set, owner: &Owner, name: String, role: &str) -> Service {
+    let mut selector = members_of(set);
+    selector.insert(set.role_label.key.clone(), role.to_owned());
+    // A member that is not ready answers no client: said, so that an edit to the contrary is taken back.
+    let spec = ServiceSpec { publish_not_ready_addresses: Some(false), ..chooses(set, selector) };
+    service(owner, name, spec)
+}
+
+fn chooses(set: &Set, selector: BTreeMap<String, String>) -> ServiceSpec {
+    let port = i32::from(set.port);
+    ServiceSpec {
+        // Said, so that nobody opens the database to the world by editing a Service of ours: a Service of his own can do that.
+        type_: Some("ClusterIP".to_owned()),
+        selector: Some(selector),
+        ports: Some(vec![ServicePort {
+            name: Some(PORT_NAME.to_owned()),
+            protocol: Some("TCP".to_owned()),
+            port,
+            target_port: Some(IntOrString::Int(port)),
+            ..ServicePort::default()
+        }]),
+        ..ServiceSpec::default()
+    }
+}
+
+fn service(owner: &Owner, name: String, spec: ServiceSpec) -> Service {
+    Service { metadata: owned(name, owner), spec: Some(spec), status: None }
+}

@@ -1,0 +1,213 @@
+use serde_json::json;
+
+use super::*;
+use crate::children::tests::{all, article, child, owner, pgset, stored};
+
+fn complete(set: &Set) -> World {
+    let mut world = World::default();
+    for (number, child) in all(set).into_iter().enumerate() {
+        let live = stored(&child.body, &format!("uid-{number}"));
+        if child.kind == Kind::Service {
+            world.services.push(live.clone());
+        }
+        world.children.insert((child.kind, child.name), live);
+    }
+    world
+}
+
+fn planned(set: &Set, world: &World) -> Plan {
+    let desired = children::desired(set, &owner(), &role_members(set, &world.members)).unwrap();
+    plan(set, &owner(), desired, world)
+}
+
+fn reasons(plan: &Plan) -> Vec<Reason> {
+    plan.notices.iter().map(|notice| notice.reason).collect()
+}
+
+fn member(name: &str, role: &str) -> Member {
+    Member {
+        name: name.to_owned(),
+        uid: format!("{name}-uid"),
+        resource_version: "5".to_owned(),
+        labels: BTreeMap::from([("name".to_owned(), role.to_owned())]),
+        leaving: false,
+    }
+}
+
+fn foreign(kind: Kind, name: &str, rest: Value) -> ((Kind, String), Value) {
+    let mut live = rest;
+    live["metadata"] = json!({"name": name, "uid": "theirs", "labels": {"app": "theirs"}});
+    ((kind, name.to_owned()), live)
+}
+
+#[test]
+fn a_new_set_gets_everything() {
+    let steps = planned(&pgset(), &World::default()).steps;
+    assert_eq!(steps.len(), 8);
+    assert!(steps.iter().all(|step| matches!(step, Step::Create(_))));
+}
+
+#[test]
+fn a_set_that_has_everything_gets_nothing_and_hears_nothing() {
+    for set in [pgset(), article()] {
+        assert_eq!(planned(&set, &complete(&set)), Plan::default());
+    }
+}
+
+#[test]
+fn a_deleted_object_is_made_again() {
+    let mut world = complete(&pgset());
+    world.children.remove(&(Kind::Service, "pgset-master".to_owned()));
+    let steps = planned(&pgset(), &world).steps;
+    assert!(matches!(&steps[..], [Step::Create(child)] if child.name == "pgset-master"), "{steps:?}");
+}
+
+#[test]
+fn an_edited_object_is_put_right_and_no_other_of_its_name() {
+    let mut world = complete(&pgset());
+    let master = world.children.get_mut(&(Kind::Service, "pgset-master".to_owned())).unwrap();
+    master["spec"]["selector"] = json!({"app": "web"});
+    let uid = master["metadata"]["uid"].as_str().unwrap().to_owned();
+    let steps = planned(&pgset(), &world).steps;
+    assert_eq!(
+        steps,
+        [Step::Restore(
+            Child {
+                kind: Kind::Service,
+                name: "pgset-master".to_owned(),
+                body: child(&pgset(), Kind::Service, "pgset-master")
+            },
+            uid
+        )]
+    );
+}
+
+#[test]
+fn scaling_up_adds_the_member_to_the_role_and_scaling_down_waits_for_the_pod() {
+    let world = complete(&pgset());
+    let steps = planned(&Set { replicas: 3, ..pgset() }, &world).steps;
+    assert!(
+        matches!(&steps[..], [Step::Restore(role, _)] if role.body["rules"][1]["resourceNames"] == json!(["pgset-0", "pgset-1", "pgset-2"])),
+        "{steps:?}"
+    );
+
+    let single = Set { replicas: 1, ..pgset() };
+    let leaving = World { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..world };
+    assert_eq!(role_members(&single, &leaving.members), ["pgset-0", "pgset-1"]);
+}
+
+#[test]
+fn the_disruption_budget_goes_with_the_second_member() {
+    let single = Set { replicas: 1, ..pgset() };
+    let world = World { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..complete(&pgset()) };
+    let steps = planned(&single, &world).steps;
+    assert!(
+        matches!(&steps[..], [Step::Remove { kind: Kind::PodDisruptionBudget, name, .. }] if name == "pgset"),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn somebody_elses_budget_account_and_sufficient_role_are_left_alone_in_silence() {
+    let set = Set { replicas: 1, ..pgset() };
+    let mut world = complete(&set);
+    world.children.extend([
+        foreign(Kind::PodDisruptionBudget, "pgset", json!({"spec": {"maxUnavailable": 0}})),
+        foreign(Kind::ServiceAccount, "pgset-sa", json!({})),
+        foreign(Kind::Role, "pgset-sa", json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]})),
+        foreign(
+            Kind::RoleBinding,
+            "pgset-sa",
+            json!({"subjects": [{"kind": "ServiceAccount", "name": "pgset-sa", "namespace": "shop"}]}),
+        ),
+    ]);
+    assert_eq!(planned(&set, &world), Plan::default());
+}
+
+#[test]
+fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_touched() {
+    let mut world = complete(&pgset());
+    world.children.extend([
+        foreign(
+            Kind::Role,
+            "pgset-sa",
+            json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "patch"]}]}),
+        ),
+        foreign(Kind::RoleBinding, "pgset-sa", json!({"subjects": [{"kind": "User", "name": "pgset-sa"}]})),
+        foreign(Kind::Lease, "pgset-leader", json!({"spec": {}})),
+    ]);
+    let plan = planned(&pgset(), &world);
+    assert_eq!(plan.steps, []);
+    assert_eq!(reasons(&plan), [Reason::NameTaken; 3]);
+}
+
+#[test]
+fn what_an_earlier_set_of_the_name_left_is_waited_for() {
+    let mut world = complete(&pgset());
+    let master = world.children.get_mut(&(Kind::Service, "pgset-master".to_owned())).unwrap();
+    master["metadata"]["ownerReferences"][0]["uid"] = json!("earlier");
+    assert_eq!(planned(&pgset(), &world), Plan::default());
+}
+
+#[test]
+fn a_users_service_under_our_name_is_judged_and_not_touched() {
+    let mut world = complete(&pgset());
+    let (place, mut live) = foreign(
+        Kind::Service,
+        "pgset-master",
+        json!({"spec": {"selector": {"app": "pgset"}, "ports": [{"port": 5432}]}}),
+    );
+    world.services.retain(|service| service["metadata"]["name"] != "pgset-master");
+    world.services.push(live.clone());
+    world.children.insert(place.clone(), live.clone());
+    let plan = planned(&pgset(), &world);
+    assert_eq!(plan.steps, []);
+    assert_eq!(reasons(&plan), [Reason::ServiceUnfit, Reason::ServiceReachesReplicas]);
+
+    live["metadata"]["annotations"] = json!({"pgset.dev/follow": "master"});
+    world.services.pop();
+    world.services.push(live.clone());
+    world.children.insert(place, live);
+    let plan = planned(&pgset(), &world);
+    assert_eq!(plan.notices, []);
+    assert!(
+        matches!(&plan.steps[..], [Step::Follow { key, value, .. }] if key == "pgset.dev/role" && value == "master")
+    );
+}
+
+#[test]
+fn members_of_contract_image_get_their_roles_by_ordinal() {
+    let set = Set { first_ordinal: 3, ..article() };
+    let members = vec![
+        member("pgset-3", "pgset-replica"),
+        member("pgset-4", "pgset-replica"),
+        Member { leaving: true, ..member("pgset-5", "") },
+    ];
+    let world = World { members, ..complete(&set) };
+    let labels: Vec<_> = planned(&set, &world)
+        .steps
+        .into_iter()
+        .filter_map(
+            |step| if let Step::Label { member, key, value } = step { Some((member.name, key, value)) } else { None },
+        )
+        .collect();
+    assert_eq!(labels, [("pgset-3".to_owned(), "name".to_owned(), "pgset-master".to_owned())]);
+}
+
+#[test]
+fn agents_label_themselves() {
+    let world = World { members: vec![member("pgset-0", "")], ..complete(&pgset()) };
+    assert_eq!(planned(&pgset(), &world), Plan::default());
+}
+
+#[test]
+fn an_uninjected_set_is_recognised() {
+    let bare = json!({"spec": {"template": {"metadata": {"labels": {"app": "pgset"}}, "spec": {"containers": []}}}});
+    assert!(!is_injected(&bare, &pgset()));
+    let labelled = json!({"spec": {"template": {"metadata": {"labels": {"pgset.dev/set": "pgset"}}, "spec": {}}}});
+    assert!(!is_injected(&labelled, &pgset()));
+    assert!(is_injected(&labelled, &article()));
+    let whole = json!({"spec": {"template": {"metadata": {"labels": {"pgset.dev/set": "pgset"}},
+        "spec": {"initContainers": [{"name": "pgset-agent"}]}}}});
+    assert!(is_injected(&whole, &pgset()));
+}

@@ -1,0 +1,348 @@
+//! One look at one set: read what is known, plan, do it, tell it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::runtime::controller::Action;
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::memory::{CONTEST, Memory};
+use super::notice::{Notice, Reason, with_causes};
+use super::plan::{self, Member, Plan, Step, World};
+use super::requests::{Error, Requests};
+use super::watches::Stores;
+use crate::children::compare::{Standing, standing};
+use crate::children::{self, Child, Kind, Owner};
+use crate::names;
+use crate::set::Set;
+
+/// How often a set is looked at though nothing has changed: for what is not watched, and against a missed event.
+const RESYNC: Duration = Duration::from_secs(10 * 60);
+/// How many requests for one set are under way at once.
+const PARALLEL: usize = 8;
+/// From how many remembered sets on the forgotten ones are looked for.
+const FORGET_FROM: usize = 64;
+
+/// What every look needs.
+pub struct Context {
+    /// The client.
+    pub client: Client,
+    /// The cluster as last seen.
+    pub stores: Stores,
+    /// Who reports Events.
+    pub identity: String,
+    /// What is remembered, by the sets' UIDs.
+    pub memories: Mutex<HashMap<String, Memory>>,
+}
+
+/// Looks at one set. Errors end here: they are logged, told to the user where he can do something, and tried again later.
+pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, Infallible> {
+    let Some(uid) = object.uid() else { return Ok(Action::await_change()) };
+    let Ok(stateful_set) = serde_json::to_value(&*object) else { return Ok(Action::await_change()) };
+    // What belongs to a set that goes away goes with it.
+    if object.metadata.deletion_timestamp.is_some() || !object.annotations().contains_key(names::annotation::INJECT) {
+        context.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    // The runtime never looks at one set twice at a time.
+    let mut memory = context.remember(&uid);
+    let result = look(&stateful_set, &object, &context, &mut memory).await;
+    let pause = match &result {
+        Ok(again_in) => {
+            memory.succeeded();
+            *again_in + spread(&uid, *again_in)
+        }
+        Err(error) => {
+            let pause = memory.failed();
+            let (namespace, set, code) = (object.namespace(), object.name_any(), error.code());
+            if code == "conflict" {
+                // Somebody changed it at the same moment; the change is on its way to us.
+                debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+            } else {
+                warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+            }
+            pause
+        }
+    };
+    context.keep(uid, memory);
+    Ok(Action::requeue(pause))
+}
+
+/// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
+async fn look(
+    stateful_set: &Value,
+    object: &DynamicObject,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<Duration, Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let owner = Owner { namespace, name: object.name_any(), uid: object.uid().unwrap_or_default() };
+    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
+    let set = match Set::parse(stateful_set) {
+        Ok(set) => set,
+        Err(error) => {
+            tell(&requests, memory, &[Notice::new(Reason::InvalidSet, with_causes(&error))]).await;
+            return Ok(RESYNC);
+        }
+    };
+    if !plan::is_injected(stateful_set, &set) {
+        tell(&requests, memory, &[plan::not_injected(&set)]).await;
+        return Ok(RESYNC);
+    }
+
+    let members = context.members(&owner);
+    let desired = children::desired(&set, &owner, &plan::role_members(&set, &members))?;
+    let world = observe(&requests, &context.stores, memory, &desired, members).await?;
+    let Plan { steps, mut notices } = plan::plan(&set, &owner, desired, &world);
+    let steps = uncontested(steps, memory, &mut notices);
+
+    let occasion = (object.metadata.generation, sorted(world.members.iter().map(|member| member.uid.clone())));
+    // A Secret that the user names is the user's to make.
+    let secret_wanted =
+        set.credentials == names::credentials(&set.name) && memory.wants_secret(&occasion, Instant::now());
+    let secret = async { if secret_wanted { requests.create_secret().await.map(Some) } else { Ok(None) } };
+    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
+    let taken = async {
+        let mut taken = take(&requests, first).await;
+        taken.extend(take(&requests, last).await);
+        taken
+    };
+    let (secret, taken) = tokio::join!(secret, taken);
+
+    let mut created = Vec::new();
+    let mut failure = None;
+    match secret {
+        Ok(None) => {}
+        Ok(Some(made)) => {
+            let known = memory.has_secret(occasion, Instant::now());
+            if made {
+                created.push(format!("Secret {}", set.credentials));
+            }
+            if made && (known || has_leader(&world, &set)) {
+                notices.push(credentials_replaced(&set));
+            }
+        }
+        Err(error) => failure = Some(error),
+    }
+    let mut done = Vec::new();
+    for (step, outcome) in taken {
+        match outcome {
+            Ok(()) => done.push(step),
+            Err(error) => {
+                notices.extend(error.refusal().map(|refusal| Notice::new(Reason::Refused, refusal)));
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    notices.extend(news_of(created, &done, &set));
+    tell(&requests, memory, &notices).await;
+    let contested = notices.iter().any(|notice| notice.reason == Reason::Contended);
+    failure.map_or(Ok(if contested { CONTEST } else { RESYNC }), Err)
+}
+
+/// Takes steps together, a few at a time.
+async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Step, Result<(), Error>)> {
+    let work: Vec<_> = steps.iter().map(|step| requests.take(step)).collect();
+    let outcomes: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
+    steps.into_iter().zip(outcomes).collect()
+}
+
+/// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
+async fn observe(
+    requests: &Requests<'_>,
+    stores: &Stores,
+    memory: &mut Memory,
+    desired: &[Child],
+    members: Vec<Member>,
+) -> Result<World, Error> {
+    let now = Instant::now();
+    let owner = requests.owner;
+    let mut world = World { members, ..World::default() };
+    let mut unknown = Vec::new();
+    let budget = (Kind::PodDisruptionBudget, owner.name.clone());
+    let places = desired.iter().map(|child| (child.kind, child.name.clone()));
+    for place in places.chain([budget.clone()]) {
+        if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
+            memory.not_foreign(&place);
+            world.children.insert(place, value(live.as_ref()));
+        } else if let Some(foreign) = memory.foreign(&place, now) {
+            world.children.insert(place, foreign.clone());
+        } else if !unknown.contains(&place)
+            && desired.iter().any(|child| (child.kind, &child.name) == (place.0, &place.1))
+        {
+            unknown.push(place);
+        }
+    }
+    let questions: Vec<_> = unknown.iter().map(|(kind, name)| requests.get(*kind, name)).collect();
+    let found = try_join_all(questions).await?;
+    for (place, found) in unknown.into_iter().zip(found) {
+        let Some(live) = found.as_ref().map(value) else { continue };
+        // Services are all watched: one that is not in the store yet will be in a moment.
+        if standing(&live, owner) == Standing::Foreign && place.0 != Kind::Service {
+            memory.found_foreign(place.clone(), live.clone(), now);
+        }
+        world.children.insert(place, live);
+    }
+    world.services = stores.services(&owner.namespace).iter().map(|service| value(service.as_ref())).collect();
+    Ok(world)
+}
+
+/// The steps without those that somebody else keeps undoing.
+fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>) -> Vec<Step> {
+    let mut free = |step: &Step| {
+        let (place, wanted, what) = match step {
+            Step::Restore(child, _) => {
+                ((child.kind, child.name.clone()), child.body.clone(), format!("{} {}", child.kind, child.name))
+            }
+            Step::Follow { service, value, .. } => {
+                let what = format!("the selector of Service {}", service.name);
+                ((Kind::Service, service.name.clone()), Value::from(value.as_str()), what)
+            }
+            Step::Create(_) | Step::Remove { .. } | Step::Label { .. } => return true,
+        };
+        let free = memory.may_restore(&place, &wanted, Instant::now());
+        if !free {
+            let note = format!("somebody keeps changing {what} back; pgset lets it be for now and tries again later");
+            notices.push(Notice::new(Reason::Contended, note));
+        }
+        free
+    };
+    steps.into_iter().filter(|step| free(step)).collect()
+}
+
+/// What was done, one notice for each kind of action.
+fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
+    let mut news: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
+    for step in done {
+        match step {
+            Step::Create(child) => created.push(format!("{} {}", child.kind, child.name)),
+            Step::Restore(child, _) => {
+                news.entry(Reason::Restored).or_default().push(format!("{} {}", child.kind, child.name));
+            }
+            Step::Remove { kind, name, .. } => news.entry(Reason::Removed).or_default().push(format!("{kind} {name}")),
+            Step::Label { member, key, value } => {
+                news.entry(Reason::RoleLabelled).or_default().push(format!("{} ({key}={value})", member.name));
+            }
+            Step::Follow { service, key, value } => {
+                news.entry(Reason::ServiceFollows).or_default().push(format!("{} ({key}={value})", service.name));
+            }
+        }
+    }
+    if !created.is_empty() {
+        news.insert(Reason::Created, created);
+    }
+    let sentence = |(reason, objects): (Reason, Vec<String>)| {
+        let objects = objects.join(", ");
+        let note = match reason {
+            Reason::Restored => format!("Brought into line with set {}: {objects}", set.name),
+            Reason::Removed => format!("No longer needed and removed: {objects}"),
+            Reason::RoleLabelled => format!("Put the role on {objects}"),
+            Reason::ServiceFollows => {
+                format!("Put the role into the selector of Service {objects}, as its annotation asks")
+            }
+            _ => format!("Made {objects}"),
+        };
+        Notice::new(reason, note)
+    };
+    news.into_iter().map(sentence).collect()
+}
+
+fn credentials_replaced(set: &Set) -> Notice {
+    Notice::new(
+        Reason::CredentialsReplaced,
+        format!(
+            "Secret {0} was gone and was made anew with new passwords. The database still has the old ones: put the Secret \
+             back from a copy if there is one; members take the new ones over as they restart",
+            set.credentials
+        ),
+    )
+}
+
+/// Whether a member has ever held the set's Lease: then there is a database, and its passwords are those of the Secret.
+fn has_leader(world: &World, set: &Set) -> bool {
+    let lease = world.children.get(&(Kind::Lease, names::leader(&set.name)));
+    let holder = lease.and_then(|lease| lease.pointer("/spec/holderIdentity")).and_then(Value::as_str);
+    holder.is_some_and(|holder| !holder.is_empty())
+}
+
+/// Writes those Events that are news. One that can't be written is logged: the work itself is done.
+async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) {
+    let owner = requests.owner;
+    for notice in memory.news(notices, Instant::now()) {
+        let reason = notice.reason.as_str();
+        info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
+        if let Err(error) = requests.tell(&notice).await {
+            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
+        }
+    }
+}
+
+impl Context {
+    /// The pods that the set itself owns; a label alone makes no member.
+    fn members(&self, owner: &Owner) -> Vec<Member> {
+        let ours = |pod: &PartialObjectMeta<Pod>| {
+            pod.metadata.namespace.as_deref() == Some(&owner.namespace)
+                && pod.owner_references().iter().any(|reference| reference.uid == owner.uid)
+        };
+        let mut members: Vec<Member> = self.stores.pods.state_filter(ours).iter().map(|pod| member(pod)).collect();
+        members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        members
+    }
+
+    fn remember(&self, uid: &str) -> Memory {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    }
+
+    fn forget(&self, uid: &str) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    fn keep(&self, uid: String, memory: Memory) {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.insert(uid, memory);
+        // Sets that were deleted outright are not looked at again.
+        if memories.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
+            let there: Vec<String> = self.stores.sets.state().iter().filter_map(|set| set.uid()).collect();
+            memories.retain(|uid, _| there.contains(uid));
+        }
+    }
+}
+
+fn member(pod: &PartialObjectMeta<Pod>) -> Member {
+    Member {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        resource_version: pod.resource_version().unwrap_or_default(),
+        labels: pod.labels().clone(),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// Objects that came as JSON become JSON again.
+fn value(object: &impl serde::Serialize) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
+    let mut items: Vec<String> = items.collect();
+    items.sort_unstable();
+    items
+}
+
+/// Up to half as long again, always the same for one set, so that many sets are not looked at in one moment.
+fn spread(uid: &str, pause: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    let thousandths = u32::try_from(hasher.finish() % 500).unwrap_or_default();
+    pause / 1000 * thousandths
+}

@@ -1,0 +1,229 @@
+//! The requests by which the controller changes the cluster: one small function each, always within one namespace.
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::{Value, json};
+
+use super::notice::Notice;
+use super::plan::Step;
+use super::watches::resource;
+use crate::children::credentials::{Passwords, secret};
+use crate::children::{Child, Kind, Owner};
+use crate::names;
+
+/// What an Event says that pgset was doing.
+const ACTION: &str = "Reconcile";
+
+/// A change that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused it, or could not be reached.
+    #[error("failed to {verb} {kind} {name}: {}", said(cause))]
+    Request {
+        /// What was tried.
+        verb: &'static str,
+        /// The object's kind.
+        kind: &'static str,
+        /// The object's name.
+        name: String,
+        /// What the API server or the network said.
+        cause: Box<kube::Error>,
+    },
+    /// The operating system gave no random bytes for the passwords.
+    #[error("failed to draw random passwords for Secret {name}: {cause}")]
+    Random {
+        /// The Secret's name.
+        name: String,
+        /// What the operating system said.
+        cause: getrandom::Error,
+    },
+    /// The desired objects could not be written down.
+    #[error(transparent)]
+    Children(#[from] crate::children::Error),
+}
+
+impl Error {
+    fn request(verb: &'static str, kind: &'static str, name: &str, cause: kube::Error) -> Self {
+        Self::Request { verb, kind, name: name.to_owned(), cause: Box::new(cause) }
+    }
+
+    /// A fixed word for each kind of error, for logs and metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Request { cause, .. } => match cause.as_ref() {
+                kube::Error::Api(status) if status.is_conflict() => "conflict",
+                kube::Error::Api(status) if status.is_not_found() => "not_found",
+                kube::Error::Api(status) if status.is_forbidden() => "forbidden",
+                kube::Error::Api(status) if status.is_invalid() => "invalid",
+                kube::Error::Api(_) => "api",
+                _ => "transport",
+            },
+            Self::Random { .. } => "random",
+            Self::Children(_) => "encode",
+        }
+    }
+
+    /// The API server's own words where it refused for good: something that the user has to know.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let Self::Request { verb, kind, name, cause } = self else { return None };
+        let kube::Error::Api(status) = cause.as_ref() else { return None };
+        // A namespace that is going away refuses everything, and takes the set with it.
+        let terminating = status.message.contains("is being terminated");
+        let refused = matches!(status.code, 400 | 403 | 422) && !terminating;
+        refused.then(|| format!("the API server refused to {verb} {kind} {name}: {}", status.message))
+    }
+}
+
+/// An error of the client in a few words: its own would print the whole answer.
+pub fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error { status.message.clone() } else { error.to_string() }
+}
+
+/// A client that changes one namespace on behalf of one set.
+pub struct Requests<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// The set.
+    pub owner: &'a Owner,
+    /// Who reports Events.
+    pub identity: &'a str,
+}
+
+impl Requests<'_> {
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.owner.namespace, &resource(kind))
+    }
+
+    /// What stands under a name.
+    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<DynamicObject>, Error> {
+        self.api(kind).get_opt(name).await.map_err(|cause| Error::request("get", kind.as_str(), name, cause))
+    }
+
+    /// Does one step of a plan.
+    pub async fn take(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Create(child) => self.create(child).await,
+            Step::Restore(child, uid) => self.restore(child, uid).await,
+            Step::Remove { kind, name, uid } => self.remove(*kind, name, uid).await,
+            Step::Label { member, key, value } => {
+                // With the version that was seen: a role is never written over a newer one, nor onto another pod of this name.
+                let patch = json!({"metadata": {"uid": member.uid, "resourceVersion": member.resource_version,
+                    "labels": {key: value}}});
+                let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+                let patched = api.patch_metadata(&member.name, &manager(), &Patch::Merge(patch)).await;
+                patched.map(drop).map_err(|cause| Error::request("label", "Pod", &member.name, cause))
+            }
+            Step::Follow { service, key, value } => {
+                let patch = json!({"metadata": {"uid": service.uid, "resourceVersion": service.resource_version},
+                    "spec": {"selector": {key: value}}});
+                let api: Api<Service> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+                let patched = api.patch(&service.name, &manager(), &Patch::Merge(patch)).await;
+                patched.map(drop).map_err(|cause| Error::request("patch", "Service", &service.name, cause))
+            }
+        }
+    }
+
+    /// Makes an object. Without force: if somebody else made one of that name just now, it is a conflict and not a takeover.
+    async fn create(&self, child: &Child) -> Result<(), Error> {
+        let applied = self.api(child.kind).patch(&child.name, &manager(), &Patch::Apply(&child.body)).await;
+        applied.map(drop).map_err(|cause| Error::request("create", child.kind.as_str(), &child.name, cause))
+    }
+
+    /// Puts an object right. With its UID: an object that took its name in the meantime is not ours.
+    async fn restore(&self, child: &Child, uid: &str) -> Result<(), Error> {
+        let mut body = child.body.clone();
+        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("uid".to_owned(), Value::from(uid));
+        }
+        let applied = self.api(child.kind).patch(&child.name, &manager().force(), &Patch::Apply(&body)).await;
+        applied.map(drop).map_err(|cause| Error::request("update", child.kind.as_str(), &child.name, cause))
+    }
+
+    async fn remove(&self, kind: Kind, name: &str, uid: &str) -> Result<(), Error> {
+        let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let deleted = self.api(kind).delete(name, &DeleteParams::default().preconditions(only_this)).await;
+        match deleted {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(cause) => Err(Error::request("delete", kind.as_str(), name, cause)),
+        }
+    }
+
+    /// Makes the Secret with new passwords; answers whether there was none.
+    pub async fn create_secret(&self) -> Result<bool, Error> {
+        let name = names::credentials(&self.owner.name);
+        let passwords = passwords().map_err(|cause| Error::Random { name: name.clone(), cause })?;
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+        let parameters = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&parameters, &secret(self.owner, &passwords)).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+            Err(cause) => Err(Error::request("create", "Secret", &name, cause)),
+        }
+    }
+
+    /// Writes an Event on the set.
+    pub async fn tell(&self, notice: &Notice) -> Result<(), Error> {
+        let owner = self.owner;
+        let event = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}-", owner.name)),
+                namespace: Some(owner.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            regarding: Some(ObjectReference {
+                api_version: Some("apps/v1".to_owned()),
+                kind: Some("StatefulSet".to_owned()),
+                name: Some(owner.name.clone()),
+                namespace: Some(owner.namespace.clone()),
+                uid: Some(owner.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            event_time: Some(MicroTime(Timestamp::now())),
+            type_: Some(if notice.reason.is_warning() { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(notice.reason.as_str().to_owned()),
+            action: Some(ACTION.to_owned()),
+            note: Some(notice.note.clone()),
+            reporting_controller: Some(names::MANAGER.to_owned()),
+            reporting_instance: Some(self.identity.to_owned()),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &owner.namespace);
+        let created = api.create(&PostParams::default(), &event).await;
+        created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
+    }
+}
+
+fn manager() -> PatchParams {
+    PatchParams::apply(names::MANAGER)
+}
+
+/// Letters and digits only, so that a password needs no quoting anywhere.
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+/// The length of a password: 190 bits.
+const PASSWORD_LENGTH: usize = 32;
+
+fn passwords() -> Result<Passwords, getrandom::Error> {
+    let mut passwords = [const { String::new() }; names::credential::ALL.len()];
+    for word in &mut passwords {
+        while word.len() < PASSWORD_LENGTH {
+            let mut bytes = [0; 2 * PASSWORD_LENGTH];
+            getrandom::fill(&mut bytes)?;
+            // Bytes that would favour the first letters are left out.
+            let fair = bytes.iter().map(|&byte| usize::from(byte)).filter(|&byte| byte < 4 * ALPHABET.len());
+            let missing = PASSWORD_LENGTH - word.len();
+            word.extend(fair.map(|byte| char::from(ALPHABET[byte % ALPHABET.len()])).take(missing));
+        }
+    }
+    Ok(Passwords(passwords))
+}
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

@@ -1,0 +1,164 @@
+//! What a Lease says, and what to write into it to take, keep or release it. Pure: the time is an argument.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Lsn, Master, SystemIdentifier};
+use crate::names;
+
+/// One incarnation of a member: a pod of the same name made anew is another candidate, because the earlier one may still run on a
+/// node that nobody hears of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's UID.
+    pub uid: String,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pod, self.uid)
+    }
+}
+
+impl Candidate {
+    /// From `holderIdentity`; absent if empty or written by a stranger.
+    #[must_use]
+    pub fn parse(identity: &str) -> Option<Self> {
+        let (pod, uid) = identity.split_once('/')?;
+        Some(Self { pod: pod.to_owned(), uid: uid.to_owned() })
+    }
+}
+
+/// The times of a Lease, all from one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// How long the Lease is good after a renewal; candidates wait for as long a silence.
+    pub duration: Duration,
+}
+
+impl Times {
+    /// Times of a Lease of so many seconds.
+    #[must_use]
+    pub fn of_seconds(seconds: u32) -> Self {
+        Self { duration: Duration::from_secs(u64::from(seconds)) }
+    }
+
+    /// How often the holder renews: three tries fit into one duration.
+    #[must_use]
+    pub fn renew_every(self) -> Duration {
+        self.duration / 3
+    }
+
+    /// After so long without a renewal the holder stops PostgreSQL. The last third of the duration is what the stop may take
+    /// before anyone else may lead; counted from the start of the last successful request, on the monotonic clock.
+    #[must_use]
+    pub fn fence_after(self) -> Duration {
+        self.duration * 2 / 3
+    }
+
+    /// How long one renewal may take, so that a lost request leaves time for another before the fence.
+    #[must_use]
+    pub fn request_timeout(self) -> Duration {
+        self.duration / 6
+    }
+}
+
+/// What a Lease says of its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who holds it; absent if nobody does.
+    pub holder: Option<String>,
+    /// How long it is good after a renewal, by its holder's own word.
+    pub duration: Duration,
+    /// The master, once it accepts connections.
+    pub master: Option<Master>,
+    /// The database that the set is, once it had a master.
+    pub set: Option<SystemIdentifier>,
+}
+
+impl Claim {
+    /// Reads a Lease. `fallback` is the duration where the Lease names none.
+    #[must_use]
+    pub fn read(lease: &LeaseObject, fallback: Duration) -> Self {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|s| s.holder_identity.clone()).filter(|holder| !holder.is_empty());
+        let duration = spec
+            .and_then(|s| s.lease_duration_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(fallback, Duration::from_secs);
+        let note = |key: &str| lease.metadata.annotations.as_ref().and_then(|notes| notes.get(key)).map(String::as_str);
+        let set = note(names::lease::SYSTEM_IDENTIFIER).and_then(|text| text.parse().ok()).map(SystemIdentifier);
+        let master = holder.as_deref().and_then(Candidate::parse).and_then(|candidate| {
+            Some(Master {
+                pod: candidate.pod,
+                address: note(names::lease::ADDRESS)?.to_owned(),
+                port: note(names::lease::PORT)?.parse().ok()?,
+                system: set?,
+                timeline: note(names::lease::TIMELINE)?.parse().ok()?,
+                oldest_wal: note(names::lease::OLDEST_WAL).and_then(|text| text.parse().ok()).map(Lsn),
+            })
+        });
+        Self { holder, duration, master, set }
+    }
+}
+
+/// The Lease as its new holder writes it: the old master's address goes, the database's identifier stays.
+#[must_use]
+pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp) -> LeaseObject {
+    let mut lease = seen.clone();
+    if let Some(notes) = lease.metadata.annotations.as_mut() {
+        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::TIMELINE, names::lease::OLDEST_WAL] {
+            notes.remove(key);
+        }
+    }
+    let spec = lease.spec.get_or_insert_default();
+    let same_holder = spec.holder_identity.as_deref() == Some(identity);
+    if !same_holder {
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+        spec.acquire_time = Some(MicroTime(now));
+    }
+    spec.holder_identity = Some(identity.to_owned());
+    spec.lease_duration_seconds = i32::try_from(times.duration.as_secs()).ok();
+    spec.renew_time = Some(MicroTime(now));
+    lease
+}
+
+/// The Lease as its holder renews it.
+#[must_use]
+pub fn renewed(held: &LeaseObject, master: Option<&Master>, times: Times, now: Timestamp) -> LeaseObject {
+    let mut lease = held.clone();
+    let spec = lease.spec.get_or_insert_default();
+    spec.lease_duration_seconds = i32::try_from(times.duration.as_secs()).ok();
+    spec.renew_time = Some(MicroTime(now));
+    if let Some(Master { pod: _, address, port, system, timeline, oldest_wal }) = master {
+        let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+        notes.insert(names::lease::ADDRESS.to_owned(), address.clone());
+        notes.insert(names::lease::PORT.to_owned(), port.to_string());
+        notes.insert(names::lease::SYSTEM_IDENTIFIER.to_owned(), system.to_string());
+        notes.insert(names::lease::TIMELINE.to_owned(), timeline.to_string());
+        if let Some(Lsn(oldest)) = oldest_wal {
+            notes.insert(names::lease::OLDEST_WAL.to_owned(), oldest.to_string());
+        }
+    }
+    lease
+}
+
+/// The Lease as its holder gives it back.
+#[must_use]
+pub fn released(held: &LeaseObject, now: Timestamp) -> LeaseObject {
+    let mut lease = held.clone();
+    if let Some(notes) = lease.metadata.annotations.as_mut() {
+        notes.remove(names::lease::ADDRESS);
+    }
+    let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
+    spec.holder_identity = None;
+    spec.renew_time = Some(MicroTime(now));
+    lease
+}

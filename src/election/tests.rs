@@ -1,0 +1,198 @@
+//! Each test is one sentence of the design about who leads.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SET: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
+const STRANGER: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_002);
+
+fn master() -> Master {
+    Master {
+        pod: "pgset-0".into(),
+        address: "198.18.0.10".into(),
+        port: 5432,
+        system: SET,
+        timeline: 1,
+        oldest_wal: Some(Lsn(1000)),
+    }
+}
+
+fn stopped(lease: Lease, data: Data, first: bool) -> Action {
+    decide(&Observation { lease, data, server: Server::Stopped, first })
+}
+
+fn was_master() -> Data {
+    Data::Cluster { system: SET, standby: false }
+}
+
+fn was_replica() -> Data {
+    Data::Cluster { system: SET, standby: true }
+}
+
+#[test]
+fn the_first_member_of_a_new_set_takes_the_lease_and_bootstraps() {
+    assert_eq!(stopped(Lease::Vacant { set: None }, Data::Empty, true), Action::TakeLease);
+    assert_eq!(stopped(Lease::Mine { set: None }, Data::Empty, true), Action::Bootstrap);
+}
+
+#[test]
+fn any_other_member_of_a_new_set_waits_and_then_clones() {
+    assert_eq!(stopped(Lease::Vacant { set: None }, Data::Empty, false), Action::Wait(Waiting::ForFirstMember));
+    assert_eq!(stopped(Lease::Other { master: None }, Data::Empty, false), Action::Wait(Waiting::ForMasterToStart));
+    assert_eq!(stopped(Lease::Other { master: Some(master()) }, Data::Empty, false), Action::Clone(master()));
+}
+
+#[test]
+fn an_adopted_member_with_data_leads_only_if_it_is_the_first() {
+    assert_eq!(stopped(Lease::Vacant { set: None }, was_master(), true), Action::TakeLease);
+    assert_eq!(stopped(Lease::Mine { set: None }, was_master(), true), Action::StartMaster);
+    assert_eq!(stopped(Lease::Vacant { set: None }, was_master(), false), Action::Wait(Waiting::ForFirstMember));
+}
+
+#[test]
+fn a_master_that_returns_leads_whatever_its_ordinal() {
+    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, was_master(), false), Action::TakeLease);
+    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, was_master(), false), Action::StartMaster);
+}
+
+#[test]
+fn a_replica_that_returns_follows_and_never_leads() {
+    assert_eq!(stopped(Lease::Other { master: Some(master()) }, was_replica(), true), Action::StartReplica(master()));
+    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, was_replica(), true), Action::Wait(Waiting::ForMaster));
+    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, was_replica(), true), Action::ReleaseLease(Waiting::ForMaster));
+}
+
+#[test]
+fn a_lost_volume_is_never_replaced_by_an_empty_database() {
+    for first in [true, false] {
+        assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, Data::Empty, first), Action::Wait(Waiting::DataLost));
+        assert_eq!(
+            stopped(Lease::Mine { set: Some(SET) }, Data::Empty, first),
+            Action::ReleaseLease(Waiting::DataLost)
+        );
+    }
+}
+
+#[test]
+fn data_of_another_database_is_left_alone() {
+    let strange = Data::Cluster { system: STRANGER, standby: false };
+    let refusal = Waiting::OtherDatabase { found: STRANGER, expected: SET };
+    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, strange.clone(), true), Action::Wait(refusal.clone()));
+    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, strange.clone(), true), Action::ReleaseLease(refusal.clone()));
+    assert_eq!(stopped(Lease::Other { master: Some(master()) }, strange, true), Action::Wait(refusal));
+}
+
+#[test]
+fn a_former_master_is_not_started_beside_the_present_one() {
+    assert_eq!(
+        stopped(Lease::Other { master: Some(master()) }, was_master(), true),
+        Action::Wait(Waiting::FormerMaster)
+    );
+}
+
+#[test]
+fn a_pod_made_anew_waits_for_the_lease_of_the_earlier_one() {
+    for data in [Data::Empty, was_master(), was_replica()] {
+        assert_eq!(stopped(Lease::Predecessor, data, true), Action::Wait(Waiting::ForPredecessor));
+    }
+}
+
+#[test]
+fn a_replica_follows_a_master_whose_address_changed() {
+    let moved = Master { address: "198.18.0.99".into(), ..master() };
+    let replica = Server::Replica { follows: master(), stuck_at: None };
+    let seen = |lease| decide(&Observation { lease, data: was_replica(), server: replica.clone(), first: false });
+    assert_eq!(seen(Lease::Other { master: Some(moved.clone()) }), Action::Follow(moved));
+    assert_eq!(seen(Lease::Other { master: Some(master()) }), Action::Stay);
+    assert_eq!(seen(Lease::Vacant { set: Some(SET) }), Action::Stay);
+}
+
+#[test]
+fn a_replica_whose_wal_is_gone_from_the_master_is_cloned_anew() {
+    let seen = |stuck_at| {
+        let server = Server::Replica { follows: master(), stuck_at };
+        decide(&Observation {
+            lease: Lease::Other { master: Some(master()) },
+            data: was_replica(),
+            server,
+            first: false,
+        })
+    };
+    assert_eq!(seen(Some(Lsn(999))), Action::CloneAnew(master()));
+    assert_eq!(seen(Some(Lsn(1000))), Action::Stay, "the master still has what this one needs");
+    assert_eq!(seen(None), Action::Stay, "it streams, or an archive may have what the master has not");
+}
+
+#[test]
+fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
+    let observation = Observation {
+        lease: Lease::Mine { set: Some(SET) },
+        data: was_master(),
+        server: Server::StoppedByOthers,
+        first: true,
+    };
+    assert_eq!(decide(&observation), Action::Wait(Waiting::ForTheEnd));
+}
+
+fn leases() -> impl Strategy<Value = Lease> {
+    let set = prop_oneof![Just(None), Just(Some(SET)), Just(Some(STRANGER))];
+    prop_oneof![
+        Just(Lease::Unknown),
+        set.clone().prop_map(|set| Lease::Vacant { set }),
+        set.prop_map(|set| Lease::Mine { set }),
+        Just(Lease::Predecessor),
+        Just(Lease::Other { master: None }),
+        Just(Lease::Other { master: Some(master()) }),
+    ]
+}
+
+fn data() -> impl Strategy<Value = Data> {
+    let system = prop_oneof![Just(SET), Just(STRANGER)];
+    prop_oneof![
+        Just(Data::Empty),
+        Just(Data::Unusable("it is locked".into())),
+        (system, any::<bool>()).prop_map(|(system, standby)| Data::Cluster { system, standby }),
+    ]
+}
+
+fn servers() -> impl Strategy<Value = Server> {
+    prop_oneof![
+        Just(Server::Stopped),
+        Just(Server::StoppedByOthers),
+        Just(Server::Bootstrapping),
+        Just(Server::Cloning { from: master() }),
+        Just(Server::Master),
+        Just(Server::Replica { follows: master(), stuck_at: None }),
+        Just(Server::Replica { follows: master(), stuck_at: Some(Lsn(1)) }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_writable_is_started_or_kept_without_the_lease(lease in leases(), data in data(), server in servers(), first: bool) {
+        let mine = matches!(lease, Lease::Mine { .. });
+        let action = decide(&Observation { lease, data, server: server.clone(), first });
+        if !mine {
+            prop_assert!(!matches!(action, Action::Bootstrap | Action::StartMaster));
+            if matches!(server, Server::Master | Server::Bootstrapping) {
+                prop_assert_eq!(action, Action::Fence);
+            }
+        }
+    }
+
+    #[test]
+    fn data_is_written_over_only_where_there_is_none(lease in leases(), data in data(), first: bool) {
+        let action = stopped(lease, data.clone(), first);
+        if matches!(action, Action::Bootstrap | Action::Clone(_)) {
+            prop_assert_eq!(data, Data::Empty);
+        }
+    }
+
+    #[test]
+    fn only_a_vacant_lease_is_asked_for(lease in leases(), data in data(), server in servers(), first: bool) {
+        let vacant = matches!(lease, Lease::Vacant { .. });
+        let action = decide(&Observation { lease, data, server, first });
+        prop_assert!(vacant || action != Action::TakeLease);
+    }
+}

@@ -1,0 +1,284 @@
+//! A namespace, a webhook in this process, and a configuration that sends the namespace's `StatefulSets` to it.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum_server::Handle;
+use futures::FutureExt as _;
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::StatefulSet, core::v1::Namespace,
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, ObjectMeta, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use pgset::{
+    certs::{self, Report, Resolver, Upkeep},
+    cli::install,
+    inject, names,
+    webhook::{self, State, metrics::Metrics, server::Bound},
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// The label by which a namespace is kept from the pgset that may be installed in the cluster.
+const OPT_OUT: &str = "pgset.dev/webhook";
+
+/// How long anything may take that should take moments.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A webhook that the API server calls.
+pub struct Lab {
+    pub client: Client,
+    /// The namespace, and the name of the webhook configuration.
+    pub name: String,
+    /// The names of the objects that the API server asked about.
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Of each replica.
+    pub reports: Vec<watch::Receiver<Report>>,
+    pub address: IpAddr,
+    kubeconfig: PathBuf,
+    tasks: Vec<JoinHandle<()>>,
+    handles: Vec<Handle<SocketAddr>>,
+}
+
+/// Runs a test with a webhook of its own, and cleans up however it ends.
+pub async fn with_webhook(test: impl AsyncFnOnce(Arc<Lab>)) {
+    let lab = Arc::new(Lab::start().await);
+    let ready_and_test = async {
+        lab.ready().await;
+        test(lab.clone()).await;
+    };
+    let outcome = AssertUnwindSafe(ready_and_test).catch_unwind().await;
+    lab.clean_up().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Lab {
+    async fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let kubeconfig = ["PGSET_KUBECONFIG", "KUBECONFIG"].iter().find_map(std::env::var_os).map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/lab/kubeconfig")),
+            PathBuf::from,
+        );
+        let read =
+            Kubeconfig::read_from(&kubeconfig).unwrap_or_else(|error| panic!("{}: {error}", kubeconfig.display()));
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
+        let api_server = (config.cluster_url.host().unwrap().to_owned(), config.cluster_url.port_u16().unwrap_or(443));
+        let client = Client::try_from(config).unwrap();
+
+        // The address of this machine on the way to the API server is the one on the way back.
+        let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+        probe.connect(api_server).unwrap();
+        let address = probe.local_addr().unwrap().ip();
+
+        let name = format!("pgset-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let labels = Some([(OPT_OUT.to_owned(), "disabled".to_owned())].into());
+        for name in [name.clone(), plain(&name)] {
+            let metadata = ObjectMeta { name: Some(name), labels: labels.clone(), ..ObjectMeta::default() };
+            let namespace = Namespace { metadata, ..Namespace::default() };
+            Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        }
+
+        let mut lab = Self {
+            client,
+            name,
+            asked: Arc::default(),
+            reports: Vec::new(),
+            address,
+            kubeconfig,
+            tasks: Vec::new(),
+            handles: Vec::new(),
+        };
+        // The API server calls the first. Two of them see to it that they agree.
+        let port = lab.add_replica();
+        lab.add_replica();
+        let configuration = lab.configuration(port);
+        Api::<MutatingWebhookConfiguration>::all(lab.client.clone())
+            .create(&PostParams::default(), &configuration)
+            .await
+            .unwrap();
+        lab
+    }
+
+    /// Starts what `pgset serve` starts, but for the controller. Tells the port.
+    fn add_replica(&mut self) -> u16 {
+        let asked = self.asked.clone();
+        let decide = webhook::by_injection(inject::Settings { agent_image: names::IMAGE.to_owned() });
+        let decide = move |sets: &webhook::review::StatefulSets<'_>| {
+            asked.lock().unwrap().push(sets.object["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+            decide(sets)
+        };
+        let router = webhook::router(State::new(decide, Arc::new(Metrics::new())));
+        let (resolver, handle) = (Arc::new(Resolver::new()), Handle::new());
+        let (report, reports) = watch::channel(Report::default());
+        let bound = Bound::new(0).unwrap();
+        let port = bound.address().port();
+        let settings = certs::Settings {
+            namespace: self.name.clone(),
+            secret: names::CERTIFICATES_SECRET.to_owned(),
+            configuration: self.name.clone(),
+            names: vec![self.address.to_string()],
+        };
+        let upkeep = Upkeep::new(self.client.clone(), settings, resolver.clone(), report);
+        self.handles.push(handle.clone());
+        self.reports.push(reports);
+        self.tasks.push(tokio::spawn(async move { bound.serve_https(router, resolver, handle).await.unwrap() }));
+        self.tasks.push(tokio::spawn(async move { upkeep.run().await.unwrap() }));
+        port
+    }
+
+    /// The shipped configuration, for this namespace and this machine, with a second entry beside it.
+    fn configuration(&self, port: u16) -> MutatingWebhookConfiguration {
+        let image: install::Image = names::IMAGE.parse().unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
+        let mut shipped = documents.into_iter().next_back().unwrap();
+        shipped["metadata"]["name"] = json!(self.name);
+        let entry = &mut shipped["webhooks"][0];
+        entry["clientConfig"] =
+            json!({"url": format!("https://{}:{port}/mutate", SocketAddr::new(self.address, port).ip())});
+        let expressions = entry["namespaceSelector"]["matchExpressions"].as_array_mut().unwrap();
+        expressions.retain(|expression| expression["key"] != OPT_OUT);
+        expressions.push(json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.name]}));
+        // It matches nothing: it is there to have its caBundle kept.
+        let mut second = entry.clone();
+        second["name"] = json!("second.pgset.dev");
+        second["matchConditions"] = json!([{"name": "never", "expression": "false"}]);
+        shipped["webhooks"].as_array_mut().unwrap().push(second);
+        serde_json::from_value(shipped).unwrap()
+    }
+
+    /// Until every replica says that API servers trust it, and the API server has seen it too.
+    pub async fn ready(&self) {
+        for reports in &self.reports {
+            let mut reports = reports.clone();
+            let ready = reports.wait_for(|report| report.trouble.is_none());
+            assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "{:?}", self.reports[0].borrow());
+        }
+        // A configuration takes the API server a moment.
+        let last = Mutex::new(None);
+        let canary = json!({"metadata": {"name": "canary", "annotations": {"pgset.dev/canary": ""}}});
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let answer = self.dry_run(&stateful_set(&canary)).await;
+                if self.was_asked("canary") {
+                    break;
+                }
+                *last.lock().unwrap() = answer.err().map(|status| status.message);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| {
+            let (cluster, last) = (self.kubeconfig.display(), last.lock().unwrap());
+            panic!("the API server of {cluster} does not ask the webhook at {}: {last:?}", self.address)
+        });
+    }
+
+    pub fn was_asked(&self, name: &str) -> bool {
+        self.asked.lock().unwrap().iter().any(|asked| asked == name)
+    }
+
+    pub fn sets(&self) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    pub fn configurations(&self) -> Api<MutatingWebhookConfiguration> {
+        Api::all(self.client.clone())
+    }
+
+    /// A namespace where the API server asks nobody.
+    pub fn plain(&self) -> String {
+        plain(&self.name)
+    }
+
+    /// Creates without storing: what would be stored and the warnings, or the error.
+    pub async fn dry_run(&self, object: &Value) -> Result<(Value, Vec<String>), kube::core::Status> {
+        self.dry_run_in(&self.name, object).await
+    }
+
+    /// The same in another namespace.
+    pub async fn dry_run_in(
+        &self,
+        namespace: &str,
+        object: &Value,
+    ) -> Result<(Value, Vec<String>), kube::core::Status> {
+        self.send("POST", &format!("/apis/apps/v1/namespaces/{namespace}/statefulsets?dryRun=All"), object).await
+    }
+
+    /// One request, with the warnings that kube's own methods drop.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        object: &Value,
+    ) -> Result<(Value, Vec<String>), kube::core::Status> {
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(kube::client::Body::from(object.to_string().into_bytes()))
+            .unwrap();
+        let response = self.client.send(request).await.unwrap();
+        let ok = response.status().is_success();
+        let warnings = response.headers().get_all("warning").iter().map(|warning| {
+            // 299 - "the text"
+            warning.to_str().unwrap().trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\"")
+        });
+        let warnings = warnings.collect();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        if ok {
+            Ok((serde_json::from_slice(&body).unwrap(), warnings))
+        } else {
+            Err(serde_json::from_slice(&body).unwrap())
+        }
+    }
+
+    async fn clean_up(&self) {
+        let now = DeleteParams::background();
+        let _ = self.configurations().delete(&self.name, &now).await;
+        for name in [&self.name, &self.plain()] {
+            let _ = Api::<Namespace>::all(self.client.clone()).delete(name, &now).await;
+        }
+        self.handles.iter().for_each(Handle::shutdown);
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn plain(name: &str) -> String {
+    format!("{name}-plain")
+}
+
+/// A `StatefulSet` with what it needs to be valid, and other fields merged over it.
+pub fn stateful_set(fields: &Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+        "spec": {
+            "serviceName": "db", "replicas": 0, "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{
+                    "name": "postgres", "image": "postgres:17",
+                    "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
+                }]}
+            },
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]
+        }
+    });
+    json_patch::merge(&mut object, fields);
+    object
+}

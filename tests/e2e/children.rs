@@ -1,0 +1,108 @@
+//! What the controller makes around a set, and keeps right.
+
+use serde_json::json;
+
+use crate::{
+    lab::{self, Namespace, SOON, same, wait_until},
+    manifests::set,
+};
+
+/// What is made for a set `pgset`.
+const MADE: [&str; 9] = [
+    "service pgset",
+    "service pgset-master",
+    "service pgset-replica",
+    "serviceaccount pgset-sa",
+    "role pgset-sa",
+    "rolebinding pgset-sa",
+    "secret pgset-credentials",
+    "lease pgset-leader",
+    "poddisruptionbudget pgset",
+];
+
+/// Objects only: the claim does not exist, so that no pod starts.
+fn objects_of_a_set(ns: &Namespace<'_>) {
+    ns.apply(&set("pgset").manifest());
+    for object in MADE {
+        wait_until(SOON, object, || ns.try_get(object));
+    }
+}
+
+#[test]
+fn what_is_deleted_comes_back() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("deleted");
+    objects_of_a_set(&ns);
+    for object in MADE.into_iter().filter(|object| !object.starts_with("secret")) {
+        let before = ns.get(object)["metadata"]["uid"].clone();
+        ns.kubectl(&format!("delete {object}"));
+        wait_until(SOON, &format!("{object} comes back"), || {
+            let uid = ns.try_get(object)?["metadata"]["uid"].clone();
+            if uid == before { Err("the same still".to_owned()) } else { Ok(()) }
+        });
+    }
+}
+
+#[test]
+fn what_is_edited_is_put_right() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("edited");
+    objects_of_a_set(&ns);
+    let selector = ns.get("service pgset-master")["spec"]["selector"].clone();
+    let patch = json!({"spec": {"selector": {"pgset.dev/role": "replica"}}}).to_string();
+    ns.try_kubectl_with(&["patch", "service", "pgset-master", "--patch", &patch], None).unwrap();
+    wait_until(SOON, "the selector is put right", || {
+        same(ns.get("service pgset-master")["spec"]["selector"].clone(), &selector)
+    });
+}
+
+#[test]
+fn the_role_names_the_members_that_there_are() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("role");
+    objects_of_a_set(&ns);
+    let names_pods = |pods: serde_json::Value| {
+        wait_until(SOON, &format!("the Role names {pods}"), || {
+            let rules = ns.get("role pgset-sa")["rules"].clone();
+            let rule = rules.as_array().unwrap().iter().find(|rule| rule["resources"] == json!(["pods"])).cloned();
+            same(rule.unwrap_or_default()["resourceNames"].clone(), &pods)
+        });
+    };
+    names_pods(json!(["pgset-0", "pgset-1"]));
+    ns.kubectl("scale statefulset pgset --replicas=3");
+    names_pods(json!(["pgset-0", "pgset-1", "pgset-2"]));
+}
+
+#[test]
+fn with_the_set_go_its_objects_but_not_its_passwords() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("gone");
+    objects_of_a_set(&ns);
+    let password = ns.get("secret pgset-credentials")["data"].clone();
+    ns.kubectl("delete statefulset pgset --timeout=60s");
+    for object in MADE.into_iter().filter(|object| !object.starts_with("secret")) {
+        wait_until(SOON, &format!("{object} goes"), || {
+            ns.try_get(object).map_or(Ok(()), |_| Err("still there".to_owned()))
+        });
+    }
+    assert_eq!(ns.get("secret pgset-credentials")["data"], password);
+
+    // who comes back finds the passwords that his data knows
+    objects_of_a_set(&ns);
+    assert_eq!(ns.get("secret pgset-credentials")["data"], password);
+}
+
+#[test]
+fn an_object_that_is_not_ours_is_left_alone() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("not-ours");
+    let own = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pgset-master"},
+        "spec": {"selector": {"app": "something-else"}, "ports": [{"port": 5432}]}});
+    ns.apply(&own.to_string());
+    objects_of_a_set(&ns);
+    wait_until(SOON, "an Event that names the Service", || {
+        let events = ns.events("StatefulSet", "pgset");
+        events.iter().find(|event| event.contains("pgset-master")).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    assert_eq!(ns.get("service pgset-master")["spec"]["selector"], json!({"app": "something-else"}));
+}

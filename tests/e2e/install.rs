@@ -1,0 +1,59 @@
+//! How pgset stands in the cluster.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab;
+
+/// The objects of a manifest, sorted, as the client reads them.
+fn objects(ns: &lab::Namespace<'_>, manifest: &str) -> Vec<Value> {
+    let said = ns
+        .try_kubectl_with(
+            &["create", "--dry-run=client", "--validate=false", "--output=json", "-f", "-"],
+            Some(manifest),
+        )
+        .unwrap_or_else(|said| panic!("{}", said.err));
+    let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&said.out)
+        .into_iter::<Value>()
+        .map(Result::unwrap)
+        .flat_map(|object| match object["items"].as_array() {
+            Some(items) => items.clone(),
+            None => vec![object],
+        })
+        .collect();
+    objects.sort_by_key(|object| format!("{} {}", object["kind"], object["metadata"]["name"]));
+    objects
+}
+
+#[test]
+fn two_pods_serve_at_the_restricted_level() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("install");
+    let system = ns.get("namespace pgset-system");
+    assert_eq!(system["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+    let deployments = ns.get("deployments --namespace pgset-system");
+    let ready: u64 = deployments["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|deployment| deployment["status"]["readyReplicas"].as_u64().unwrap_or(0))
+        .sum();
+    assert_eq!(ready, 2);
+}
+
+#[test]
+fn the_command_and_the_folder_install_the_same() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("install-same");
+    let printed = lab::run(Command::new(env!("CARGO_BIN_EXE_pgset")).arg("install"), None).unwrap().out;
+    let folder = ns.kubectl(&format!("kustomize {}/deploy", env!("CARGO_MANIFEST_DIR")));
+    let (printed, folder) = (objects(&ns, &printed), objects(&ns, &folder));
+    let names = |objects: &[Value]| -> Vec<String> {
+        objects.iter().map(|object| format!("{} {}", object["kind"], object["metadata"]["name"])).collect()
+    };
+    assert_eq!(names(&printed), names(&folder));
+    for (printed, folder) in printed.iter().zip(&folder) {
+        assert_eq!(printed, folder);
+    }
+}

@@ -1,0 +1,23 @@
+//! What must be seen on a real cluster: each test is a sentence about what a user does and what he then finds.
+//!
+//! The tests type `kubectl` as a user does, and look at outcomes only: rows, labels, replication slots, directories on the shared
+//! volume. They run on the lab (`make lab`) with pgset installed (`make install`); `make e2e` sees to both.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
+#![allow(unused_crate_dependencies, missing_docs)]
+
+mod lab;
+mod manifests;
+mod node;
+
+mod adoption;
+mod apply;
+mod article;
+mod children;
+mod denials;
+mod install;
+mod names;
+mod restart;
+mod scale;
+mod secrets;
+mod squash;
+mod webhook_down;

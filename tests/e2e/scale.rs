@@ -1,0 +1,67 @@
+//! Replicas come and go with `kubectl scale`.
+
+use serde_json::json;
+
+use crate::{lab, manifests::set};
+
+#[test]
+fn a_replica_that_goes_takes_its_slot_along() {
+    let lab = lab::shared();
+    let ns = lab.namespace("slots");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").replicas(3).pod_management("Parallel").manifest());
+    ns.wait_ready("pgset", 3);
+    let db = ns.database("pgset");
+    db.wait_streaming(&["pgset-1", "pgset-2"]);
+    db.wait_slots(&["pgset_pgset_1", "pgset_pgset_2"]);
+
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_slots(&["pgset_pgset_1"]);
+
+    // and comes back as it was
+    ns.kubectl("scale statefulset pgset --replicas=3");
+    db.wait_streaming(&["pgset-1", "pgset-2"]);
+    db.wait_slots(&["pgset_pgset_1", "pgset_pgset_2"]);
+}
+
+fn nothing_is_lost_from_two_to_none_and_back(management: &str) {
+    let lab = lab::shared();
+    let ns = lab.namespace(&management.to_lowercase());
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").pod_management(management).manifest());
+    ns.wait_ready("pgset", 2);
+    let db = ns.database("pgset");
+    db.wait_streaming(&["pgset-1"]);
+    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let directories = ["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod));
+
+    ns.kubectl("scale statefulset pgset --replicas=0");
+    ns.wait_ready("pgset", 0);
+    ns.kubectl("wait --for=delete pod/pgset-0 pod/pgset-1 --timeout=60s");
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    ns.wait_ready("pgset", 2);
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-master", "select count(*), sum(n) from numbers", "10000|50005000");
+    db.wait_for("pgset-replica", "select count(*), sum(n) from numbers", "10000|50005000");
+    assert_eq!(["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod)), directories, "a member was cloned again");
+
+    db.master("insert into numbers values (0)");
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10001");
+}
+
+#[test]
+fn an_ordered_set_keeps_every_row_at_zero_and_up_again() {
+    nothing_is_lost_from_two_to_none_and_back("OrderedReady");
+}
+
+#[test]
+fn a_parallel_set_keeps_every_row_at_zero_and_up_again() {
+    nothing_is_lost_from_two_to_none_and_back("Parallel");
+}
+
+impl crate::manifests::Set {
+    fn pod_management(self, policy: &str) -> Self {
+        self.with("/spec/podManagementPolicy", json!(policy))
+    }
+}

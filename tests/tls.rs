@@ -1,0 +1,160 @@
+//! The webhook's port, over real TLS: certificates that change and connections that end.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum_server::Handle;
+use pgset::{
+    certs::{Material, Resolver},
+    webhook::{self, Decision, State, metrics::Metrics, server::Bound},
+};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+
+const NAME: &str = "pgset-webhook.pgset-system.svc";
+const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u",
+    "kind":{"group":"apps","version":"v1","kind":"StatefulSet"},"operation":"CREATE","object":{"metadata":{}}}}"#;
+
+struct Server {
+    state: State,
+    resolver: Arc<Resolver>,
+    handle: Handle<SocketAddr>,
+    address: SocketAddr,
+    stopped: tokio::task::JoinHandle<()>,
+}
+
+fn material() -> Material {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    Material::new(&[NAME.to_owned()], now).unwrap()
+}
+
+fn serve() -> Server {
+    let state = State::new(|_| Decision::Untouched, Arc::new(Metrics::new()));
+    let (resolver, handle) = (Arc::new(Resolver::new()), Handle::new());
+    let bound = Bound::new(0).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], bound.address().port()));
+    let serving = bound.serve_https(webhook::router(state.clone()), resolver.clone(), handle.clone());
+    let stopped = tokio::spawn(async move { serving.await.unwrap() });
+    Server { state, resolver, handle, address, stopped }
+}
+
+/// A client as the API server is one: trusts a bundle, and keeps its connection.
+struct Client(StreamOwned<ClientConnection, TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr, bundle: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+            roots.add(root.unwrap()).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // What Go offers where HTTP/2 is on; the API server turns it off for webhooks.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
+        let tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self(StreamOwned::new(tls, tcp))
+    }
+
+    /// One request; the whole answer, or the error.
+    fn ask(&mut self) -> std::io::Result<String> {
+        let head = "POST /mutate?timeout=5s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\n";
+        write!(self.0, "{head}content-length: {}\r\n\r\n{REVIEW}", REVIEW.len())?;
+        let mut answer = String::new();
+        while !answer.contains("\"allowed\":true") {
+            let mut bytes = [0; 4096];
+            let count = self.0.read(&mut bytes)?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        Ok(answer)
+    }
+
+    /// Until the server closes: how long that took.
+    fn closed(&mut self) -> Duration {
+        let started = Instant::now();
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+        started.elapsed()
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+#[tokio::test]
+async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
+    let server = serve();
+    let address = server.address;
+    let (old, new) = (material(), material());
+    let (old_bundle, new_bundle) = (old.bundle().to_owned(), new.bundle().to_owned());
+
+    let nothing_yet = old_bundle.clone();
+    assert!(blocking(move || Client::connect(address, &nothing_yet).ask()).await.is_err());
+
+    assert!(server.resolver.serve(old.certified_key().unwrap()));
+    assert!(!server.resolver.serve(old.certified_key().unwrap()), "the same is no news");
+    let bundle = old_bundle.clone();
+    let mut open = blocking(move || {
+        let mut client = Client::connect(address, &bundle);
+        let answer = client.ask().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(client.0.conn.alpn_protocol(), Some(b"http/1.1".as_slice()));
+        client
+    })
+    .await;
+
+    assert!(server.resolver.serve(new.certified_key().unwrap()));
+    blocking(move || {
+        open.ask().unwrap();
+        Client::connect(address, &new_bundle).ask().unwrap();
+        Client::connect(address, &old_bundle).ask().unwrap_err();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_too() {
+    let Server { state, resolver, handle, address, stopped } = serve();
+    let made = material();
+    resolver.serve(made.certified_key().unwrap());
+    let bundle = made.bundle().to_owned();
+    let (mut busy, mut idle) = blocking(move || {
+        let mut pair = (Client::connect(address, &bundle), Client::connect(address, &bundle));
+        assert!(!pair.0.ask().unwrap().contains("connection: close"));
+        pair.1.ask().unwrap();
+        pair
+    })
+    .await;
+
+    state.drain();
+    blocking(move || {
+        assert!(busy.ask().unwrap().contains("connection: close"));
+        assert!(busy.closed() < Duration::from_secs(1));
+    })
+    .await;
+    let waiting = tokio::task::spawn_blocking(move || idle.closed());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    handle.graceful_shutdown(Some(Duration::from_secs(5)));
+    assert!(waiting.await.unwrap() < Duration::from_secs(2));
+    stopped.await.unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
