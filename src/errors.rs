@@ -40,7 +40,8 @@ mod tests {
 
     #[test]
     fn causes_follow_in_their_order() {
-        let error = Outer { what: "the Lease", source: Box::new(Outer { what: "anything", source: "no network".into() }) };
+        let error =
+            Outer { what: "the Lease", source: Box::new(Outer { what: "anything", source: "no network".into() }) };
         assert_eq!(with_causes(&error), "failed to write the Lease: failed to write anything: no network");
     }
 

@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
             inject::Outcome::Patched { patch, warnings, .. } => (Some(patch), warnings),
             inject::Outcome::Denied { reason } => {
                 denied += 1;
-                eprintln!("pgset: {place}: {reason}");
+                eprintln!("pgset: {place}: {}", reason.reason());
                 (None, Vec::new())
             }
         };
