@@ -4,12 +4,15 @@
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
+    let mut last = text.clone();
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+        let words = cause.to_string();
+        // Some errors repeat their cause, some causes their effect.
+        if !text.contains(&words) && !words.starts_with(&last) {
+            text = format!("{text}: {words}");
         }
+        last = words;
         source = cause.source();
     }
     text

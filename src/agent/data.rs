@@ -236,8 +236,9 @@ impl DataDirectory {
                 match self.entries().map_err(|error| error.to_string())?.first() {
                     None => Ok(None),
                     Some(name) => Err(format!(
-                        "{} holds {name:?} but no database (no PG_VERSION): set PGDATA to a directory of its own, or move the files away",
-                        self.path.display()
+                        "{} holds {} but no database (no PG_VERSION): set PGDATA to a directory of its own, or move the files away",
+                        self.path.display(),
+                        name.display()
                     )),
                 }
             }

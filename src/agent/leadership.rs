@@ -329,13 +329,12 @@ impl Keeper {
     async fn release(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.take().is_some()) else { return };
         self.master = None;
-        match self.replace(&claim::released(&seen, Timestamp::now())).await {
-            Ok(lease) => {
-                info!(lease = %self.name, "the Lease is released");
-                self.seen = Some(lease);
-                self.observed_at = Instant::now();
-            }
-            Err(_) => warn!(lease = %self.name, "the Lease could not be released: it expires by itself"),
+        if let Ok(lease) = self.replace(&claim::released(&seen, Timestamp::now())).await {
+            info!(lease = %self.name, "the Lease is released");
+            self.seen = Some(lease);
+            self.observed_at = Instant::now();
+        } else {
+            warn!(lease = %self.name, "the Lease could not be released: it expires by itself");
         }
     }
 
@@ -363,3 +362,7 @@ enum Refused {
     /// No answer, or another one.
     Failed(String),
 }
+
+#[cfg(test)]
+#[path = "leadership_tests.rs"]
+mod tests;

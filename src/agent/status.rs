@@ -110,7 +110,6 @@ impl Publisher {
     }
 
     /// The probes, metrics and status.
-    #[must_use]
     pub fn router(self) -> Router {
         Router::new()
             .route("/livez", get(live))

@@ -145,7 +145,7 @@ pub enum Reason {
     /// The image has its own way of everything.
     #[error(
         "image {image} is bitnami's, which starts, configures and replicates PostgreSQL in its own way and keeps its \
-         configuration outside the data directory; use the official image of the same major version (postgres:17), with \
+         configuration outside the data directory; use the official image of the same major version (postgres:<version>), with \
          new data or with data from pg_dump"
     )]
     Bitnami {
@@ -182,9 +182,9 @@ pub enum Reason {
     },
     /// The data would vanish from view.
     #[error(
-        "with this change the set looks for its data in {to}, but it is in {from}, so it would vanish from view; undo the \
-         change, or move the data yourself: run kubectl scale statefulset {name}{namespace} --replicas=0, move the data of \
-         {member} from {from} to {to}, and then make this change"
+        "with this change the data of {member} is looked for in {to}, but it is in {from}, so it would vanish from view; undo \
+         the change, or run: kubectl scale statefulset {name}{namespace} --replicas=0, then move the data there yourself, and \
+         then make this change"
     )]
     DataMoves {
         /// The set's name.
@@ -197,6 +197,43 @@ pub enum Reason {
         from: String,
         /// Where it would be looked for.
         to: String,
+    },
+    /// There was no volume: what rows there are would go with the old container.
+    #[error(
+        "the set runs without a volume, so that its data is inside the container and would be lost with this change; save it \
+         with pg_dumpall, run: kubectl scale statefulset {name}{namespace} --replicas=0, then make this change, and load it again"
+    )]
+    DataInContainer {
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
+    },
+    /// The data stays on its volume, but would be looked for in another directory.
+    #[error(
+        "with this change PGDATA becomes {to}, but the data is in {from} as far as pgset can see; undo the change, or write \
+         PGDATA under env of container {container}, with the directory that the data is in"
+    )]
+    PgdataMoves {
+        /// The container.
+        container: String,
+        /// Where the data is.
+        from: String,
+        /// Where it would be looked for.
+        to: String,
+    },
+    /// PostgreSQL of one major version can't start on the data of another.
+    #[error(
+        "image {image} is PostgreSQL {to}, but the data is of PostgreSQL {from}, on which it can't start; keep the major version, \
+         or make another set with the new image and move the data by pg_dump"
+    )]
+    MajorVersion {
+        /// The new image.
+        image: String,
+        /// The old version.
+        from: u32,
+        /// The new version.
+        to: u32,
     },
 }
 
@@ -214,7 +251,8 @@ impl Reason {
             Self::Bitnami { .. } => "bitnami",
             Self::Revision { .. } => "revision",
             Self::StillRunning { .. } => "still_running",
-            Self::DataMoves { .. } => "data_moves",
+            Self::DataMoves { .. } | Self::DataInContainer { .. } | Self::PgdataMoves { .. } => "data_moves",
+            Self::MajorVersion { .. } => "major_version",
         }
     }
 }

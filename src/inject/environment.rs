@@ -83,23 +83,16 @@ fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
     Ok(variables)
 }
 
-/// One thing under two names: where the user wrote one of them, the other means the same.
+/// One thing under two names: where the user wrote one of them, the other means the same. The kubelet fills in `$(NAME)`, so
+/// that no password is copied.
 fn twins(reading: &Reading<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
-    let written = |variable: &Value| {
-        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
-        let written = reading.container.variable(name)?;
-        Ok::<_, Reason>(written.and_then(|variable| variable.field.value().cloned()))
-    };
-    let renamed = |like: Value, variable: &Value| match like {
-        Value::Object(mut like) => {
-            like.insert("name".to_owned(), variable.get("name").cloned().unwrap_or_default());
-            Value::Object(like)
-        }
-        _ => variable.clone(),
-    };
-    Ok(match (written(&old)?, written(&new)?) {
-        (Some(written), None) => [old, renamed(written, &new)],
-        (None, Some(written)) => [renamed(written, &old), new],
+    let name = |variable: &Value| variable.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (old_name, new_name) = (name(&old), name(&new));
+    let is_written = |name: &str| Ok::<_, Reason>(reading.container.variable(name)?.is_some());
+    let same_as = |name: &str, other: &str| plain(name, &format!("$({other})"));
+    Ok(match (is_written(&old_name)?, is_written(&new_name)?) {
+        (true, false) => [old, same_as(&new_name, &old_name)],
+        (false, true) => [same_as(&old_name, &new_name), new],
         _ => [old, new],
     })
 }

@@ -113,7 +113,7 @@ fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
     if let Some(old) = old {
         update::check(old, &reading)?;
     }
-    let pin = revision::Pin::of(object, old, settings)?;
+    let pin = revision::Pin::of(object, old, record.as_ref(), settings)?;
     let injection = Injection::of(&reading, &own, &pin)?;
 
     let mut edits = Edits::new(object);

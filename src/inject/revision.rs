@@ -32,10 +32,14 @@ pub(crate) struct Pin {
 
 impl Pin {
     /// The object's own revision and image; else those that are stored; else this pgset's.
-    pub(crate) fn of(object: &Value, old: Option<&Value>, settings: &Settings) -> Result<Self, Reason> {
+    pub(crate) fn of(
+        object: &Value,
+        old: Option<&Value>,
+        record: Option<&Record>,
+        settings: &Settings,
+    ) -> Result<Self, Reason> {
         let written = annotations::value(object, annotation::REVISION);
         let stored = old.and_then(|old| annotations::value(old, annotation::REVISION));
-        let is_recorded = |object: &Value| Record::of(object).ok().flatten().is_some_and(|record| record.revision);
         let latest = Self { revision: REVISION, image: settings.agent_image.clone(), is_ours: true };
         match written.or(stored) {
             None | Some("latest") => Ok(latest),
@@ -43,7 +47,7 @@ impl Pin {
                 Some(revision) => Ok(Self {
                     revision,
                     image: image(object).or_else(|| old.and_then(image)).unwrap_or(latest.image),
-                    is_ours: written.is_none() || is_recorded(object),
+                    is_ours: written.is_none() || record.is_some_and(|record| record.revision),
                 }),
                 None => Err(Reason::Revision { found: shown(pinned), known: KNOWN.join(", ") }),
             },

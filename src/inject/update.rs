@@ -11,6 +11,7 @@ use crate::{
         Contract, Data, Error, Reading,
         data::{Parting, Pgdata, Placement},
         error::named,
+        image::Family,
         record::{Record, member_directory},
     },
 };
@@ -42,25 +43,53 @@ pub(super) fn check(old: &Value, new: &Reading<'_>) -> Result<(), Reason> {
     let own = record.as_ref().map_or_else(|| old.clone(), |record| record.undone(old));
     let to = Location::of(new, true)?;
     let from = match Reading::of(&own) {
-        Ok(reading) => Location::of(&reading, record.is_some())?,
+        Ok(reading) => {
+            check_version(&reading, new)?;
+            Location::of(&reading, record.is_some())?
+        }
         // It ran without a volume: the rows, if there are any, are in the container.
-        Err(Error::NoData { .. }) => return Err(moves(new, "the container itself", &to)),
+        Err(Error::NoData { .. }) => {
+            return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
+        }
         // Whatever it was, pgset did not run it.
         Err(_) => return Ok(()),
     };
-    if from.is_temporary && to.is_temporary || from.leads_to(&to) {
+    if from.is_temporary && to.is_temporary {
         return Ok(());
     }
-    Err(moves(new, &from.to_string(), &to))
+    if !from.is_same_place(&to) {
+        return Err(moves(new, &from, &to));
+    }
+    match (&from.pgdata, &to.pgdata) {
+        (Some(old), Some(new_pgdata)) if from.on_volume(old) != to.on_volume(new_pgdata) => {
+            Err(Reason::PgdataMoves { container: named(&new.set.container), from: named(old), to: named(new_pgdata) })
+        }
+        _ => Ok(()),
+    }
 }
 
-fn moves(new: &Reading<'_>, from: &str, to: &Location) -> Reason {
+/// Refuses another major version: its members would restart and fail one by one.
+fn check_version(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+    match (old.container.family, new.container.family) {
+        (Family::Official { major: Some(from) }, Family::Official { major: Some(to) }) if from != to => {
+            let image = new.container.field.get("image")?.text()?.unwrap_or_default();
+            Err(Reason::MajorVersion { image: named(image), from, to })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn moves(new: &Reading<'_>, from: &Location, to: &Location) -> Reason {
     let set = &new.set;
-    let namespace =
-        if set.namespace.is_empty() { String::new() } else { format!(" --namespace={}", named(&set.namespace)) };
     let member = set.member(set.first_ordinal);
-    let to = to.to_string().replace(&member_directory(), &member);
-    Reason::DataMoves { name: set.name.clone(), namespace, member, from: from.to_owned(), to }
+    let of_member = |place: &Location| place.to_string().replace(&member_directory(), &member);
+    let (from, to) = (of_member(from), of_member(to));
+    Reason::DataMoves { name: set.name.clone(), namespace: namespace_flag(new), member, from, to }
+}
+
+fn namespace_flag(new: &Reading<'_>) -> String {
+    let namespace = &new.set.namespace;
+    if namespace.is_empty() { String::new() } else { format!(" --namespace={}", named(namespace)) }
 }
 
 impl Location {
@@ -92,23 +121,15 @@ impl Location {
         })
     }
 
-    /// Whether data that is here is found there.
-    fn leads_to(&self, other: &Self) -> bool {
-        let same_pgdata = match (self.on_volume(), other.on_volume()) {
-            (Some(from), Some(to)) => from == to,
-            _ => true,
-        };
-        self.source == other.source
-            && self.directory == other.directory
-            && self.contract == other.contract
-            && same_pgdata
+    /// Whether the same directory of the same volume is mounted.
+    fn is_same_place(&self, other: &Self) -> bool {
+        self.source == other.source && self.directory == other.directory && self.contract == other.contract
     }
 
-    /// PGDATA as seen from the volume: the same data may be mounted elsewhere.
-    fn on_volume(&self) -> Option<String> {
-        let pgdata = self.pgdata.as_deref()?;
+    /// PGDATA as seen from the volume, on which the same data may be mounted elsewhere.
+    fn on_volume(&self, pgdata: &str) -> String {
         let inside = pgdata.strip_prefix(self.mount_path.as_str());
-        Some(inside.map_or_else(|| format!("outside:{pgdata}"), |inside| inside.trim_matches('/').to_owned()))
+        inside.map_or_else(|| format!("outside: {pgdata}"), |inside| inside.trim_matches('/').to_owned())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why an annotated `StatefulSet` is not a set. Each message names the field, what was found, what is allowed and what to do.
 
-use crate::names::{annotation, env};
+use crate::names::{annotation, env, label};
 
 /// Why an annotated `StatefulSet` is not a set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +121,17 @@ pub enum Error {
         found: String,
         /// The value that a replica has.
         replica: String,
+    },
+    /// The template gives the set's label another value than the set's name.
+    #[error(
+        "spec.template.metadata.labels has {key}: {found}, but this label names the set, {set}; remove the label, pgset adds it",
+        key = label::SET
+    )]
+    SetLabel {
+        /// The template's value.
+        found: String,
+        /// The set.
+        set: String,
     },
     /// The annotation and the template name different service accounts.
     #[error(
@@ -263,6 +274,7 @@ impl Error {
             Self::WhichContainer { .. } | Self::NoSuchContainer { .. } | Self::NoContainer => "container",
             Self::Selector { .. } => "selector",
             Self::RoleLabel { .. } => "role_label",
+            Self::SetLabel { .. } => "set_label",
             Self::ServiceAccount { .. } => "service_account",
             Self::ClaimAndVolume { .. } => "claim_and_volume",
             Self::NotMounted { .. } | Self::NotForData { .. } => "volume",
@@ -275,7 +287,7 @@ impl Error {
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion.map_or_else(String::new, |annotation| format!("; did you mean {annotation}?"))
+    suggestion.map_or_else(String::new, |annotation| format!(" (did you mean {annotation}?)"))
 }
 
 /// A user's text as messages show it: quoted, on one line, without control characters, and not endless.

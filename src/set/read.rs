@@ -129,11 +129,12 @@ fn check_labels(
     if selects {
         return Err(Error::Selector { key: named(&role_label.key) });
     }
-    for (key, expected) in [(role_label.key.as_str(), role_label.replica.as_str()), (names::label::SET, set)] {
-        if let Some(found) = labels.get(key).filter(|found| *found != expected) {
-            let (key, found) = (named(key), shown(found));
-            return Err(Error::RoleLabel { key, found, replica: expected.to_owned() });
-        }
+    if let Some(found) = labels.get(&role_label.key).filter(|found| **found != role_label.replica) {
+        let (key, found) = (named(&role_label.key), shown(found));
+        return Err(Error::RoleLabel { key, found, replica: role_label.replica.clone() });
+    }
+    if let Some(found) = labels.get(names::label::SET).filter(|found| *found != set) {
+        return Err(Error::SetLabel { found: shown(found), set: set.to_owned() });
     }
     Ok(())
 }

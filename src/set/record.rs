@@ -248,15 +248,14 @@ impl Record {
             let at = below(&container(index), probe.field());
             let ours = probe.value();
             let Some(found) = edits.get(&at) else { continue };
-            if covers(found, &ours) {
-                edits.remove(at);
-            } else if HANDLERS.iter().any(|handler| found.get(handler).is_some()) {
+            if HANDLERS.iter().any(|handler| found.get(handler).is_some()) {
                 // `kubectl apply` merges: a probe that the user adds later comes with our handler still in it.
-                let ours_is_left =
-                    found.get("httpGet").zip(ours.get("httpGet")).is_some_and(|(it, ours)| covers(it, ours));
-                if ours_is_left {
+                let rest = found.get("httpGet").zip(ours.get("httpGet"));
+                if rest.is_some_and(|(rest, ours)| covers(rest, ours)) {
                     edits.remove(below(&at, "httpGet"));
                 }
+            } else if covers(found, &ours) {
+                edits.remove(at);
             }
         }
     }

@@ -58,13 +58,23 @@ async fn an_injected_set_is_stored_stays_as_it_is_and_is_heard_of_when_it_leaves
             let applied = lab.sets().patch("db", &apply, &Patch::Apply(&object)).await.unwrap();
             assert_eq!(applied.metadata.generation, Some(1), "nothing changes");
         }
-        let (again, _) = lab.send("PUT", &format!("{path}/db"), &stored).await.unwrap();
+        let mut replacement = stored.clone();
+        replacement["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        let (again, _) = lab.send("PUT", &format!("{path}/db"), &replacement).await.unwrap();
         assert_eq!(again["metadata"]["generation"], 1);
 
         // Scaling is not ours to see, and never fails on us.
         let scale = Patch::Merge(json!({"spec": {"replicas": 1}}));
         let scaled = lab.sets().patch_scale("db", &PatchParams::default(), &scale).await.unwrap();
         assert_eq!(scaled.spec.unwrap().replicas, Some(1));
+
+        // Only the old object speaks of pgset by its annotation now; what was injected goes with it.
+        let leave = Patch::Merge(json!({"metadata": {"annotations": {annotation::INJECT: null}}}));
+        let left = lab.sets().patch("db", &PatchParams::default(), &leave).await.unwrap();
+        let annotations = left.metadata.annotations.unwrap_or_default();
+        assert!(!annotations.keys().any(|key| key.starts_with(pgset::names::PREFIX)), "{annotations:?}");
+        let pod = left.spec.unwrap().template.spec.unwrap();
+        assert!(pod.init_containers.is_none() && pod.containers[0].command.is_none());
     })
     .await;
 }

@@ -19,7 +19,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use pgset::{
@@ -30,6 +30,9 @@ use pgset::{
 };
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
+
+/// The label by which a namespace is kept from the pgset that may be installed in the cluster.
+const OPT_OUT: &str = "pgset.dev/webhook";
 
 /// How long anything may take that should take moments.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,7 +55,11 @@ pub struct Lab {
 /// Runs a test with a webhook of its own, and cleans up however it ends.
 pub async fn with_webhook(test: impl AsyncFnOnce(Arc<Lab>)) {
     let lab = Arc::new(Lab::start().await);
-    let outcome = AssertUnwindSafe(test(lab.clone())).catch_unwind().await;
+    let ready_and_test = async {
+        lab.ready().await;
+        test(lab.clone()).await;
+    };
+    let outcome = AssertUnwindSafe(ready_and_test).catch_unwind().await;
     lab.clean_up().await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -79,10 +86,9 @@ impl Lab {
         let address = probe.local_addr().unwrap().ip();
 
         let name = format!("pgset-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let namespace = Namespace {
-            metadata: kube::core::ObjectMeta { name: Some(name.clone()), ..Default::default() },
-            ..Default::default()
-        };
+        let labels = Some([(OPT_OUT.to_owned(), "disabled".to_owned())].into());
+        let metadata = ObjectMeta { name: Some(name.clone()), labels, ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
 
         let mut lab = Self {
@@ -103,7 +109,6 @@ impl Lab {
             .create(&PostParams::default(), &configuration)
             .await
             .unwrap();
-        lab.ready().await;
         lab
     }
 
@@ -144,6 +149,7 @@ impl Lab {
         entry["clientConfig"] =
             json!({"url": format!("https://{}:{port}/mutate", SocketAddr::new(self.address, port).ip())});
         let expressions = entry["namespaceSelector"]["matchExpressions"].as_array_mut().unwrap();
+        expressions.retain(|expression| expression["key"] != OPT_OUT);
         expressions.push(json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.name]}));
         // It matches nothing: it is there to have its caBundle kept.
         let mut second = entry.clone();
@@ -161,15 +167,23 @@ impl Lab {
             assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "{:?}", self.reports[0].borrow());
         }
         // A configuration takes the API server a moment.
+        let last = Mutex::new(None);
         let canary = json!({"metadata": {"name": "canary", "annotations": {"pgset.dev/canary": ""}}});
         tokio::time::timeout(PATIENCE, async {
-            while !self.was_asked("canary") {
-                let _ = self.dry_run(&stateful_set(&canary)).await;
+            loop {
+                let answer = self.dry_run(&stateful_set(&canary)).await;
+                if self.was_asked("canary") {
+                    break;
+                }
+                *last.lock().unwrap() = answer.err().map(|status| status.message);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         })
         .await
-        .unwrap_or_else(|_| panic!("the API server at {} does not reach {}", self.kubeconfig.display(), self.address));
+        .unwrap_or_else(|_| {
+            let (cluster, last) = (self.kubeconfig.display(), last.lock().unwrap());
+            panic!("the API server of {cluster} does not ask the webhook at {}: {last:?}", self.address)
+        });
     }
 
     pub fn was_asked(&self, name: &str) -> bool {

@@ -1,54 +1,30 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
-use std::time::{Duration, SystemTime};
+mod state;
+mod upkeep;
+
+use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::birth::{self, Midwife};
-use super::configuration::{Configuration, Passwords};
+use super::configuration::Configuration;
 use super::server::{Server, Stop};
-use super::slots::{self, Change, Members};
-use super::sql::{self, Sql};
+use super::slots::Members;
 use super::status::Publisher;
-use super::{kubernetes, label, leadership};
-use crate::election::{self, Action, Data, Lsn, Master, Observation, Waiting};
+use super::{label, leadership};
+use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
 const TURN: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
-/// What failed is tried again after the first of these, doubled each time up to the second.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(15);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
-
-/// What this member's PostgreSQL does, with what belongs to it.
-enum State {
-    Stopped,
-    StoppedByOthers { until: Instant },
-    Bootstrapping(Task),
-    Cloning { from: Master, task: Task },
-    Running(Running),
-}
-
-type Task = JoinHandle<Result<(), birth::Error>>;
-
-struct Running {
-    server: Server,
-    sql: Option<Sql>,
-    role: Role,
-    access_rules_at: Option<SystemTime>,
-}
-
-enum Role {
-    Master { announced: Option<Master> },
-    Replica { follows: Master, stuck_at: Option<Lsn> },
-}
 
 /// A member of a set.
 pub struct Member {
@@ -61,32 +37,6 @@ pub struct Member {
     state: State,
     data: Option<Data>,
     retry: Retry,
-}
-
-/// A pause after a failure.
-struct Retry {
-    not_before: Instant,
-    pause: Duration,
-}
-
-impl Retry {
-    fn none() -> Self {
-        Self { not_before: Instant::now(), pause: FIRST_RETRY }
-    }
-
-    fn later(&mut self) {
-        self.not_before = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LAST_RETRY);
-    }
-}
-
-impl Role {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Master { .. } => "master",
-            Self::Replica { .. } => "replica",
-        }
-    }
 }
 
 // === impl Member ===
@@ -338,153 +288,6 @@ impl Member {
         }
     }
 
-    /// What a running server needs from time to time.
-    async fn look_after(&mut self) {
-        let State::Running(running) = &mut self.state else { return };
-        if let Err(why) = running.follow_access_rules(&self.midwife.configuration).await {
-            warn!(error = with_causes(why.as_ref()), "failed to bring the access rules up to date");
-        }
-        match running.connect(self.midwife.configuration.port).await {
-            Ok(()) => {}
-            Err(sql::Error::NoRole) => return self.adopt().await,
-            Err(sql::Error::Starting) => return self.not_ready("PostgreSQL does not accept connections yet"),
-            Err(why) => return self.not_ready(&with_causes(&why)),
-        }
-        let outcome = match &running.role {
-            Role::Master { .. } => self.look_after_master().await,
-            Role::Replica { .. } => self.look_after_replica().await,
-        };
-        if let Err(why) = outcome {
-            self.not_ready(&with_causes(&why));
-            if let State::Running(running) = &mut self.state {
-                running.sql = None;
-            }
-        }
-    }
-
-    fn not_ready(&self, why: &str) {
-        self.publisher.update(|status| {
-            status.ready = false;
-            why.clone_into(&mut status.doing);
-        });
-    }
-
-    /// The data comes from elsewhere and lacks the agent's role, or the Secret was made anew: once, a restart through single-user mode.
-    /// A replica gets the role by replication.
-    async fn adopt(&mut self) {
-        let State::Running(Running { server, role: Role::Master { .. }, .. }) = &mut self.state else {
-            return self.not_ready("waiting for the master to make the agent's role");
-        };
-        info!("the database lacks the agent's role: stopping PostgreSQL once to make it");
-        server.stop(Stop::Fast).await;
-        self.state = State::Stopped;
-        self.not_serving();
-        if let Err(why) = self.midwife.make_agent_role(self.midwife.data.path()).await {
-            error!(error = with_causes(&why), "failed to make the agent's role, trying again");
-            self.retry.later();
-        }
-    }
-
-    async fn look_after_master(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
-            return Ok(());
-        };
-        if announced.is_none() {
-            let facts = sql.master_facts().await?;
-            if facts.in_recovery {
-                return Ok(());
-            }
-            let configuration = &self.midwife.configuration;
-            sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
-            self.label.set(label::Role::Master);
-            let master = Master {
-                pod: configuration.me.pod.clone(),
-                address: configuration.address.clone(),
-                port: configuration.port,
-                system: facts.system,
-                timeline: facts.timeline,
-                oldest_wal: sql.oldest_wal().await?,
-            };
-            *announced = Some(master.clone());
-            self.leadership.announce(master).await;
-            self.retry = Retry::none();
-            info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
-            self.publisher.update(|status| {
-                status.started = true;
-                status.ready = true;
-                status.timeline = Some(facts.timeline);
-                status.system_identifier = Some(facts.system.to_string());
-                "accepts writes".clone_into(&mut status.doing);
-            });
-        }
-        if let Some(announced) = announced {
-            let oldest_wal = sql.oldest_wal().await?;
-            if announced.oldest_wal != oldest_wal {
-                announced.oldest_wal = oldest_wal;
-                self.leadership.announce(announced.clone()).await;
-            }
-        }
-        self.keep_members().await
-    }
-
-    /// Slots and synchronous replication follow the set's size.
-    async fn keep_members(&mut self) -> Result<(), sql::Error> {
-        let configuration = &self.midwife.configuration;
-        let members = self.members.get_or_insert_with(|| {
-            // The task ends with its stream, which this process outlives only when it ends itself.
-            kubernetes::follow_members(self.client.clone(), &configuration.namespace, configuration.set.clone()).0
-        });
-        let Some(members) = members.borrow().clone() else { return Ok(()) };
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        let me = &configuration.me.pod;
-        for change in slots::changes(&sql.slots().await?, &members, me) {
-            info!(?change, "the members changed");
-            match change {
-                Change::Create(name) => sql.create_slot(&name).await?,
-                Change::Drop(name) => sql.drop_slot(&name).await?,
-            }
-        }
-        let wanted = members.synchronous_names(me, configuration.synchronous);
-        let now = sql.synchronous_names().await?;
-        if now != wanted && (!wanted.is_empty() || members.wrote_synchronous_names(&now)) {
-            info!(was = now, now = wanted, "the replicas that confirm a commit changed");
-            sql.set_synchronous_names(&wanted).await?;
-        }
-        Ok(())
-    }
-
-    async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) = &mut self.state
-        else {
-            return Ok(());
-        };
-        let facts = sql.replica_facts().await?;
-        let streams = facts.streaming_timeline == Some(follows.timeline);
-        *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
-        let (system, pod) = (follows.system.to_string(), follows.pod.clone());
-        self.label.set(if streams { label::Role::Replica } else { label::Role::None });
-        if streams && !self.publisher.current().ready {
-            self.retry = Retry::none();
-            let data = self.midwife.data.clone();
-            tokio::task::spawn_blocking(move || {
-                data.remove_old().map_err(|why| warn!(error = with_causes(&why), "old data was not removed"))
-            });
-        }
-        self.publisher.update(|status| {
-            if streams != status.ready {
-                info!(streams, master = %pod, "replication");
-            }
-            status.started |= streams;
-            status.ready = streams;
-            status.system_identifier = Some(system);
-            status.timeline = facts.streaming_timeline;
-            status.replay_lag_bytes = facts.replay_lag_bytes;
-            status.doing =
-                if streams { format!("streams from {pod}") } else { format!("does not stream from {pod} yet") };
-        });
-        Ok(())
-    }
-
     async fn shut_down(mut self) {
         info!("stopping");
         self.publisher.update(|status| {
@@ -524,70 +327,5 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What ended by itself.
-enum Ended {
-    Server(std::process::ExitStatus),
-    Birth(Birth, Result<(), String>),
-}
-
-enum Birth {
-    Bootstrap,
-    Clone,
-}
-
-impl State {
-    /// Completes when what runs has ended. Cancel-safe.
-    async fn ended(&mut self) -> Ended {
-        match self {
-            Self::Stopped | Self::StoppedByOthers { .. } => std::future::pending().await,
-            Self::Bootstrapping(task) => Ended::Birth(Birth::Bootstrap, outcome(task).await),
-            Self::Cloning { task, .. } => Ended::Birth(Birth::Clone, outcome(task).await),
-            Self::Running(running) => match running.server.ended().await {
-                Ok(status) => Ended::Server(status),
-                Err(_) => std::future::pending().await,
-            },
-        }
-    }
-}
-
-async fn outcome(task: &mut Task) -> Result<(), String> {
-    match task.await {
-        Ok(result) => result.map_err(|why| with_causes(&why)),
-        Err(why) => Err(why.to_string()),
-    }
-}
-
-// === impl Running ===
-
-impl Running {
-    async fn connect(&mut self, port: u16) -> Result<(), sql::Error> {
-        if self.sql.as_ref().is_some_and(|sql| !sql.is_closed()) {
-            return Ok(());
-        }
-        self.sql = None;
-        if !self.server.accepts_connections() {
-            return Err(sql::Error::Starting);
-        }
-        let passwords = Passwords::read()?;
-        self.sql = Some(Sql::connect(&self.server.settings.socket_directory, port, &passwords.agent).await?);
-        Ok(())
-    }
-
-    /// The user edits his `pg_hba.conf` as ever; the file that PostgreSQL reads is ours with a copy of his.
-    async fn follow_access_rules(&mut self, configuration: &Configuration) -> Result<(), Box<dyn std::error::Error>> {
-        let changed_at = self.server.settings.access_rules_changed_at();
-        if changed_at == self.access_rules_at {
-            return Ok(());
-        }
-        self.access_rules_at = changed_at;
-        if self.server.settings.write_access_rules(&configuration.replication_user)?
-            && let Some(sql) = &self.sql
-        {
-            sql.reload().await?;
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,135 @@
+//! What a member's PostgreSQL does, with what belongs to it.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::agent::birth;
+use crate::agent::configuration::{Configuration, Passwords};
+use crate::agent::server::Server;
+use crate::agent::sql::{self, Sql};
+use crate::election::{Lsn, Master};
+use crate::errors::with_causes;
+
+/// What failed is tried again after the first of these, doubled each time up to the second.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(15);
+
+/// What this member's PostgreSQL does, with what belongs to it.
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
+pub(super) enum State {
+    Stopped,
+    StoppedByOthers { until: Instant },
+    Bootstrapping(Task),
+    Cloning { from: Master, task: Task },
+    Running(Running),
+}
+
+pub(super) type Task = JoinHandle<Result<(), birth::Error>>;
+
+pub(super) struct Running {
+    pub(super) server: Server,
+    pub(super) sql: Option<Sql>,
+    pub(super) role: Role,
+    pub(super) access_rules_at: Option<SystemTime>,
+}
+
+pub(super) enum Role {
+    Master { announced: Option<Master> },
+    Replica { follows: Master, stuck_at: Option<Lsn> },
+}
+
+/// A pause after a failure.
+pub(super) struct Retry {
+    pub(super) not_before: Instant,
+    pub(super) pause: Duration,
+}
+
+impl Retry {
+    pub(super) fn none() -> Self {
+        Self { not_before: Instant::now(), pause: FIRST_RETRY }
+    }
+
+    pub(super) fn later(&mut self) {
+        self.not_before = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LAST_RETRY);
+    }
+}
+
+impl Role {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Master { .. } => "master",
+            Self::Replica { .. } => "replica",
+        }
+    }
+}
+
+/// What ended by itself.
+pub(super) enum Ended {
+    Server(std::process::ExitStatus),
+    Birth(Birth, Result<(), String>),
+}
+
+pub(super) enum Birth {
+    Bootstrap,
+    Clone,
+}
+
+impl State {
+    /// Completes when what runs has ended. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Ended {
+        match self {
+            Self::Stopped | Self::StoppedByOthers { .. } => std::future::pending().await,
+            Self::Bootstrapping(task) => Ended::Birth(Birth::Bootstrap, outcome(task).await),
+            Self::Cloning { task, .. } => Ended::Birth(Birth::Clone, outcome(task).await),
+            Self::Running(running) => match running.server.ended().await {
+                Ok(status) => Ended::Server(status),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+async fn outcome(task: &mut Task) -> Result<(), String> {
+    match task.await {
+        Ok(result) => result.map_err(|why| with_causes(&why)),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) async fn connect(&mut self, port: u16) -> Result<(), sql::Error> {
+        if self.sql.as_ref().is_some_and(|sql| !sql.is_closed()) {
+            return Ok(());
+        }
+        self.sql = None;
+        if !self.server.accepts_connections() {
+            return Err(sql::Error::Starting);
+        }
+        let passwords = Passwords::read()?;
+        self.sql = Some(Sql::connect(&self.server.settings.socket_directory, port, &passwords.agent).await?);
+        Ok(())
+    }
+
+    /// The user edits his `pg_hba.conf` as ever; the file that PostgreSQL reads is ours with a copy of his.
+    pub(super) async fn follow_access_rules(
+        &mut self,
+        configuration: &Configuration,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let changed_at = self.server.settings.access_rules_changed_at();
+        if changed_at == self.access_rules_at {
+            return Ok(());
+        }
+        self.access_rules_at = changed_at;
+        if self.server.settings.write_access_rules(&configuration.replication_user)?
+            && let Some(sql) = &self.sql
+        {
+            sql.reload().await?;
+        }
+        Ok(())
+    }
+}
