@@ -158,7 +158,7 @@ fn identity() -> String {
 }
 
 /// Gives a part its name, and its error the form in which it is told.
-async fn part<E: std::error::Error>(name: &'static str, work: impl Future<Output = Result<(), E>>) -> Ended {
+async fn part<E: std::error::Error + 'static>(name: &'static str, work: impl Future<Output = Result<(), E>>) -> Ended {
     let ended = work.await.map_err(|error| with_causes(&error));
     if let Err(error) = &ended {
         tracing::error!(part = name, error, "a part of pgset ended");
@@ -237,7 +237,11 @@ fn log_to_standard_error() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that somebody logs already.
-    let _ = if std::io::stderr().is_terminal() { log.try_init() } else { log.json().flatten_event(true).try_init() };
+    let _ = if std::io::stderr().is_terminal() {
+        log.try_init()
+    } else {
+        log.json().flatten_event(true).with_span_list(false).try_init()
+    };
     // The place of a panic, without its text: that may quote an object.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -87,9 +87,11 @@ impl Lab {
 
         let name = format!("pgset-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let labels = Some([(OPT_OUT.to_owned(), "disabled".to_owned())].into());
-        let metadata = ObjectMeta { name: Some(name.clone()), labels, ..ObjectMeta::default() };
-        let namespace = Namespace { metadata, ..Namespace::default() };
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        for name in [name.clone(), plain(&name)] {
+            let metadata = ObjectMeta { name: Some(name), labels: labels.clone(), ..ObjectMeta::default() };
+            let namespace = Namespace { metadata, ..Namespace::default() };
+            Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        }
 
         let mut lab = Self {
             client,
@@ -198,9 +200,23 @@ impl Lab {
         Api::all(self.client.clone())
     }
 
+    /// A namespace where the API server asks nobody.
+    pub fn plain(&self) -> String {
+        plain(&self.name)
+    }
+
     /// Creates without storing: what would be stored and the warnings, or the error.
     pub async fn dry_run(&self, object: &Value) -> Result<(Value, Vec<String>), kube::core::Status> {
-        self.send("POST", &format!("/apis/apps/v1/namespaces/{}/statefulsets?dryRun=All", self.name), object).await
+        self.dry_run_in(&self.name, object).await
+    }
+
+    /// The same in another namespace.
+    pub async fn dry_run_in(
+        &self,
+        namespace: &str,
+        object: &Value,
+    ) -> Result<(Value, Vec<String>), kube::core::Status> {
+        self.send("POST", &format!("/apis/apps/v1/namespaces/{namespace}/statefulsets?dryRun=All"), object).await
     }
 
     /// One request, with the warnings that kube's own methods drop.
@@ -234,10 +250,16 @@ impl Lab {
     async fn clean_up(&self) {
         let now = DeleteParams::background();
         let _ = self.configurations().delete(&self.name, &now).await;
-        let _ = Api::<Namespace>::all(self.client.clone()).delete(&self.name, &now).await;
+        for name in [&self.name, &self.plain()] {
+            let _ = Api::<Namespace>::all(self.client.clone()).delete(name, &now).await;
+        }
         self.handles.iter().for_each(Handle::shutdown);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+fn plain(name: &str) -> String {
+    format!("{name}-plain")
 }
 
 /// A `StatefulSet` with what it needs to be valid, and other fields merged over it.

@@ -7,4 +7,5 @@
 
 mod admission;
 mod certificates;
+mod goldens;
 mod harness;
