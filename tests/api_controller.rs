@@ -250,8 +250,8 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     let roles = room.api::<Role>();
     let members = async || {
         let role = roles.get("pgset-sa").await.unwrap();
-        let rules = role.rules.unwrap_or_default();
-        rules.get(1).and_then(|rule| rule.resource_names.clone()).unwrap_or_default()
+        let granted = role.rules.unwrap_or_default();
+        granted.get(1).and_then(|rule| rule.resource_names.clone()).unwrap_or_default()
     };
     eventually!("an emptied Role is right again", members().await == ["pgset-0", "pgset-1"]);
     room.api::<Lease>().delete("pgset-leader", &DeleteParams::default()).await.unwrap();
