@@ -63,22 +63,37 @@ impl Room {
         grant(&client, &namespace).await;
 
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let mut limited = config;
-        limited.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:pgset"));
-        let log = Arc::clone(&asked);
+        let mut room = Self { client, namespace, asked, stop: None, controller: None };
+        room.start(config);
+        room
+    }
+
+    /// Starts a controller, as after a crash or an upgrade.
+    fn start(&mut self, mut config: Config) {
+        let namespace = self.namespace.clone();
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{namespace}:pgset"));
+        let log = Arc::clone(&self.asked);
         let counting = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
             if !request.uri().query().unwrap_or_default().contains("watch=true") {
                 log.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
             }
             request
         });
-        let limited = ClientBuilder::try_from(limited).unwrap().with_layer(&counting).build();
-        let settings = pgset::controller::Settings { namespace: namespace.clone(), identity: "tester".to_owned() };
+        let client = ClientBuilder::try_from(config).unwrap().with_layer(&counting).build();
+        let settings = pgset::controller::Settings { namespace, identity: "tester".to_owned() };
         let (stop, stopped) = oneshot::channel::<()>();
-        let controller = tokio::spawn(pgset::controller::run(limited, settings, async move {
+        self.stop = Some(stop);
+        self.controller = Some(tokio::spawn(pgset::controller::run(client, settings, async move {
             let _ = stopped.await;
-        }));
-        Self { client, namespace, asked, stop: Some(stop), controller: Some(controller) }
+        })));
+    }
+
+    /// Stops the controller, which gives its Lease back.
+    async fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.controller.take().unwrap().await.unwrap().unwrap();
+        let lease = self.api::<Lease>().get("pgset-controller").await.unwrap();
+        assert_eq!(lease.spec.unwrap().holder_identity, None, "the Lease is given back");
     }
 
     fn api<K>(&self) -> Api<K>
@@ -111,17 +126,14 @@ impl Room {
     }
 
     async fn close(mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
-        self.controller.take().unwrap().await.unwrap().unwrap();
-        let lease = self.api::<Lease>().get("pgset-controller").await.unwrap();
-        assert_eq!(lease.spec.unwrap().holder_identity, None, "the Lease is given back");
-        let foreground = DeleteParams::background();
-        Api::<ClusterRoleBinding>::all(self.client.clone()).delete(&self.namespace, &foreground).await.unwrap();
+        self.stop().await;
+        let background = DeleteParams::background();
+        Api::<ClusterRoleBinding>::all(self.client.clone()).delete(&self.namespace, &background).await.unwrap();
         for role in ["read", "write"] {
             let name = format!("{}-{role}", self.namespace);
-            Api::<ClusterRole>::all(self.client.clone()).delete(&name, &foreground).await.unwrap();
+            Api::<ClusterRole>::all(self.client.clone()).delete(&name, &background).await.unwrap();
         }
-        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &foreground).await.unwrap();
+        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &background).await.unwrap();
     }
 }
 
@@ -207,7 +219,7 @@ fn set(name: &str, replicas: u32, image: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
-    let room = Room::open("whole").await;
+    let mut room = Room::open("whole").await;
     let sets = room.api::<StatefulSet>();
     let services = room.api::<Service>();
     create(&sets, set("pgset", 2, "postgres:17")).await;
@@ -235,15 +247,24 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     let took = eventually!("an edited selector is right again", selector("pgset-replica").await == right);
     assert!(took < Duration::from_secs(1), "{took:?}");
     merge(&room.api::<Role>(), "pgset-sa", json!({"rules": [], "metadata": {"labels": null}})).await;
+    let roles = room.api::<Role>();
     let members = async || {
-        let role = room.api::<Role>().get("pgset-sa").await.unwrap();
-        let rules = role.rules.unwrap_or_default();
-        rules.get(1).and_then(|rule| rule.resource_names.clone()).unwrap_or_default()
+        let role = roles.get("pgset-sa").await.unwrap();
+        let granted = role.rules.unwrap_or_default();
+        granted.get(1).and_then(|rule| rule.resource_names.clone()).unwrap_or_default()
     };
     eventually!("an emptied Role is right again", members().await == ["pgset-0", "pgset-1"]);
     room.api::<Lease>().delete("pgset-leader", &DeleteParams::default()).await.unwrap();
     eventually!("a deleted Lease is back", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_some());
     eventually!("told what was put right", room.was_told("pgset", "Restored").await);
+
+    // A controller that starts anew finds everything as it should be: it asks for the Secret, blindly, and for nothing else.
+    room.stop().await;
+    let before = room.asked().len();
+    room.start(Config::infer().await.unwrap());
+    eventually!("a new controller has looked", room.asked().len() > before);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(room.asked()[before..], [format!("POST /api/v1/namespaces/{}/secrets", room.namespace)]);
 
     // Scaling.
     merge(&sets, "pgset", json!({"spec": {"replicas": 3}})).await;

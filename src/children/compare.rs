@@ -48,13 +48,20 @@ pub fn standing(live: &Value, owner: &Owner) -> Standing {
 /// Whether a live object says all that the desired one says; what it says besides is the API server's and other people's.
 #[must_use]
 pub fn covers(live: &Value, desired: &Value) -> bool {
+    let (Some(live), Some(desired)) = (live.as_object(), desired.as_object()) else { return false };
+    // Which kind it is was the question already, and the items of a list don't repeat it.
+    let said = desired.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()));
+    said.into_iter().all(|(key, value)| entry_covers(live, key, value))
+}
+
+fn value_covers(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
             desired.iter().all(|(key, value)| entry_covers(live, key, value))
         }
         // Lists of objects with a key each (ports, owner references): ours must be among them.
         (Value::Array(live), Value::Array(desired)) => {
-            desired.iter().all(|wanted| live.iter().any(|found| covers(found, wanted)))
+            desired.iter().all(|wanted| live.iter().any(|found| value_covers(found, wanted)))
         }
         (live, desired) => live == desired,
     }
@@ -65,7 +72,7 @@ fn entry_covers(live: &Map<String, Value>, key: &str, desired: &Value) -> bool {
         None => is_empty(desired),
         Some(found) if is_empty(found) && is_empty(desired) => true,
         Some(found) if ATOMIC.contains(&key) => found == desired,
-        Some(found) => covers(found, desired),
+        Some(found) => value_covers(found, desired),
     }
 }
 

@@ -223,6 +223,15 @@ fn what_the_api_server_adds_is_no_difference() {
 }
 
 #[test]
+fn an_item_of_a_list_which_does_not_say_its_kind_is_no_difference() {
+    for child in all(&pgset()) {
+        let mut live = stored(&child.body, "1");
+        live.as_object_mut().unwrap().retain(|key, _| !["apiVersion", "kind"].contains(&key.as_str()));
+        assert!(covers(&live, &child.body), "{} {}", child.kind, child.name);
+    }
+}
+
+#[test]
 fn every_edit_that_matters_is_a_difference() {
     let edits = [
         (Kind::Service, "pgset-master", "/spec/selector", json!({"pgset.dev/set": "pgset"})),
