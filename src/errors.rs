@@ -1,16 +1,53 @@
 //! How errors are told: in one line, with their causes.
 
-/// An error and what caused it, on one line.
+use std::error::Error;
+
+/// An error and what caused it, on one line. Of an answer of the API server only its message is told: the rest repeats it.
 #[must_use]
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let answer = answer_of_the_api_server(error);
+        let words = answer.unwrap_or_else(|| error.to_string());
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
         }
-        source = cause.source();
+        next = if answer_of_the_api_server(error).is_some() { None } else { error.source() };
     }
     text
+}
+
+fn answer_of_the_api_server(error: &(dyn Error + 'static)) -> Option<String> {
+    let boxed = || error.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
+    match error.downcast_ref().or_else(boxed) {
+        Some(kube::Error::Api(status)) => Some(status.message.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to write {what}")]
+    struct Outer {
+        what: &'static str,
+        #[source]
+        source: Box<dyn Error>,
+    }
+
+    #[test]
+    fn causes_follow_in_their_order() {
+        let error = Outer { what: "the Lease", source: Box::new(Outer { what: "anything", source: "no network".into() }) };
+        assert_eq!(with_causes(&error), "failed to write the Lease: failed to write anything: no network");
+    }
+
+    #[test]
+    fn of_an_answer_of_the_api_server_only_its_message_is_told() {
+        let status = kube::core::Status::failure("secrets is forbidden", "Forbidden");
+        let error = Outer { what: "caBundle", source: Box::new(kube::Error::Api(status.boxed())) };
+        assert_eq!(with_causes(&error), "failed to write caBundle: secrets is forbidden");
+    }
 }

@@ -362,3 +362,7 @@ enum Refused {
     /// No answer, or another one.
     Failed(String),
 }
+
+#[cfg(test)]
+#[path = "leadership_tests.rs"]
+mod tests;

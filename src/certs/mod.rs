@@ -58,41 +58,10 @@ impl Settings {
     }
 }
 
-/// An error and what caused it, on one line, for logs and `/readyz`; of an answer of the API server only its message.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let told = |error: &(dyn std::error::Error + 'static)| {
-        let boxed = || error.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
-        match error.downcast_ref().or_else(boxed) {
-            Some(kube::Error::Api(status)) => status.message.clone(),
-            _ => error.to_string(),
-        }
-    };
-    std::iter::successors(error.source(), |cause| cause.source()).fold(told(error), |text, cause| {
-        let cause = told(cause);
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
-}
-
 // === impl Report ===
 
 impl Default for Report {
     fn default() -> Self {
         Self { trouble: Some("the certificates are not loaded yet".to_owned()), authority_ends: 0, leaf_ends: 0 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_an_answer_of_the_api_server_only_its_message_is_told() {
-        let status = kube::core::Status::failure("secrets is forbidden", "Forbidden");
-        let error =
-            Error::Configuration { name: "pgset".to_owned(), source: Box::new(kube::Error::Api(status.boxed())) };
-        assert_eq!(
-            with_causes(&error),
-            "failed to write caBundle into MutatingWebhookConfiguration pgset: secrets is forbidden"
-        );
     }
 }

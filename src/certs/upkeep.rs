@@ -250,7 +250,7 @@ impl Upkeep {
                         }
                     },
                     Err(error) => {
-                        let error = super::with_causes(&error);
+                        let error = crate::errors::with_causes(&error);
                         tracing::warn!(error, "the Secret with the certificates is damaged: making them anew");
                         (anew()?, version)
                     }
@@ -323,7 +323,7 @@ impl Upkeep {
     }
 
     fn complain(&self, error: &Error) {
-        let error = super::with_causes(error);
+        let error = crate::errors::with_causes(error);
         // Once for each trouble, not at every attempt.
         if self.report.borrow().trouble.as_ref() != Some(&error) {
             tracing::warn!(error, "the certificates are not in order; trying again");

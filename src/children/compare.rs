@@ -25,11 +25,11 @@ pub fn standing(live: &Value, owner: &Owner) -> Standing {
     let references = live.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let controller =
         references.into_iter().flatten().find(|reference| reference.get("controller") == Some(&Value::Bool(true)));
-    let owned = references.into_iter().flatten().any(|reference| text(reference, "uid") == Some(&owner.uid));
+    let ours = references.into_iter().flatten().any(|reference| text(reference, "uid") == Some(&owner.uid));
     let label = |key: &str| live.get("metadata").and_then(|m| m.get("labels")).and_then(|labels| text(labels, key));
     let labelled = label(names::label::MANAGED_BY) == Some(names::MANAGER)
         && label(names::label::SET) == Some(owner.name.as_str());
-    if !owned && !labelled {
+    if !ours && !labelled {
         return Standing::Foreign;
     }
     if live.pointer("/metadata/deletionTimestamp").is_some() {

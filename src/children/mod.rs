@@ -87,13 +87,6 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The owner that a parsed set is; none as long as the set is not stored.
-    #[must_use]
-    pub fn of(set: &Set) -> Option<Self> {
-        let uid = set.uid.clone()?;
-        (!set.namespace.is_empty()).then(|| Self { namespace: set.namespace.clone(), name: set.name.clone(), uid })
-    }
-
     fn reference(&self) -> OwnerReference {
         OwnerReference {
             api_version: "apps/v1".to_owned(),

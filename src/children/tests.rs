@@ -44,7 +44,7 @@ pub(crate) fn article() -> Set {
 
 /// The owner that both are.
 pub(crate) fn owner() -> Owner {
-    Owner::of(&pgset()).unwrap()
+    Owner { namespace: "shop".to_owned(), name: "pgset".to_owned(), uid: "set-uid".to_owned() }
 }
 
 /// All that a set wants, with the members it has by its replicas.

@@ -158,7 +158,7 @@ fn identity() -> String {
 }
 
 /// Gives a part its name, and its error the form in which it is told.
-async fn part<E: std::error::Error>(name: &'static str, work: impl Future<Output = Result<(), E>>) -> Ended {
+async fn part<E: std::error::Error + 'static>(name: &'static str, work: impl Future<Output = Result<(), E>>) -> Ended {
     let ended = work.await.map_err(|error| with_causes(&error));
     if let Err(error) = &ended {
         tracing::error!(part = name, error, "a part of pgset ended");

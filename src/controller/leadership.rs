@@ -12,6 +12,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::requests::said;
 use crate::names;
 
 /// One second; in tests a small part of one.
@@ -69,7 +70,7 @@ impl Leadership {
                 }
                 Ok(Ok(None)) => sleep(PERIOD).await,
                 Ok(Err(error)) => {
-                    warn!(lease = names::CONTROLLER_LEASE, %error, "failed to take the Lease");
+                    warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to take the Lease");
                     sleep(PERIOD).await;
                 }
                 Err(_) => warn!(lease = names::CONTROLLER_LEASE, "the API server does not answer"),
@@ -118,7 +119,7 @@ impl Leadership {
                 Ok(Err(Renewal::Taken(holder))) => return Error::Taken { holder },
                 Ok(Err(Renewal::Changed(current))) => (lease, pause) = (*current, Duration::ZERO),
                 Ok(Err(Renewal::Failed(error))) => {
-                    warn!(lease = names::CONTROLLER_LEASE, %error, "failed to renew the Lease");
+                    warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to renew the Lease");
                     pause = RETRY;
                 }
                 Err(_) => return Error::Overdue,
@@ -158,7 +159,9 @@ impl Leadership {
         match timeout(PERIOD, release).await {
             Ok(Ok(())) => info!(lease = names::CONTROLLER_LEASE, "gave the Lease back"),
             Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {}
-            Ok(Err(error)) => warn!(lease = names::CONTROLLER_LEASE, %error, "failed to give the Lease back"),
+            Ok(Err(error)) => {
+                warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to give the Lease back");
+            }
             Err(_) => warn!(lease = names::CONTROLLER_LEASE, "the API server does not answer"),
         }
     }

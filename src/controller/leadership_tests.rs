@@ -15,11 +15,11 @@ fn candidate(identity: &str) -> (Leadership, Server) {
 /// Answers one request, and returns what it asked: method, path and body.
 async fn answer(server: &mut Server, status: u16, body: Value) -> (String, String, Value) {
     let (request, send) = server.next_request().await.unwrap();
-    let (parts, sent) = request.into_parts();
-    let sent = sent.collect().await.unwrap().to_bytes();
+    let (parts, body_sent) = request.into_parts();
+    let bytes = body_sent.collect().await.unwrap().to_bytes();
     let response = axum::http::Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
     send.send_response(response.unwrap());
-    (parts.method.to_string(), parts.uri.path().to_owned(), serde_json::from_slice(&sent).unwrap_or_default())
+    (parts.method.to_string(), parts.uri.path().to_owned(), serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
 fn lease(holder: &str, version: &str) -> Value {
@@ -37,7 +37,7 @@ const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/pgset-system/leases/
 #[tokio::test]
 async fn a_lease_that_nobody_renews_is_taken_with_the_version_that_was_seen() {
     let (one, mut server) = candidate("one");
-    let served = tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         // Looked at until it has not changed for its whole length, and only then written.
         let mut looks = 0;
         loop {
@@ -49,7 +49,7 @@ async fn a_lease_that_nobody_renews_is_taken_with_the_version_that_was_seen() {
         }
     });
     one.acquire().await;
-    let (looks, (method, path, body)) = served.await.unwrap();
+    let (looks, (method, path, body)) = answers.await.unwrap();
     assert!((3..=4).contains(&looks), "{looks} looks");
     assert_eq!((method.as_str(), path.as_str()), ("PUT", PATH));
     assert_eq!(body["metadata"]["resourceVersion"], "7");
@@ -60,7 +60,7 @@ async fn a_lease_that_nobody_renews_is_taken_with_the_version_that_was_seen() {
 #[tokio::test]
 async fn whoever_loses_the_race_goes_on_waiting() {
     let (one, mut server) = candidate("one");
-    let served = tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         answer(&mut server, 200, lease("", "7")).await;
         assert_eq!(answer(&mut server, 409, refused(409, "Conflict")).await.0, "PUT");
         assert_eq!(answer(&mut server, 200, lease("two", "8")).await.0, "GET");
@@ -68,33 +68,33 @@ async fn whoever_loses_the_race_goes_on_waiting() {
         answer(&mut server, 200, lease("one", "10")).await
     });
     one.acquire().await;
-    assert_eq!(served.await.unwrap().2["metadata"]["resourceVersion"], "9");
+    assert_eq!(answers.await.unwrap().2["metadata"]["resourceVersion"], "9");
 }
 
 #[tokio::test]
 async fn a_holder_that_finds_another_stops_at_once() {
     let (one, mut server) = candidate("one");
     let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
-    let served = tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         assert_eq!(answer(&mut server, 409, refused(409, "Conflict")).await.2["metadata"]["resourceVersion"], "7");
         answer(&mut server, 200, lease("two", "9")).await;
     });
     assert!(matches!(one.hold(held).await, Error::Taken { holder } if holder == "two"));
-    served.await.unwrap();
+    answers.await.unwrap();
 }
 
 #[tokio::test]
 async fn a_holder_whose_lease_was_edited_renews_the_edited_one() {
     let (one, mut server) = candidate("one");
     let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
-    let served = tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         answer(&mut server, 409, refused(409, "Conflict")).await;
         answer(&mut server, 200, lease("one", "8")).await;
         assert_eq!(answer(&mut server, 200, lease("one", "9")).await.2["metadata"]["resourceVersion"], "8");
         assert_eq!(answer(&mut server, 404, refused(404, "NotFound")).await.2["metadata"]["resourceVersion"], "9");
     });
     assert!(matches!(one.hold(held).await, Error::Taken { .. }));
-    served.await.unwrap();
+    answers.await.unwrap();
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_holder_that_cannot_renew_stops_before_the_lease_runs_out() {
     let (one, mut server) = candidate("one");
     let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
     let start = Instant::now();
-    let served = tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         loop {
             // The request is taken and never answered.
             let Some(request) = server.next_request().await else { return };
@@ -111,7 +111,7 @@ async fn a_holder_that_cannot_renew_stops_before_the_lease_runs_out() {
     });
     assert!(matches!(one.hold(held).await, Error::Overdue));
     assert!(start.elapsed() < LENGTH);
-    served.abort();
+    answers.abort();
 }
 
 #[test]

@@ -19,19 +19,26 @@ const TOLD_FOR: Duration = Duration::from_secs(300);
 /// How many times an object is put right within [`CONTEST`] before pgset lets it be for as long.
 const CONTEST_ROUNDS: u32 = 5;
 /// See [`CONTEST_ROUNDS`].
-const CONTEST: Duration = Duration::from_secs(60);
+pub const CONTEST: Duration = Duration::from_secs(60);
 /// The longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// When the Secret is needed: for the generation of the set, and for each of its pods, by UID.
 pub type Occasion = (Option<i64>, Vec<String>);
 
+/// How often an object was put right lately, and to say what.
+struct Contest {
+    since: Instant,
+    rounds: u32,
+    wanted: Value,
+}
+
 /// What is remembered of one set.
 #[derive(Default)]
 pub struct Memory {
     foreign: HashMap<(Kind, String), (Instant, Value)>,
     told: BTreeMap<Notice, Instant>,
-    contests: HashMap<(Kind, String), (Instant, u32)>,
+    contests: HashMap<(Kind, String), Contest>,
     failures: u32,
     secret: Option<(Instant, Occasion)>,
 }
@@ -54,14 +61,16 @@ impl Memory {
         self.foreign.remove(place);
     }
 
-    /// Whether an object may be put right once more; `false` if somebody keeps changing it back.
-    pub fn may_restore(&mut self, place: &(Kind, String), now: Instant) -> bool {
-        let (since, rounds) = self.contests.entry(place.clone()).or_insert((now, 0));
-        if now.duration_since(*since) >= CONTEST {
-            (*since, *rounds) = (now, 0);
+    /// Whether an object may be put right once more; `false` if somebody keeps changing it back. Putting it right to say
+    /// something else, as when a set is scaled, is no contest.
+    pub fn may_restore(&mut self, place: &(Kind, String), wanted: &Value, now: Instant) -> bool {
+        let fresh = || Contest { since: now, rounds: 0, wanted: wanted.clone() };
+        let contest = self.contests.entry(place.clone()).or_insert_with(fresh);
+        if now.duration_since(contest.since) >= CONTEST || contest.wanted != *wanted {
+            *contest = fresh();
         }
-        *rounds = rounds.saturating_add(1);
-        *rounds <= CONTEST_ROUNDS
+        contest.rounds = contest.rounds.saturating_add(1);
+        contest.rounds <= CONTEST_ROUNDS
     }
 
     /// Those of the notices that are worth an Event now, and remembers them.
@@ -132,10 +141,19 @@ mod tests {
     fn whoever_keeps_changing_an_object_back_is_let_be_for_a_minute() {
         let mut memory = Memory::default();
         let place = (Kind::Service, "pgset-master".to_owned());
+        let one = Value::from("one");
         let start = Instant::now();
-        assert!((0..CONTEST_ROUNDS).all(|_| memory.may_restore(&place, start)));
-        assert!(!memory.may_restore(&place, start));
-        assert!(memory.may_restore(&place, start + CONTEST));
+        assert!((0..CONTEST_ROUNDS).all(|_| memory.may_restore(&place, &one, start)));
+        assert!(!memory.may_restore(&place, &one, start));
+        assert!(memory.may_restore(&place, &one, start + CONTEST));
+    }
+
+    #[test]
+    fn a_set_that_is_scaled_many_times_a_minute_is_no_contest() {
+        let mut memory = Memory::default();
+        let place = (Kind::Role, "pgset-sa".to_owned());
+        let start = Instant::now();
+        assert!((0..20).all(|members| memory.may_restore(&place, &Value::from(members), start)));
     }
 
     #[test]

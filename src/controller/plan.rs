@@ -73,6 +73,14 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether the API server takes this only when the Role is there: it looks into the Role that it is asked to give.
+    #[must_use]
+    pub fn needs_role(&self) -> bool {
+        matches!(self, Self::Create(child) | Self::Restore(child, _) if child.kind == Kind::RoleBinding)
+    }
+}
+
 /// What to do, and what to say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -103,10 +111,9 @@ pub fn not_injected(set: &Set) -> Notice {
         Reason::NotInjected,
         format!(
             "StatefulSet {0} is annotated, but pgset's webhook has not seen it, so that nothing of it is a PostgreSQL set yet. \
-             See that the webhook is installed and up (\"pgset install | kubectl apply -f -\"), then touch the set: \
-             \"kubectl annotate statefulset {0} --overwrite {1}=enabled\", or apply it again",
-            set.name,
-            names::annotation::INJECT
+             See that the webhook is installed and up (\"pgset install | kubectl apply -f -\"), then run \
+             \"kubectl rollout restart statefulset {0}\"",
+            set.name
         ),
     )
 }

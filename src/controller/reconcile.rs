@@ -14,9 +14,9 @@ use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::memory::Memory;
+use super::memory::{CONTEST, Memory};
 use super::notice::{Notice, Reason, with_causes};
 use super::plan::{self, Member, Plan, Step, World};
 use super::requests::{Error, Requests};
@@ -28,8 +28,6 @@ use crate::set::Set;
 
 /// How often a set is looked at though nothing has changed: for what is not watched, and against a missed event.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
-/// By how much the looks at different sets are spread out.
-const SPREAD: u64 = 5 * 60;
 /// How many requests for one set are under way at once.
 const PARALLEL: usize = 8;
 /// From how many remembered sets on the forgotten ones are looked for.
@@ -52,7 +50,7 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
     let Some(uid) = object.uid() else { return Ok(Action::await_change()) };
     let Ok(stateful_set) = serde_json::to_value(&*object) else { return Ok(Action::await_change()) };
     // What belongs to a set that goes away goes with it.
-    if object.metadata.deletion_timestamp.is_some() || !Set::is_annotated(&stateful_set) {
+    if object.metadata.deletion_timestamp.is_some() || !object.annotations().contains_key(names::annotation::INJECT) {
         context.forget(&uid);
         return Ok(Action::await_change());
     }
@@ -60,15 +58,19 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
     let mut memory = context.remember(&uid);
     let result = look(&stateful_set, &object, &context, &mut memory).await;
     let pause = match &result {
-        Ok(()) => {
+        Ok(again_in) => {
             memory.succeeded();
-            RESYNC + spread(&uid)
+            *again_in + spread(&uid, *again_in)
         }
         Err(error) => {
             let pause = memory.failed();
-            let (namespace, name, code) = (object.namespace(), object.name_any(), error.code());
-            let error = with_causes(error);
-            warn!(?namespace, set = %name, code, %error, again_in = ?pause, "failed to look after the set");
+            let (namespace, set, code) = (object.namespace(), object.name_any(), error.code());
+            if code == "conflict" {
+                // Somebody changed it at the same moment; the change is on its way to us.
+                debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+            } else {
+                warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+            }
             pause
         }
     };
@@ -76,12 +78,13 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
     Ok(Action::requeue(pause))
 }
 
+/// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
 async fn look(
     stateful_set: &Value,
     object: &DynamicObject,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(), Error> {
+) -> Result<Duration, Error> {
     let namespace = object.namespace().unwrap_or_default();
     let owner = Owner { namespace, name: object.name_any(), uid: object.uid().unwrap_or_default() };
     let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
@@ -89,12 +92,12 @@ async fn look(
         Ok(set) => set,
         Err(error) => {
             tell(&requests, memory, &[Notice::new(Reason::InvalidSet, with_causes(&error))]).await;
-            return Ok(());
+            return Ok(RESYNC);
         }
     };
     if !plan::is_injected(stateful_set, &set) {
         tell(&requests, memory, &[plan::not_injected(&set)]).await;
-        return Ok(());
+        return Ok(RESYNC);
     }
 
     let members = context.members(&owner);
@@ -108,10 +111,12 @@ async fn look(
     let secret_wanted =
         set.credentials == names::credentials(&set.name) && memory.wants_secret(&occasion, Instant::now());
     let secret = async { if secret_wanted { requests.create_secret().await.map(Some) } else { Ok(None) } };
-    let taken = futures::stream::iter(&steps)
-        .map(async |step| requests.take(step).await.map(|()| step))
-        .buffered(PARALLEL)
-        .collect::<Vec<_>>();
+    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
+    let taken = async {
+        let mut taken = take(&requests, first).await;
+        taken.extend(take(&requests, last).await);
+        taken
+    };
     let (secret, taken) = tokio::join!(secret, taken);
 
     let mut created = Vec::new();
@@ -130,9 +135,9 @@ async fn look(
         Err(error) => failure = Some(error),
     }
     let mut done = Vec::new();
-    for outcome in taken {
+    for (step, outcome) in taken {
         match outcome {
-            Ok(step) => done.push(step),
+            Ok(()) => done.push(step),
             Err(error) => {
                 notices.extend(error.refusal().map(|refusal| Notice::new(Reason::Refused, refusal)));
                 failure = failure.or(Some(error));
@@ -141,7 +146,15 @@ async fn look(
     }
     notices.extend(news_of(created, &done, &set));
     tell(&requests, memory, &notices).await;
-    failure.map_or(Ok(()), Err)
+    let contested = notices.iter().any(|notice| notice.reason == Reason::Contended);
+    failure.map_or(Ok(if contested { CONTEST } else { RESYNC }), Err)
+}
+
+/// Takes steps together, a few at a time.
+async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Step, Result<(), Error>)> {
+    let work: Vec<_> = steps.iter().map(|step| requests.take(step)).collect();
+    let outcomes: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
+    steps.into_iter().zip(outcomes).collect()
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
@@ -170,7 +183,8 @@ async fn observe(
             unknown.push(place);
         }
     }
-    let found = try_join_all(unknown.iter().map(|(kind, name)| requests.get(*kind, name))).await?;
+    let questions: Vec<_> = unknown.iter().map(|(kind, name)| requests.get(*kind, name)).collect();
+    let found = try_join_all(questions).await?;
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
@@ -186,14 +200,17 @@ async fn observe(
 /// The steps without those that somebody else keeps undoing.
 fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>) -> Vec<Step> {
     let mut free = |step: &Step| {
-        let (place, what) = match step {
-            Step::Restore(child, _) => ((child.kind, child.name.clone()), format!("{} {}", child.kind, child.name)),
-            Step::Follow { service, .. } => {
-                ((Kind::Service, service.name.clone()), format!("the selector of Service {}", service.name))
+        let (place, wanted, what) = match step {
+            Step::Restore(child, _) => {
+                ((child.kind, child.name.clone()), child.body.clone(), format!("{} {}", child.kind, child.name))
+            }
+            Step::Follow { service, value, .. } => {
+                let what = format!("the selector of Service {}", service.name);
+                ((Kind::Service, service.name.clone()), Value::from(value.as_str()), what)
             }
             Step::Create(_) | Step::Remove { .. } | Step::Label { .. } => return true,
         };
-        let free = memory.may_restore(&place, Instant::now());
+        let free = memory.may_restore(&place, &wanted, Instant::now());
         if !free {
             let note = format!("somebody keeps changing {what} back; pgset lets it be for now and tries again later");
             notices.push(Notice::new(Reason::Contended, note));
@@ -265,7 +282,7 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
         let reason = notice.reason.as_str();
         info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
         if let Err(error) = requests.tell(&notice).await {
-            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), "failed to write an Event");
+            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
         }
     }
 }
@@ -322,9 +339,10 @@ fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
     items
 }
 
-/// A part of [`SPREAD`] that is always the same for one set.
-fn spread(uid: &str) -> Duration {
+/// Up to half as long again, always the same for one set, so that many sets are not looked at in one moment.
+fn spread(uid: &str, pause: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     uid.hash(&mut hasher);
-    Duration::from_secs(hasher.finish() % SPREAD)
+    let thousandths = u32::try_from(hasher.finish() % 500).unwrap_or_default();
+    pause / 1000 * thousandths
 }

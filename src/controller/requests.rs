@@ -22,7 +22,7 @@ const ACTION: &str = "Reconcile";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server refused it, or could not be reached.
-    #[error("failed to {verb} {kind} {name}")]
+    #[error("failed to {verb} {kind} {name}: {}", said(cause))]
     Request {
         /// What was tried.
         verb: &'static str,
@@ -31,8 +31,7 @@ pub enum Error {
         /// The object's name.
         name: String,
         /// What the API server or the network said.
-        #[source]
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
     /// The operating system gave no random bytes for the passwords.
     #[error("failed to draw random passwords for Secret {name}: {cause}")]
@@ -48,15 +47,15 @@ pub enum Error {
 }
 
 impl Error {
-    fn request(verb: &'static str, kind: &'static str, name: &str, source: kube::Error) -> Self {
-        Self::Request { verb, kind, name: name.to_owned(), source: Box::new(source) }
+    fn request(verb: &'static str, kind: &'static str, name: &str, cause: kube::Error) -> Self {
+        Self::Request { verb, kind, name: name.to_owned(), cause: Box::new(cause) }
     }
 
     /// A fixed word for each kind of error, for logs and metrics.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Request { source, .. } => match source.as_ref() {
+            Self::Request { cause, .. } => match cause.as_ref() {
                 kube::Error::Api(status) if status.is_conflict() => "conflict",
                 kube::Error::Api(status) if status.is_not_found() => "not_found",
                 kube::Error::Api(status) if status.is_forbidden() => "forbidden",
@@ -72,13 +71,18 @@ impl Error {
     /// The API server's own words where it refused for good: something that the user has to know.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        let Self::Request { verb, kind, name, source } = self else { return None };
-        let kube::Error::Api(status) = source.as_ref() else { return None };
+        let Self::Request { verb, kind, name, cause } = self else { return None };
+        let kube::Error::Api(status) = cause.as_ref() else { return None };
         // A namespace that is going away refuses everything, and takes the set with it.
         let terminating = status.message.contains("is being terminated");
         let refused = matches!(status.code, 400 | 403 | 422) && !terminating;
         refused.then(|| format!("the API server refused to {verb} {kind} {name}: {}", status.message))
     }
+}
+
+/// An error of the client in a few words: its own would print the whole answer.
+pub fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error { status.message.clone() } else { error.to_string() }
 }
 
 /// A client that changes one namespace on behalf of one set.
@@ -98,7 +102,7 @@ impl Requests<'_> {
 
     /// What stands under a name.
     pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<DynamicObject>, Error> {
-        self.api(kind).get_opt(name).await.map_err(|source| Error::request("get", kind.as_str(), name, source))
+        self.api(kind).get_opt(name).await.map_err(|cause| Error::request("get", kind.as_str(), name, cause))
     }
 
     /// Does one step of a plan.
@@ -113,14 +117,14 @@ impl Requests<'_> {
                     "labels": {key: value}}});
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
                 let patched = api.patch_metadata(&member.name, &manager(), &Patch::Merge(patch)).await;
-                patched.map(drop).map_err(|source| Error::request("label", "Pod", &member.name, source))
+                patched.map(drop).map_err(|cause| Error::request("label", "Pod", &member.name, cause))
             }
             Step::Follow { service, key, value } => {
                 let patch = json!({"metadata": {"uid": service.uid, "resourceVersion": service.resource_version},
                     "spec": {"selector": {key: value}}});
                 let api: Api<Service> = Api::namespaced(self.client.clone(), &self.owner.namespace);
                 let patched = api.patch(&service.name, &manager(), &Patch::Merge(patch)).await;
-                patched.map(drop).map_err(|source| Error::request("patch", "Service", &service.name, source))
+                patched.map(drop).map_err(|cause| Error::request("patch", "Service", &service.name, cause))
             }
         }
     }
@@ -128,7 +132,7 @@ impl Requests<'_> {
     /// Makes an object. Without force: if somebody else made one of that name just now, it is a conflict and not a takeover.
     async fn create(&self, child: &Child) -> Result<(), Error> {
         let applied = self.api(child.kind).patch(&child.name, &manager(), &Patch::Apply(&child.body)).await;
-        applied.map(drop).map_err(|source| Error::request("create", child.kind.as_str(), &child.name, source))
+        applied.map(drop).map_err(|cause| Error::request("create", child.kind.as_str(), &child.name, cause))
     }
 
     /// Puts an object right. With its UID: an object that took its name in the meantime is not ours.
@@ -138,7 +142,7 @@ impl Requests<'_> {
             metadata.insert("uid".to_owned(), Value::from(uid));
         }
         let applied = self.api(child.kind).patch(&child.name, &manager().force(), &Patch::Apply(&body)).await;
-        applied.map(drop).map_err(|source| Error::request("update", child.kind.as_str(), &child.name, source))
+        applied.map(drop).map_err(|cause| Error::request("update", child.kind.as_str(), &child.name, cause))
     }
 
     async fn remove(&self, kind: Kind, name: &str, uid: &str) -> Result<(), Error> {
@@ -147,7 +151,7 @@ impl Requests<'_> {
         match deleted {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            Err(source) => Err(Error::request("delete", kind.as_str(), name, source)),
+            Err(cause) => Err(Error::request("delete", kind.as_str(), name, cause)),
         }
     }
 
@@ -160,7 +164,7 @@ impl Requests<'_> {
         match api.create(&parameters, &secret(self.owner, &passwords)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
-            Err(source) => Err(Error::request("create", "Secret", &name, source)),
+            Err(cause) => Err(Error::request("create", "Secret", &name, cause)),
         }
     }
 
@@ -169,7 +173,7 @@ impl Requests<'_> {
         let owner = self.owner;
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", owner.name)),
+                generate_name: Some(format!("{}-", owner.name)),
                 namespace: Some(owner.namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -192,7 +196,7 @@ impl Requests<'_> {
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &owner.namespace);
         let created = api.create(&PostParams::default(), &event).await;
-        created.map(drop).map_err(|source| Error::request("create", "Event", &owner.name, source))
+        created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
     }
 }
 

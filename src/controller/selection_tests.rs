@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::children::tests::{article, pgset};
 
+#[allow(clippy::needless_pass_by_value)] // `json!` at every call
 fn service(name: &str, selector: Value) -> Service {
     let live = json!({"metadata": {"name": name, "uid": "u", "resourceVersion": "1"},
         "spec": {"clusterIP": "10.0.0.1", "selector": selector, "ports": [{"port": 5432, "targetPort": 5432}]}});

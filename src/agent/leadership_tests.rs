@@ -1,0 +1,216 @@
+//! The keeper of the Lease against an API server that answers by the test's orders. Time stands still but for what is awaited, so a
+//! sentence about seconds is exact.
+
+use std::sync::{Arc, Mutex};
+
+use http_body_util::BodyExt;
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::*;
+use crate::election::SystemIdentifier;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the API server does with requests, and the Lease that it keeps.
+#[derive(Clone)]
+struct ApiServer(Arc<Mutex<World>>);
+
+struct World {
+    lease: Value,
+    version: u64,
+    reachable: bool,
+    writes: Vec<Value>,
+}
+
+impl ApiServer {
+    fn new(spec: Value) -> Self {
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "pgset-leader", "namespace": "shop", "resourceVersion": "1"}, "spec": spec});
+        Self(Arc::new(Mutex::new(World { lease, version: 1, reachable: true, writes: Vec::new() })))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    /// Somebody else writes the Lease.
+    fn write(&self, spec: Value) {
+        self.change(|world| {
+            world.version += 1;
+            world.lease["metadata"]["resourceVersion"] = json!(world.version.to_string());
+            world.lease["spec"] = spec;
+        });
+    }
+
+    fn holder(&self) -> Option<String> {
+        self.0.lock().unwrap().lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+    }
+
+    fn client(&self) -> Client {
+        let (service, mut handle) = tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+        let world = self.0.clone();
+        tokio::spawn(async move {
+            while let Some((request, respond)) = handle.next_request().await {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let watches = parts.uri.query().is_some_and(|query| query.contains("watch="));
+                let mut world = world.lock().unwrap();
+                if !world.reachable || watches {
+                    // Neither an answer nor an end: what a network does that drops packets, and a watch without events.
+                    std::mem::forget(respond);
+                    continue;
+                }
+                let (code, answer) = world.answer(parts.method.as_str(), parts.uri.path(), &body);
+                respond.send_response(
+                    axum::http::Response::builder()
+                        .status(code)
+                        .body(Body::from(answer.to_string().into_bytes()))
+                        .unwrap(),
+                );
+            }
+        });
+        Client::new(service, "shop")
+    }
+
+    fn start(&self, pod: &str, uid: &str) -> Handle {
+        let me = Candidate { pod: pod.to_owned(), uid: uid.to_owned() };
+        start(self.client(), "shop", "pgset-leader".to_owned(), me, Times::of_seconds(6)).0
+    }
+}
+
+impl World {
+    fn answer(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+        if method == "PUT" {
+            let mut sent: Value = serde_json::from_slice(body).unwrap();
+            if sent["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"] {
+                return (
+                    409,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict", "message": "changed"}),
+                );
+            }
+            self.version += 1;
+            sent["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.writes.push(sent.clone());
+            self.lease = sent;
+        } else if !path.ends_with("/pgset-leader") {
+            return (
+                200,
+                json!({"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": {"resourceVersion": self.version.to_string()}, "items": [self.lease]}),
+            );
+        }
+        (200, self.lease.clone())
+    }
+}
+
+/// Waits until the view says so, for a limited (paused) time.
+async fn until(handle: &Handle, what: &str, says: impl Fn(&Lease) -> bool) {
+    for _ in 0..600 {
+        if says(&handle.view().at(Instant::now())) {
+            return;
+        }
+        sleep(SECOND / 20).await;
+    }
+    panic!("{what}: {:?}", handle.view());
+}
+
+fn mine(lease: &Lease) -> bool {
+    matches!(lease, Lease::Mine { .. })
+}
+
+fn vacant(lease: &Lease) -> bool {
+    matches!(lease, Lease::Vacant { .. })
+}
+
+async fn a_leader(server: &ApiServer) -> Handle {
+    let handle = server.start("pgset-0", "a");
+    until(&handle, "nobody holds it", vacant).await;
+    handle.take().await;
+    until(&handle, "taken", mine).await;
+    handle
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vacant_lease_is_taken_and_kept() {
+    let server = ApiServer::new(json!({}));
+    let handle = a_leader(&server).await;
+    sleep(SECOND * 60).await;
+    assert!(mine(&handle.view().at(Instant::now())));
+    assert_eq!(server.holder().as_deref(), Some("pgset-0/a"));
+    let writes = server.0.lock().unwrap().writes.len();
+    assert!((28..=33).contains(&writes), "{writes} writes in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin() {
+    let server = ApiServer::new(json!({}));
+    let leader = a_leader(&server).await;
+    let candidate = server.start("pgset-1", "b");
+    until(&candidate, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
+    // The candidate read the Lease a moment ago, after the leader's last renewal.
+    server.change(|world| world.reachable = false);
+    let cut_off = Instant::now();
+    until(&leader, "fenced", |lease| !mine(lease)).await;
+    let fenced = cut_off.elapsed();
+    until(&candidate, "vacant for the candidate", vacant).await;
+    let vacant = cut_off.elapsed();
+    assert!(fenced <= SECOND * 4 + SECOND / 10, "fenced after {fenced:?}");
+    assert!(vacant >= fenced + SECOND, "vacant after {vacant:?}, fenced after {fenced:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_lease_another_took_learns_it_at_its_next_renewal() {
+    let server = ApiServer::new(json!({}));
+    let leader = a_leader(&server).await;
+    server.write(json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6}));
+    until(&leader, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
+    assert_eq!(server.holder().as_deref(), Some("pgset-1/b"), "it was not written over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_note_by_somebody_else_does_not_end_leadership() {
+    let server = ApiServer::new(json!({}));
+    let leader = a_leader(&server).await;
+    let spec = server.0.lock().unwrap().lease["spec"].clone();
+    server.write(spec);
+    sleep(SECOND * 10).await;
+    assert!(mine(&leader.view().at(Instant::now())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_pod_of_the_same_name_is_waited_for_and_an_earlier_life_of_this_one_is_not() {
+    let held = json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6});
+    let successor = ApiServer::new(held.clone()).start("pgset-0", "b");
+    until(&successor, "the predecessor", |lease| *lease == Lease::Predecessor).await;
+    let began = Instant::now();
+    until(&successor, "vacant", vacant).await;
+    assert!(began.elapsed() >= SECOND * 5, "{:?}", began.elapsed());
+
+    let same = ApiServer::new(held).start("pgset-0", "a");
+    until(&same, "vacant at once", vacant).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
+    let server = ApiServer::new(json!({}));
+    let leader = a_leader(&server).await;
+    let system = SystemIdentifier(7);
+    let master = Master {
+        pod: "pgset-0".into(),
+        address: "198.18.0.5".into(),
+        port: 5432,
+        system,
+        timeline: 3,
+        oldest_wal: None,
+    };
+    leader.announce(master.clone()).await;
+    let other = server.start("pgset-1", "b");
+    until(&other, "the master", |lease| *lease == Lease::Other { master: Some(master.clone()) }).await;
+
+    leader.release().await;
+    let stored: LeaseObject = serde_json::from_value(server.0.lock().unwrap().lease.clone()).unwrap();
+    let claim = Claim::read(&stored, SECOND);
+    assert_eq!((claim.holder, claim.master, claim.set), (None, None, Some(system)), "only the database's name stays");
+}
