@@ -95,13 +95,13 @@ async fn a_patch_is_decoded_and_applies() {
 }
 
 #[tokio::test]
-async fn a_denial_names_the_object_and_the_reason() {
+async fn a_denial_tells_the_reason() {
     let (app, _) = app();
     let response = ask(&app, &review("CREATE", &named("denied"))).await;
     assert_eq!(response["allowed"], false);
     assert_eq!(response["status"]["message"], "say it otherwise");
     assert_eq!(response["status"]["code"], 422);
-    assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
+    assert!(response["status"].get("details").is_none(), "kubectl would print them instead of the message");
     assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise"}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }

@@ -207,15 +207,7 @@ struct Status<'a> {
     status: &'static str,
     message: &'a str,
     reason: &'static str,
-    details: Details<'a>,
     code: u16,
-}
-
-#[derive(Debug, Serialize)]
-struct Details<'a> {
-    name: &'a str,
-    group: &'static str,
-    kind: &'static str,
 }
 
 impl<'a> Answer<'a> {
@@ -242,14 +234,8 @@ impl<'a> Answer<'a> {
             Decision::Denied { reason, code } => {
                 response.allowed = false;
                 response.audit_annotations.insert("reason", code);
-                // `Invalid` with details is how kubectl comes to say which object is meant.
-                response.status = Some(Status {
-                    status: "Failure",
-                    message: reason,
-                    reason: "Invalid",
-                    details: Details { name: &request.name, group: "apps", kind: "StatefulSet" },
-                    code: 422,
-                });
+                // No `details`: with them kubectl says which object is invalid, and keeps the message to itself.
+                response.status = Some(Status { status: "Failure", message: reason, reason: "Invalid", code: 422 });
             }
         }
         if *decision != Decision::Untouched {
