@@ -242,13 +242,13 @@ impl<'a> Answer<'a> {
             Decision::Denied { reason, code } => {
                 response.allowed = false;
                 response.audit_annotations.insert("reason", code);
-                // `Invalid` with details is how kubectl comes to say which object is meant.
+                // Not `Invalid` (422): kubectl then prints the causes in the details, and not the message.
                 response.status = Some(Status {
                     status: "Failure",
                     message: reason,
-                    reason: "Invalid",
+                    reason: "Forbidden",
                     details: Details { name: &request.name, group: "apps", kind: "StatefulSet" },
-                    code: 422,
+                    code: 403,
                 });
             }
         }
