@@ -78,7 +78,8 @@ fn kubeconfig() -> PathBuf {
     path
 }
 
-fn kubectl() -> Command {
+/// `kubectl` on the lab, with no namespace said.
+pub fn kubectl() -> Command {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", COMMAND_LIMIT, "kubectl"]).env("KUBECONFIG", kubeconfig()).env("LC_ALL", "C");
     command
