@@ -100,8 +100,8 @@ async fn a_denial_tells_the_reason() {
     let response = ask(&app, &review("CREATE", &named("denied"))).await;
     assert_eq!(response["allowed"], false);
     assert_eq!(response["status"]["message"], "say it otherwise");
-    assert_eq!(response["status"]["code"], 422);
-    assert!(response["status"].get("details").is_none(), "kubectl would print them instead of the message");
+    assert_eq!(response["status"]["code"], 403);
+    assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
     assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise"}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }

@@ -94,6 +94,8 @@ impl Midwife {
         std::os::unix::fs::symlink(agent, &link).map_err(write)?;
 
         command.arg("postgres").args(&self.configuration.server.others);
+        // The article's PGHOST=/tmp would send the entry point's psql, and the user's scripts, past this image's server.
+        command.env_remove("PGHOST").env_remove("PGHOSTADDR");
         command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs));
         command.env(stand_in::REAL, self.programs.path(stand_in::NAME)).stdin(Stdio::null());
         if ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"]

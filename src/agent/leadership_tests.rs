@@ -26,7 +26,7 @@ struct World {
 }
 
 impl ApiServer {
-    fn new(spec: Value) -> Self {
+    fn new(spec: &Value) -> Self {
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": "pgset-leader", "namespace": "shop", "resourceVersion": "1"}, "spec": spec});
         Self(Arc::new(Mutex::new(World { lease, version: 1, reachable: true, writes: Vec::new() })))
@@ -134,7 +134,7 @@ async fn a_leader(server: &ApiServer) -> Handle {
 
 #[tokio::test(start_paused = true)]
 async fn a_vacant_lease_is_taken_and_kept() {
-    let server = ApiServer::new(json!({}));
+    let server = ApiServer::new(&json!({}));
     let handle = a_leader(&server).await;
     sleep(SECOND * 60).await;
     assert!(mine(&handle.view().at(Instant::now())));
@@ -145,7 +145,7 @@ async fn a_vacant_lease_is_taken_and_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin() {
-    let server = ApiServer::new(json!({}));
+    let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     let candidate = server.start("pgset-1", "b");
     until(&candidate, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
@@ -162,7 +162,7 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_lease_another_took_learns_it_at_its_next_renewal() {
-    let server = ApiServer::new(json!({}));
+    let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     server.write(json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6}));
     until(&leader, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
@@ -171,7 +171,7 @@ async fn a_leader_whose_lease_another_took_learns_it_at_its_next_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn a_note_by_somebody_else_does_not_end_leadership() {
-    let server = ApiServer::new(json!({}));
+    let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     let spec = server.0.lock().unwrap().lease["spec"].clone();
     server.write(spec);
@@ -182,19 +182,19 @@ async fn a_note_by_somebody_else_does_not_end_leadership() {
 #[tokio::test(start_paused = true)]
 async fn an_earlier_pod_of_the_same_name_is_waited_for_and_an_earlier_life_of_this_one_is_not() {
     let held = json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6});
-    let successor = ApiServer::new(held.clone()).start("pgset-0", "b");
+    let successor = ApiServer::new(&held).start("pgset-0", "b");
     until(&successor, "the predecessor", |lease| *lease == Lease::Predecessor).await;
     let began = Instant::now();
     until(&successor, "vacant", vacant).await;
     assert!(began.elapsed() >= SECOND * 5, "{:?}", began.elapsed());
 
-    let same = ApiServer::new(held).start("pgset-0", "a");
+    let same = ApiServer::new(&held).start("pgset-0", "a");
     until(&same, "vacant at once", vacant).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
-    let server = ApiServer::new(json!({}));
+    let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     let system = SystemIdentifier(7);
     let master = Master {

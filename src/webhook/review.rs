@@ -207,7 +207,15 @@ struct Status<'a> {
     status: &'static str,
     message: &'a str,
     reason: &'static str,
+    details: Details<'a>,
     code: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct Details<'a> {
+    name: &'a str,
+    group: &'static str,
+    kind: &'static str,
 }
 
 impl<'a> Answer<'a> {
@@ -234,8 +242,14 @@ impl<'a> Answer<'a> {
             Decision::Denied { reason, code } => {
                 response.allowed = false;
                 response.audit_annotations.insert("reason", code);
-                // No `details`: with them kubectl says which object is invalid, and keeps the message to itself.
-                response.status = Some(Status { status: "Failure", message: reason, reason: "Invalid", code: 422 });
+                // Not `Invalid` (422): kubectl then prints the causes in the details, and not the message.
+                response.status = Some(Status {
+                    status: "Failure",
+                    message: reason,
+                    reason: "Forbidden",
+                    details: Details { name: &request.name, group: "apps", kind: "StatefulSet" },
+                    code: 403,
+                });
             }
         }
         if *decision != Decision::Untouched {

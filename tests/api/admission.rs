@@ -85,13 +85,13 @@ async fn a_denial_tells_the_object_and_what_to_change() {
         let annotations = json!({annotation::INJECT: "enabled", annotation::FAILOVER: "sometimes"});
         let object = stateful_set(&json!({"metadata": {"annotations": annotations}}));
         let status = lab.dry_run(&object).await.unwrap_err();
-        assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+        assert_eq!((status.code, status.reason.as_str()), (403, "Forbidden"));
         for text in ["inject.pgset.dev", "denied the request", annotation::FAILOVER, "sometimes", "automatic", "manual"]
         {
             assert!(status.message.contains(text), "{text} in {}", status.message);
         }
-        assert!(status.message.contains(&format!("StatefulSet {}/db", lab.name)), "{}", status.message);
-        assert!(status.details.is_none(), "kubectl would print them instead of the message");
+        let details = status.details.unwrap();
+        assert_eq!((details.kind.as_str(), details.name.as_str()), ("StatefulSet", "db"));
     })
     .await;
 }

@@ -155,9 +155,10 @@ fn a_set_with_a_tight_security_context_is_adopted() {
     db.wait_streaming(&["postgres-1"]);
 }
 
-/// User 999, a read-only root, a sub-path, the entry point by name, a hook that stops PostgreSQL, little grace.
+/// User 999, a read-only root, a sub-path, PGDATA below it (the user may not chmod what is not his), the entry point by name, a hook that stops PostgreSQL, little grace.
 fn tight(set: Set) -> Set {
     set.env("POSTGRES_PASSWORD", "change-me")
+        .env("PGDATA", "/var/lib/postgresql/data/pgdata")
         .container("volumeMounts/0/subPath", json!("postgres"))
         .container("command", json!(["docker-entrypoint.sh"]))
         .container("args", json!(["postgres", "-c", "max_connections=60"]))

@@ -37,7 +37,7 @@ fn the_articles_set_with_all_its_labels_in_the_selector() {
 #[test]
 fn a_set_without_a_volume_for_its_data() {
     let without = plain("pgset").annotation("pgset.dev/inject", "enabled");
-    refused(&without, &["pgset.dev/claim", "volumeClaimTemplate"]);
+    refused(&without, &["pgset.dev/claim", "add a volume", "mount it"]);
 }
 
 #[test]

@@ -7,13 +7,9 @@ use serde_json::Value;
 use crate::lab;
 
 /// The objects of a manifest, sorted, as the client reads them.
-fn objects(ns: &lab::Namespace<'_>, manifest: &str) -> Vec<Value> {
-    let said = ns
-        .try_kubectl_with(
-            &["create", "--dry-run=client", "--validate=false", "--output=json", "-f", "-"],
-            Some(manifest),
-        )
-        .unwrap_or_else(|said| panic!("{}", said.err));
+fn objects(manifest: &str) -> Vec<Value> {
+    let words = ["create", "--dry-run=client", "--validate=false", "--output=json", "--filename=-"];
+    let said = lab::run(lab::kubectl().args(words), Some(manifest)).unwrap_or_else(|said| panic!("{}", said.err));
     let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&said.out)
         .into_iter::<Value>()
         .map(Result::unwrap)
@@ -44,11 +40,11 @@ fn two_pods_serve_at_the_restricted_level() {
 
 #[test]
 fn the_command_and_the_folder_install_the_same() {
-    let lab = lab::shared();
-    let ns = lab.empty_namespace("install-same");
+    let _lab = lab::shared();
     let printed = lab::run(Command::new(env!("CARGO_BIN_EXE_pgset")).arg("install"), None).unwrap().out;
-    let folder = ns.kubectl(&format!("kustomize {}/deploy", env!("CARGO_MANIFEST_DIR")));
-    let (printed, folder) = (objects(&ns, &printed), objects(&ns, &folder));
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
+    let folder = lab::run(lab::kubectl().args(["kustomize", folder]), None).unwrap().out;
+    let (printed, folder) = (objects(&printed), objects(&folder));
     let names = |objects: &[Value]| -> Vec<String> {
         objects.iter().map(|object| format!("{} {}", object["kind"], object["metadata"]["name"])).collect()
     };

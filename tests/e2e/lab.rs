@@ -72,11 +72,14 @@ impl Lab {
 
 /// The kubeconfig of the lab; its folder is the lab's folder.
 fn kubeconfig() -> PathBuf {
-    env::var_os("KUBECONFIG")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/kubeconfig"), PathBuf::from)
+    let path = env::var_os("KUBECONFIG")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/kubeconfig"), PathBuf::from);
+    assert!(path.exists(), "no lab is up, there is no {}: run `make lab install`", path.display());
+    path
 }
 
-fn kubectl() -> Command {
+/// `kubectl` on the lab, with no namespace said.
+pub fn kubectl() -> Command {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", COMMAND_LIMIT, "kubectl"]).env("KUBECONFIG", kubeconfig()).env("LC_ALL", "C");
     command
