@@ -75,7 +75,7 @@ unit: ## tests that need no cluster
 	cargo test --locked
 
 api: ## tests against a control plane
-	@if [ -d tests/api ]; then set -x; $(LAB_ONLY) cargo test --locked --features lab --test api; else echo 'api: none'; fi
+	@if [ -d tests/api ]; then set -x; $(LAB_ONLY) cargo test --locked --features lab --test api --test api_controller; else echo 'api: none'; fi
 
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)

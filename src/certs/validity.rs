@@ -91,9 +91,16 @@ fn time(input: &[u8]) -> Option<(u64, &[u8])> {
         return None;
     }
     let part = |index: usize| digits(&text[2 * index..2 * index + 2]).and_then(|value| i8::try_from(value).ok());
-    let date =
-        jiff::civil::DateTime::new(i16::try_from(year).ok()?, part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, 0);
-    let seconds = date.ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
+    let date = k8s_openapi::jiff::civil::DateTime::new(
+        i16::try_from(year).ok()?,
+        part(0)?,
+        part(1)?,
+        part(2)?,
+        part(3)?,
+        part(4)?,
+        0,
+    );
+    let seconds = date.ok()?.to_zoned(k8s_openapi::jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
     Some((u64::try_from(seconds).ok()?, rest))
 }
 

@@ -30,6 +30,43 @@ pub fn kill(namespace: &Namespace<'_>, pod: &str, container: &str) {
     ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
 }
 
+/// The address under which pods find the API server.
+const API_SERVER: &str = "198.19.0.1";
+
+/// Drops all that a pod sends to the API server, and so all answers: neither side is told.
+pub fn cut_off(namespace: &Namespace<'_>, pod: &str, container: &str) {
+    let rules = format!(
+        "add table inet cut; add chain inet cut out {{ type filter hook output priority 0; }}; add rule inet cut out ip daddr {API_SERVER} drop"
+    );
+    in_network_of(namespace, pod, container, &rules);
+}
+
+/// Ends [`cut_off`].
+pub fn heal(namespace: &Namespace<'_>, pod: &str, container: &str) {
+    in_network_of(namespace, pod, container, "delete table inet cut");
+}
+
+fn in_network_of(namespace: &Namespace<'_>, pod: &str, container: &str, rules: &str) {
+    let process = first_process(namespace, pod, container);
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &process.to_string(), "nft", rules]);
+    run(&mut command, None).unwrap_or_else(|said| panic!("{command:?}: {}", said.err));
+}
+
+fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> u32 {
+    let id = container_id(namespace, pod, container);
+    let numbers = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers
+        .filter(|number: &u32| {
+            fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(&id))
+        })
+        .min()
+        .unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+}
+
 /// Another name for an image that the node has.
 pub fn tag(image: &str, name: &str) {
     ctr(&["images", "tag", "--force", image, name]);

@@ -1,5 +1,7 @@
 //! A member whose container is killed comes back as what it was.
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::{
     lab::{self, START, wait_until},
     manifests::set,
@@ -45,6 +47,40 @@ fn a_killed_master_returns_as_the_master_with_all_rows() {
 #[test]
 fn a_killed_replica_returns_as_a_replica_without_another_clone() {
     a_killed_member_comes_back("killed-replica", "pgset-1");
+}
+
+#[test]
+fn a_master_that_cannot_renew_its_lease_stops_before_anyone_else_may_lead() {
+    let lab = lab::shared();
+    let ns = lab.namespace("cut-off");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").manifest());
+    ns.wait_ready("pgset", 2);
+    let db = ns.database("pgset");
+    db.wait_streaming(&["pgset-1"]);
+    db.master("create table numbers as select n from generate_series(1, 10000) n");
+
+    node::cut_off(&ns, "pgset-0", "postgres");
+
+    let stopped = wait_until(START, "PostgreSQL is stopped", || {
+        let log = ns.kubectl("logs pgset-0 --container=postgres");
+        log.lines().find_map(|line| line.contains("PostgreSQL stops now").then(|| time(line))).ok_or(log)
+    });
+    let renewed = time(ns.get("lease pgset-leader")["spec"]["renewTime"].as_str().unwrap());
+    let silence = stopped.duration_since(renewed).as_secs_f64();
+    assert!(silence < 5.0, "stopped {silence} s after the last renewal of a Lease of 6 s");
+    assert!(db.at("pgset-master", "insert into numbers values (0)").is_err(), "a write was accepted");
+
+    node::heal(&ns, "pgset-0", "postgres");
+
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+    db.wait_streaming(&["pgset-1"]);
+    assert_eq!(ns.label("pod pgset-0", "pgset.dev/role").as_deref(), Some("master"));
+}
+
+/// The time at the beginning of a line.
+fn time(line: &str) -> Timestamp {
+    line.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no time in {line}"))
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::{lab, manifests::set};
+use crate::{
+    lab::{self, START, wait_until},
+    manifests::set,
+};
 
 #[test]
 fn a_replica_that_goes_takes_its_slot_along() {
@@ -23,6 +26,35 @@ fn a_replica_that_goes_takes_its_slot_along() {
     ns.kubectl("scale statefulset pgset --replicas=3");
     db.wait_streaming(&["pgset-1", "pgset-2"]);
     db.wait_slots(&["pgset_pgset_1", "pgset_pgset_2"]);
+}
+
+#[test]
+fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
+    let lab = lab::shared();
+    let ns = lab.namespace("stranded");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").manifest());
+    ns.wait_ready("pgset", 2);
+    let db = ns.database("pgset");
+    db.wait_streaming(&["pgset-1"]);
+    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let first_clone = ns.data_directory("pgset-1");
+
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    ns.kubectl("wait --for=delete pod/pgset-1 --timeout=60s");
+    db.wait_slots(&[]);
+    for _ in 0..4 {
+        db.master("insert into numbers values (0)");
+        db.master("select pg_switch_wal()");
+        db.master("checkpoint");
+    }
+
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10004");
+    assert_ne!(ns.data_directory("pgset-1"), first_clone, "it was not cloned anew");
+    let old = ns.export().join("pgset-1/data.pgset-old");
+    wait_until(START, "the old data is gone", || if old.exists() { Err(old.display().to_string()) } else { Ok(()) });
 }
 
 fn nothing_is_lost_from_two_to_none_and_back(management: &str) {
