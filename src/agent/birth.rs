@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use tokio_postgres::error::SqlState;
 use tracing::info;
 
 use super::configuration::{self, Configuration, Passwords, run_directory};
@@ -169,10 +170,7 @@ impl Midwife {
         let connection = self.connection(&master)?;
         let slot = names::slot(&self.configuration.me.pod);
 
-        // The slot comes first: from then on the master keeps what this member has not seen.
-        let mut command = self.programs.command("pg_receivewal");
-        command.args(["--no-password", "--create-slot", "--if-not-exists", "--slot", &slot, "-d", &connection]);
-        self.run("pg_receivewal --create-slot", &mut command).await?;
+        self.reserve_slot(&connection, &slot).await?;
 
         info!(master = %master.pod, "cloning the master's data");
         let started = std::time::Instant::now();
@@ -197,6 +195,19 @@ impl Midwife {
         self.data.install()?;
         info!(seconds = started.elapsed().as_secs_f32(), "cloned");
         Ok(())
+    }
+
+    /// The slot comes before the clone, and with its WAL reserved: `pg_receivewal --create-slot` reserves none, and then the checkpoint
+    /// of another clone at the same moment takes away the segment that this one begins with.
+    async fn reserve_slot(&self, connection: &str, slot: &str) -> Result<()> {
+        let mut command = self.programs.command("psql");
+        command.args(["--no-psqlrc", "--no-password", "--quiet", "--set=VERBOSITY=sqlstate", "-d"]);
+        command.arg(format!("{connection} replication=true"));
+        command.arg(format!("--command=CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL"));
+        let output =
+            self.processes.output(&mut command).await.map_err(|source| Error::Run { program: "psql", source })?;
+        let made_already = String::from_utf8_lossy(&output.stderr).contains(SqlState::DUPLICATE_OBJECT.code());
+        if made_already { Ok(()) } else { succeeded("psql: CREATE_REPLICATION_SLOT", &output) }
     }
 
     /// Prepares the data directory of a stopped server to be a standby of a master.

@@ -210,10 +210,13 @@ impl Sql {
         Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1) }).collect())
     }
 
-    /// Makes a member's slot.
+    /// Makes a member's slot, with its WAL kept from now on. The member itself may be quicker, just before it clones.
     pub async fn create_slot(&self, name: &str) -> Result<()> {
-        self.run("make a replication slot", &format!("SELECT pg_create_physical_replication_slot({})", literal(name)))
-            .await
+        let statement = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name));
+        match self.run("make a replication slot", &statement).await {
+            Err(Error::Failed(_, why)) if why.code() == Some(&SqlState::DUPLICATE_OBJECT) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Drops a slot that no member needs.

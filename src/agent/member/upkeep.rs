@@ -85,10 +85,8 @@ impl Member {
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
             self.publisher.update(|status| {
                 status.started = true;
-                status.ready = true;
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
-                "accepts writes".clone_into(&mut status.doing);
             });
         }
         if let Some(announced) = announced {
@@ -98,7 +96,18 @@ impl Member {
                 self.leadership.announce(announced.clone()).await;
             }
         }
-        self.keep_members().await
+        // It takes writes, whether or not it can make a slot at this moment.
+        self.publisher.update(|status| {
+            status.ready = true;
+            "accepts writes".clone_into(&mut status.doing);
+        });
+        if let Err(why) = self.keep_members().await {
+            warn!(error = with_causes(&why), "failed to follow the set's size, trying again");
+            if let State::Running(running) = &mut self.state {
+                running.sql = None;
+            }
+        }
+        Ok(())
     }
 
     /// Slots and synchronous replication follow the set's size.
