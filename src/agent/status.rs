@@ -18,12 +18,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::names;
 
 /// The main loop turns every second; after so long without a turn the member is stuck, and its container is better begun anew.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// How long an answer to the startup probe may take; the injected probe waits for two seconds.
+const STARTUP_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A member's own account.
 #[derive(Clone, Debug, Serialize)]
@@ -138,7 +141,13 @@ async fn live(State(publisher): State<Publisher>) -> impl IntoResponse {
     answer(silent < STUCK_AFTER, format!("the main loop last turned {silent:?} ago"))
 }
 
+/// Answers as soon as PostgreSQL has started: the kubelet asks once a second, and a set of many members would wait for each of them
+/// up to a second longer than it has to.
 async fn started(State(publisher): State<Publisher>) -> impl IntoResponse {
+    let asked = Instant::now();
+    while !publisher.current().started && asked.elapsed() < STARTUP_PATIENCE {
+        sleep(STARTUP_PATIENCE / 50).await;
+    }
     let status = publisher.current();
     answer(status.started, status.doing.clone())
 }
@@ -177,4 +186,70 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     let mut text = String::new();
     let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (code, [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(publisher: &Publisher, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = publisher.clone().router().oneshot(request).await.unwrap();
+        let code = response.status();
+        (code, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_serves_its_role_is_ready_and_one_that_waits_says_for_what() {
+        let publisher = Publisher::new("pgset", "pgset-1");
+        publisher.update(|status| "waiting for the master to start".clone_into(&mut status.doing));
+        let (code, text) = ask(&publisher, "/readyz").await;
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.contains("waiting for the master to start"), "{text}");
+
+        publisher.update(|status| status.ready = true);
+        assert_eq!(ask(&publisher, "/readyz").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_startup_probe_is_answered_the_moment_that_postgresql_has_started() {
+        let publisher = Publisher::new("pgset", "pgset-0");
+        let began = Instant::now();
+        assert_eq!(ask(&publisher, "/startupz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(began.elapsed() < Duration::from_secs(2), "longer than the probe waits");
+
+        let later = publisher.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(300)).await;
+            later.update(|status| status.started = true);
+        });
+        let began = Instant::now();
+        assert_eq!(ask(&publisher, "/startupz").await.0, StatusCode::OK);
+        assert!(began.elapsed() < Duration::from_millis(400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_member_is_not_alive_and_one_that_shuts_down_for_long_is() {
+        let publisher = Publisher::new("pgset", "pgset-0");
+        sleep(STUCK_AFTER + Duration::from_secs(1)).await;
+        assert_eq!(ask(&publisher, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        publisher.update(|status| status.turned_at = None);
+        assert_eq!(ask(&publisher, "/livez").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn metrics_tell_the_role_and_the_clones() {
+        let publisher = Publisher::new("pgset", "pgset-1");
+        publisher.update(|status| status.role = "replica");
+        publisher.counts.clones.inc();
+        let (_, text) = ask(&publisher, "/metrics").await;
+        for line in ["pgset_role{role=\"replica\"} 1", "pgset_role{role=\"master\"} 0", "pgset_clones_total 1"] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
 }

@@ -50,6 +50,8 @@ impl Member {
             return self.not_ready("waiting for the master to make the agent's role");
         };
         info!("the database lacks the agent's role: stopping PostgreSQL once to make it");
+        // A large database takes its time to stop, and single-user mode to recover; neither means that the agent is stuck.
+        self.publisher.update(|status| status.turned_at = None);
         server.stop(Stop::Fast).await;
         self.state = State::Stopped;
         self.not_serving();
