@@ -20,4 +20,5 @@ mod restart;
 mod scale;
 mod secrets;
 mod squash;
+mod synchronous;
 mod webhook_down;

@@ -1,0 +1,17 @@
+//! A commit that waits for replicas.
+
+use crate::{lab, manifests::set};
+
+#[test]
+fn as_many_replicas_confirm_a_commit_as_the_annotation_says() {
+    let lab = lab::shared();
+    let ns = lab.namespace("synchronous");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").annotation("pgset.dev/synchronous", "1").manifest());
+    ns.wait_ready("pgset", 2);
+    let db = ns.database("pgset");
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-master", "select application_name, sync_state from pg_stat_replication", "pgset-1|quorum");
+    db.master("create table visits as select 'confirmed' as what");
+    db.wait_for("pgset-replica", "select what from visits", "confirmed");
+}
