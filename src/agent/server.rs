@@ -1,10 +1,10 @@
 //! The PostgreSQL server process: with which arguments it starts, and how it stops.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
-use std::{fs, process};
 
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::configuration::{Configuration, run_directory};
 use super::data::DataDirectory;
-use super::processes::{Process, Processes};
+use super::processes::{Process, Processes, end_container};
 use super::programs::Programs;
 use super::settings;
 
@@ -218,7 +218,7 @@ impl Server {
                 self.process.signal(Signal::SIGQUIT);
                 if timeout(IMMEDIATE_LIMIT, self.process.wait()).await.is_err() {
                     warn!("PostgreSQL did not stop at once: the whole container ends");
-                    process::exit(1);
+                    end_container();
                 }
             }
         }

@@ -15,6 +15,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::manifests::Set;
+
 /// How long PostgreSQL may take to come up on a busy machine of two cores. On a quiet one it takes a tenth of that.
 pub const START: Duration = Duration::from_secs(90);
 /// How long something may take that needs no container to start.
@@ -293,6 +295,16 @@ impl Namespace<'_> {
             .collect()
     }
 
+    /// A master and a replica that streams, named `pgset`, on a shared claim.
+    pub fn two_members(&self, set: &Set) -> Database<'_> {
+        self.shared_claim("pgset-pvc");
+        self.apply(&set.manifest());
+        self.wait_ready("pgset", 2);
+        let database = self.database("pgset");
+        database.wait_streaming(&["pgset-1"]);
+        database
+    }
+
     /// The superuser's database of a set whose password pgset made.
     pub fn database(&self, set: &str) -> Database<'_> {
         let password = wait_until(SOON, &format!("the Secret {set}-credentials"), || {
@@ -418,6 +430,11 @@ impl Database<'_> {
     /// Through the Service to the master.
     pub fn master(&self, sql: &str) -> String {
         self.at(&format!("{}-master", self.set), sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Ten thousand rows, which a test counts later.
+    pub fn write_numbers(&self) {
+        self.master("create table numbers as select n from generate_series(1, 10000) n");
     }
 
     /// Through the Service to the replicas.

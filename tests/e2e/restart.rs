@@ -11,12 +11,8 @@ use crate::{
 fn a_killed_member_comes_back(theme: &str, victim: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(theme);
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
-    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
     db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
     let directories = ["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod));
     let uid = ns.get(&format!("pod {victim}"))["metadata"]["uid"].clone();
@@ -53,12 +49,8 @@ fn a_killed_replica_returns_as_a_replica_without_another_clone() {
 fn a_master_that_cannot_renew_its_lease_stops_before_anyone_else_may_lead() {
     let lab = lab::shared();
     let ns = lab.namespace("cut-off");
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
-    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
 
     node::cut_off(&ns, "pgset-0", "postgres");
 
@@ -87,12 +79,8 @@ fn time(line: &str) -> Timestamp {
 fn a_deleted_master_returns_as_the_master_with_all_rows() {
     let lab = lab::shared();
     let ns = lab.namespace("deleted-master");
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
-    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
     let directories = ["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod));
 
     ns.kubectl("delete pod pgset-0 --timeout=60s");

@@ -32,12 +32,8 @@ fn a_replica_that_goes_takes_its_slot_along() {
 fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
     let lab = lab::shared();
     let ns = lab.namespace("stranded");
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
-    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
     let first_clone = ns.data_directory("pgset-1");
 
     ns.kubectl("scale statefulset pgset --replicas=1");
@@ -60,12 +56,8 @@ fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
 fn nothing_is_lost_from_two_to_none_and_back(management: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(&management.to_lowercase());
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").pod_management(management).manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
-    db.master("create table numbers as select n from generate_series(1, 10000) n");
+    let db = ns.two_members(&set("pgset").pod_management(management));
+    db.write_numbers();
     let directories = ["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod));
 
     ns.kubectl("scale statefulset pgset --replicas=0");

@@ -10,11 +10,7 @@ use crate::{
 fn a_set_runs_where_root_is_squashed(theme: &str, change: impl Fn(Set) -> Set) {
     let lab = lab::shared();
     let ns = lab.namespace(theme);
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&change(set("pgset")).manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
+    let db = ns.two_members(&change(set("pgset")));
     db.master("create table visits as select 'written' as what");
     db.wait_for("pgset-replica", "select what from visits", "written");
 

@@ -6,11 +6,7 @@ use crate::{lab, manifests::set};
 fn as_many_replicas_confirm_a_commit_as_the_annotation_says() {
     let lab = lab::shared();
     let ns = lab.namespace("synchronous");
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").annotation("pgset.dev/synchronous", "1").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
+    let db = ns.two_members(&set("pgset").annotation("pgset.dev/synchronous", "1"));
     db.wait_for("pgset-master", "select application_name, sync_state from pg_stat_replication", "pgset-1|quorum");
     db.master("create table visits as select 'confirmed' as what");
     db.wait_for("pgset-replica", "select what from visits", "confirmed");

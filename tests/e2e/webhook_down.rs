@@ -38,11 +38,7 @@ impl Drop for Away<'_> {
 fn while_the_webhook_is_away_members_come_back_injected_and_other_sets_are_unaffected() {
     let lab = lab::alone();
     let ns = lab.namespace("away");
-    ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").manifest());
-    ns.wait_ready("pgset", 2);
-    let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-1"]);
+    let db = ns.two_members(&set("pgset"));
     db.master("create table visits as select 'before' as at");
 
     let away = pgset_away(&ns);

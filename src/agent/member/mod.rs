@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
+use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
@@ -240,7 +241,7 @@ impl Member {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(mut running) => running.server.stop(Stop::Immediate).await,
             // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
-            State::Bootstrapping(_) => std::process::exit(1),
+            State::Bootstrapping(_) => end_container(),
             // The task owns its child process, which is killed with it.
             State::Cloning { task, .. } => {
                 task.abort();
@@ -280,7 +281,12 @@ impl Member {
                 };
                 self.retry = Retry::none();
             }
-            Ended::Birth(_, Err(why)) => {
+            Ended::Birth(Birth::Bootstrap, Err(why)) => {
+                error!(error = why, "the database was not made: the container ends and begins anew");
+                // The entry point's temporary server may have outlived it, and would spoil the next attempt.
+                end_container();
+            }
+            Ended::Birth(Birth::Clone, Err(why)) => {
                 error!(error = why, "the data was not made, trying again");
                 self.tell(format!("the data was not made, trying again: {why}"));
                 self.retry.later();
