@@ -12,6 +12,7 @@ mod node;
 mod adoption;
 mod apply;
 mod article;
+mod bootstrap;
 mod children;
 mod denials;
 mod install;
