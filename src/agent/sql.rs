@@ -13,8 +13,8 @@ use crate::names;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Databases that the agent connects to, in this order. Not template1: a connection to it would keep CREATE DATABASE waiting.
-const DATABASES: [&str; 1] = ["postgres"];
+/// The database that the agent connects to. Not template1: a connection to it would keep CREATE DATABASE waiting.
+const DATABASE: &str = "postgres";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -81,39 +81,31 @@ pub struct Slot {
 impl Sql {
     /// Connects over the socket in `directory`.
     pub async fn connect(directory: &Path, port: u16, password: &str) -> Result<Self> {
-        let mut last = None;
-        for database in DATABASES {
-            let mut config = Config::new();
-            config
-                .host_path(directory)
-                .port(port)
-                .user(names::role::AGENT)
-                .password(password)
-                .dbname(database)
-                .application_name("pgset-agent")
-                .connect_timeout(LIMIT);
-            match timeout(LIMIT, config.connect(NoTls)).await {
-                Ok(Ok((client, connection))) => {
-                    let connection = tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "the connection to the local server ended");
-                        }
-                    });
-                    let sql = Self { client, connection };
-                    // Neither the log of statements nor a slow replica is any of the agent's business.
-                    sql.run("set up the session", "SET log_statement = 'none'; SET synchronous_commit = 'local'")
-                        .await?;
-                    return Ok(sql);
-                }
-                Ok(Err(error)) => match error.code() {
-                    Some(code) if *code == SqlState::INVALID_PASSWORD => return Err(Error::NoRole),
-                    Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => return Err(Error::Starting),
-                    _ => last = Some(Error::Failed("connect to the local server", error)),
-                },
-                Err(_) => return Err(Error::Silent("connect to the local server")),
+        const CONNECT: &str = "connect to the local server";
+        let mut config = Config::new();
+        config
+            .host_path(directory)
+            .port(port)
+            .user(names::role::AGENT)
+            .password(password)
+            .dbname(DATABASE)
+            .application_name("pgset-agent")
+            .connect_timeout(LIMIT);
+        let connected = timeout(LIMIT, config.connect(NoTls)).await.map_err(|_| Error::Silent(CONNECT))?;
+        let (client, connection) = connected.map_err(|error| match error.code() {
+            Some(code) if *code == SqlState::INVALID_PASSWORD => Error::NoRole,
+            Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => Error::Starting,
+            _ => Error::Failed(CONNECT, error),
+        })?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the local server ended");
             }
-        }
-        Err(last.unwrap_or(Error::NoRole))
+        });
+        let sql = Self { client, connection };
+        // Neither the log of statements nor a slow replica is any of the agent's business.
+        sql.run("set up the session", "SET log_statement = 'none'; SET synchronous_commit = 'local'").await?;
+        Ok(sql)
     }
 
     /// The connection is gone.
@@ -231,17 +223,10 @@ impl Sql {
         Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
     }
 
-    /// Changes `synchronous_standby_names` for now and later.
+    /// Changes `synchronous_standby_names`, from the next reload on.
     pub async fn set_synchronous_names(&self, value: &str) -> Result<()> {
-        const WHAT: &str = "set synchronous_standby_names";
-        // ALTER SYSTEM can't stand in a batch with anything else: a batch is one transaction.
-        self.run(WHAT, &format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(value))).await?;
-        self.reload().await
-    }
-
-    /// Reads the files of settings and access rules again.
-    pub async fn reload(&self) -> Result<()> {
-        self.run("reload its configuration", "SELECT pg_reload_conf()").await
+        let statement = format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(value));
+        self.run("set synchronous_standby_names", &statement).await
     }
 }
 

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::memory::{CONTEST, Memory};
-use super::notice::{Notice, Reason, with_causes};
+use super::notice::{Notice, Reason};
 use super::plan::{self, Member, Plan, Step, World};
 use super::requests::{Error, Requests};
 use super::watches::Stores;
 use crate::children::compare::{Standing, standing};
 use crate::children::{self, Child, Kind, Owner};
+use crate::errors::with_causes;
 use crate::names;
 use crate::set::Set;
 

@@ -33,10 +33,7 @@ fn one_apply_makes_a_master_and_a_replica_and_one_scale_another() {
     assert_eq!(rows.lines().count(), 1, "{rows}");
     assert!(rows.contains("|pgset-1|") && rows.contains("|streaming|"), "{rows}");
 
-    db.master("create table visits as select 'through the master' as who");
-    db.wait_for("pgset-replica", "select who from visits", "through the master");
-    let refused = db.replica("create table foo (id int)").unwrap_err();
-    assert!(refused.contains("cannot execute CREATE TABLE in a read-only transaction"), "{refused}");
+    the_master_takes_writes_and_the_replica_shows_them(&db);
 
     ns.kubectl("scale statefulset pgset --replicas=3");
     ns.wait_ready("pgset", 3);
@@ -82,10 +79,7 @@ fn the_articles_own_objects_work_with(image: &str, container_image: &str) {
     assert_eq!(ns.label("pod pgset-0", "name").as_deref(), Some("pgset-master"));
     assert_eq!(ns.label("pod pgset-1", "name").as_deref(), Some("pgset-replica"));
 
-    db.master("create table visits as select 'through the master' as who");
-    db.wait_for("pgset-replica", "select who from visits", "through the master");
-    let refused = db.replica("create table foo (id int)").unwrap_err();
-    assert!(refused.contains("cannot execute CREATE TABLE in a read-only transaction"), "{refused}");
+    the_master_takes_writes_and_the_replica_shows_them(&db);
 
     ns.kubectl("scale statefulset pgset --replicas=3");
     ns.wait_ready("pgset", 3);
@@ -109,4 +103,11 @@ fn the_articles_own_objects_work_with_an_image_that_knows_pg_mode_itself() {
     let name = "docker.io/crunchydata/crunchy-postgres:lab";
     node::tag("docker.io/library/pg-mode-set:15", name);
     the_articles_own_objects_work_with("pg-mode", name);
+}
+
+fn the_master_takes_writes_and_the_replica_shows_them(db: &lab::Database<'_>) {
+    db.master("create table visits as select 'through the master' as who");
+    db.wait_for("pgset-replica", "select who from visits", "through the master");
+    let refused = db.replica("create table foo (id int)").unwrap_err();
+    assert!(refused.contains("cannot execute CREATE TABLE in a read-only transaction"), "{refused}");
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::agent::birth;
 use crate::agent::configuration::{Configuration, Passwords};
-use crate::agent::server::Server;
+use crate::agent::server::{self, Server};
 use crate::agent::sql::{self, Sql};
 use crate::election::{Lsn, Master};
 use crate::errors::with_causes;
@@ -116,19 +116,14 @@ impl Running {
     }
 
     /// The user edits his `pg_hba.conf` as ever; the file that PostgreSQL reads is ours with a copy of his.
-    pub(super) async fn follow_access_rules(
-        &mut self,
-        configuration: &Configuration,
-    ) -> Result<(), Box<dyn std::error::Error>> {
+    pub(super) fn follow_access_rules(&mut self, configuration: &Configuration) -> Result<(), server::Error> {
         let changed_at = self.server.settings.access_rules_changed_at();
         if changed_at == self.access_rules_at {
             return Ok(());
         }
         self.access_rules_at = changed_at;
-        if self.server.settings.write_access_rules(&configuration.replication_user)?
-            && let Some(sql) = &self.sql
-        {
-            sql.reload().await?;
+        if self.server.settings.write_access_rules(&configuration.replication_user)? {
+            self.server.reload();
         }
         Ok(())
     }

@@ -15,8 +15,8 @@ impl Member {
     /// What a running server needs from time to time.
     pub(super) async fn look_after(&mut self) {
         let State::Running(running) = &mut self.state else { return };
-        if let Err(why) = running.follow_access_rules(&self.midwife.configuration).await {
-            warn!(error = with_causes(why.as_ref()), "failed to bring the access rules up to date");
+        if let Err(why) = running.follow_access_rules(&self.midwife.configuration) {
+            warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
         match running.connect(self.midwife.configuration.port).await {
             Ok(()) => {}
@@ -65,7 +65,13 @@ impl Member {
         let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
             return Ok(());
         };
-        if announced.is_none() {
+        let oldest_wal = sql.oldest_wal().await?;
+        if let Some(announced) = announced {
+            if announced.oldest_wal != oldest_wal {
+                announced.oldest_wal = oldest_wal;
+                self.leadership.announce(announced.clone()).await;
+            }
+        } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
                 return Ok(());
@@ -79,7 +85,7 @@ impl Member {
                 port: configuration.port,
                 system: facts.system,
                 timeline: facts.timeline,
-                oldest_wal: sql.oldest_wal().await?,
+                oldest_wal,
             };
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
@@ -90,13 +96,6 @@ impl Member {
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
             });
-        }
-        if let Some(announced) = announced {
-            let oldest_wal = sql.oldest_wal().await?;
-            if announced.oldest_wal != oldest_wal {
-                announced.oldest_wal = oldest_wal;
-                self.leadership.announce(announced.clone()).await;
-            }
         }
         // It takes writes, whether or not it can make a slot at this moment.
         self.publisher.update(|status| {
@@ -120,7 +119,7 @@ impl Member {
             kubernetes::follow_members(self.client.clone(), &configuration.namespace, configuration.set.clone()).0
         });
         let Some(members) = members.borrow().clone() else { return Ok(()) };
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
+        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
         let me = &configuration.me.pod;
         for change in slots::changes(&sql.slots().await?, &members, me) {
             info!(?change, "the members changed");
@@ -134,6 +133,7 @@ impl Member {
         if now != wanted && (!wanted.is_empty() || members.wrote_synchronous_names(&now)) {
             info!(was = now, now = wanted, "the replicas that confirm a commit changed");
             sql.set_synchronous_names(&wanted).await?;
+            server.reload();
         }
         Ok(())
     }
