@@ -28,7 +28,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api e2e bench
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions e2e bench
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +76,9 @@ unit: ## tests that need no cluster
 
 api: ## tests against a control plane
 	@if [ -d tests/api ]; then set -x; $(LAB_ONLY) cargo test --locked --features lab --test api --test api_controller; else echo 'api: none'; fi
+
+test-versions: ## tests against control planes of other Kubernetes versions: VERSIONS="v1.34.4 v1.37.2"
+	@tests/versions $(VERSIONS)
 
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
