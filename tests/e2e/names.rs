@@ -21,16 +21,48 @@ fn a_name_with_dashes_is_a_name() {
 }
 
 #[test]
-fn ordinals_may_start_at_three() {
+fn ordinals_may_start_at_three_with_no_member_then_three_then_one() {
     let lab = lab::shared();
     let ns = lab.namespace("ordinals");
     ns.shared_claim("pgset-pvc");
-    ns.apply(&set("pgset").with("/spec/ordinals/start", json!(3)).manifest());
-    ns.wait_ready("pgset", 2);
-    assert_eq!(ns.pods("pgset"), ["pgset-3", "pgset-4"]);
+    let set = set("pgset").with("/spec/ordinals/start", json!(3)).with("/spec/podManagementPolicy", json!("Parallel"));
+    ns.apply(&set.replicas(0).manifest());
+    ns.kubectl("scale statefulset pgset --replicas=3");
+    ns.wait_ready("pgset", 3);
+    assert_eq!(ns.pods("pgset"), ["pgset-3", "pgset-4", "pgset-5"]);
     let db = ns.database("pgset");
-    db.wait_streaming(&["pgset-4"]);
+    db.wait_streaming(&["pgset-4", "pgset-5"]);
     assert_eq!(ns.label("pod pgset-3", "pgset.dev/role").as_deref(), Some("master"));
+    db.master("create table kept as select 'kept' as row");
+
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    ns.kubectl("wait --for=delete pod/pgset-4 pod/pgset-5 --timeout=60s");
+    db.wait_slots(&[]);
+    db.wait_for("pgset-master", "select row from kept", "kept");
+}
+
+#[test]
+fn a_set_of_another_name_is_another_database_and_the_old_name_brings_the_old_rows_back() {
+    let lab = lab::shared();
+    let ns = lab.namespace("renamed");
+    let db = ns.two_members(&set("pgset"));
+    db.master("create table kept as select 'kept' as row");
+    db.wait_for("pgset-replica", "select row from kept", "kept");
+    let gone = |name: &str| {
+        ns.kubectl(&format!("delete statefulset {name}"));
+        ns.kubectl(&format!("wait --for=delete pod/{name}-0 pod/{name}-1 --timeout=60s"));
+    };
+    gone("pgset");
+
+    ns.apply(&set("orders").manifest());
+    ns.wait_ready("orders", 2);
+    assert_eq!(ns.database("orders").master("select count(*) from pg_class where relname = 'kept'"), "0");
+    gone("orders");
+
+    ns.apply(&set("pgset").manifest());
+    ns.wait_ready("pgset", 2);
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-master", "select row from kept", "kept");
 }
 
 /// Two sets that must not know of each other.
