@@ -9,11 +9,13 @@ use super::Outcome;
 use crate::names;
 
 /// The manifests, in the order in which they are applied: the same files that `kubectl apply -k deploy/` reads.
-const MANIFESTS: [&str; 5] = [
+const MANIFESTS: [&str; 6] = [
     include_str!("../../deploy/namespace.yaml"),
     include_str!("../../deploy/rbac.yaml"),
     include_str!("../../deploy/service.yaml"),
     include_str!("../../deploy/deployment.yaml"),
+    // These need nobody to answer: from here on no set is stored without its injection.
+    include_str!("../../webhook-config/policy.yaml"),
     // Last, when there is somebody to answer: until then nothing is held up.
     include_str!("../../webhook-config/webhook.yaml"),
 ];

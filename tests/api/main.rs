@@ -9,3 +9,4 @@ mod admission;
 mod certificates;
 mod goldens;
 mod harness;
+mod policies;
