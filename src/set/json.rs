@@ -73,6 +73,17 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The last item of a list that fits; the others are not looked at further.
+    pub(crate) fn last_item(&self, fits: impl Fn(&Value) -> bool) -> Result<Option<Self>, Error> {
+        let items = match self.value {
+            None => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(other) => return Err(self.wrong(other, "a list")),
+        };
+        let found = items.iter().enumerate().rfind(|(_, item)| fits(item));
+        Ok(found.map(|(index, value)| Self { name: format!("{}[{index}]", self.name), value: Some(value) }))
+    }
+
     /// A string; `None` if it is absent or empty, which mean the same wherever pgset reads one.
     pub(crate) fn text(&self) -> Result<Option<&'a str>, Error> {
         match self.value {
