@@ -7,5 +7,6 @@
 
 mod admission;
 mod certificates;
+mod commands;
 mod goldens;
 mod harness;
