@@ -32,7 +32,8 @@ fn check_finds_nothing_wrong_with_a_good_installation_and_its_set() {
     for check in report["checks"].as_array().unwrap() {
         // Other people's volumes and webhooks are theirs.
         let is_foreign = ["other-webhooks", "shared-exports"].contains(&check["id"].as_str().unwrap());
-        assert!(check["status"] == "ok" || is_foreign, "{check}");
+        let is_unshipped = check["says"] == "this version ships no policies";
+        assert!(check["status"] == "ok" || is_foreign || is_unshipped, "{check}");
     }
     assert!(said.out.contains("1 set is injected") && said.out.contains("1 shared volumes"), "{}", said.out);
 }
