@@ -201,6 +201,10 @@ pub const CERTIFICATES_SECRET: &str = "pgset-webhook-certificates";
 pub const WEBHOOK_SERVICE: &str = "pgset-webhook";
 /// The name of the `MutatingWebhookConfiguration`.
 pub const WEBHOOK_CONFIGURATION: &str = "pgset";
+/// The `ValidatingAdmissionPolicy` of the final state, and its binding.
+pub const INJECTION_POLICY: &str = "pgset-injection";
+/// The `ValidatingAdmissionPolicy` of members' labels, and its binding.
+pub const MEMBERS_POLICY: &str = "pgset-members";
 /// The Lease by which one of the controllers is active, in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_LEASE: &str = "pgset-controller";
 /// The agent's image where `--agent-image` names none.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::harness::{Lab, with_webhook};
 
 /// The answers to each case, by suffix; without the updates, whose first half would have to be stored.
-fn cases() -> BTreeMap<String, BTreeMap<String, String>> {
+pub fn cases() -> BTreeMap<String, BTreeMap<String, String>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut cases: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -22,7 +22,7 @@ fn cases() -> BTreeMap<String, BTreeMap<String, String>> {
     cases
 }
 
-fn object(yaml: &str) -> Value {
+pub fn object(yaml: &str) -> Value {
     let mut object = manifest::read(yaml).unwrap().into_iter().map(|it| it.value).find(|it| !it.is_null()).unwrap();
     // The files name different ones, or none.
     object["metadata"].as_object_mut().unwrap().remove("namespace");

@@ -10,3 +10,8 @@ mod certificates;
 mod commands;
 mod goldens;
 mod harness;
+mod load;
+#[path = "../support/load.rs"]
+mod pace;
+mod policies;
+mod process;

@@ -8,6 +8,8 @@
 mod lab;
 mod manifests;
 mod node;
+#[path = "../support/load.rs"]
+mod pace;
 
 mod adoption;
 mod apply;
@@ -17,6 +19,7 @@ mod children;
 mod commands;
 mod denials;
 mod install;
+mod load;
 mod names;
 mod restart;
 mod scale;
