@@ -60,8 +60,9 @@ push: image ## the image, to the registry that its name says
 install: image ## pgset, into the cluster of KUBECONFIG, by default the lab
 	@deploy/install-image $(BINARY) $(IMAGE)
 
-uninstall: binary ## take pgset away; sets go on running
-	$(BINARY) install --image $(IMAGE) | kubectl delete --ignore-not-found --timeout=120s -f -
+uninstall: binary ## take pgset away; refused while sets depend on it, unless FORCE=yes
+	@manifests=$$($(BINARY) uninstall $(if $(FORCE),--force)); \
+	kubectl delete --ignore-not-found --timeout=120s -f - <<<"$$manifests"
 
 lint: ## formatting, lints, licences, scripts
 	cargo fmt --check

@@ -9,6 +9,7 @@ mod admission;
 #[path = "../support/cases.rs"]
 mod cases;
 mod certificates;
+mod commands;
 mod goldens;
 mod harness;
 mod kubectl;

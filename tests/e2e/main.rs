@@ -16,6 +16,7 @@ mod apply;
 mod article;
 mod bootstrap;
 mod children;
+mod commands;
 mod denials;
 mod install;
 mod load;
