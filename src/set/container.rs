@@ -1,5 +1,7 @@
 //! The PostgreSQL container of a template.
 
+use std::cell::OnceCell;
+
 use super::{Error, error::named, image::Family, json::Field};
 use crate::names::pod;
 
@@ -14,6 +16,8 @@ pub(crate) struct Container<'a> {
     pub(crate) family: Family,
     /// The container itself.
     pub(crate) field: Field<'a>,
+    /// What [`Self::environment`] found: it is asked for many times, and may be long.
+    environment: OnceCell<Vec<Variable<'a>>>,
 }
 
 /// One entry of the container's environment.
@@ -47,7 +51,7 @@ impl<'a> Container<'a> {
         for (index, field) in object.at(&["spec", "template", "spec", "containers"])?.items()?.into_iter().enumerate() {
             let name = field.get("name")?.text()?.unwrap_or_default();
             let family = Family::of(field.get("image")?.text()?.unwrap_or_default());
-            containers.push(Self { index, name, family, field });
+            containers.push(Self { index, name, family, field, environment: OnceCell::new() });
         }
         let names = || containers.iter().map(|it| named(it.name)).collect::<Vec<_>>().join(", ");
         let find = |name: &str| containers.iter().find(|it| it.name == name).cloned();
@@ -75,7 +79,10 @@ impl<'a> Container<'a> {
     }
 
     /// The environment that the template writes.
-    pub(crate) fn environment(&self) -> Result<Vec<Variable<'a>>, Error> {
+    pub(crate) fn environment(&self) -> Result<&[Variable<'a>], Error> {
+        if let Some(known) = self.environment.get() {
+            return Ok(known);
+        }
         let variable = |field: Field<'a>| {
             let literal = if field.get("valueFrom")?.is_there() {
                 None
@@ -86,12 +93,13 @@ impl<'a> Container<'a> {
             let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
             Ok(Variable { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
         };
-        self.field.get("env")?.items()?.into_iter().map(variable).collect()
+        let found: Vec<_> = self.field.get("env")?.items()?.into_iter().map(variable).collect::<Result<_, Error>>()?;
+        Ok(self.environment.get_or_init(|| found))
     }
 
     /// A variable of the environment: of several with one name, the last counts, as for the kubelet.
-    pub(crate) fn variable(&self, name: &str) -> Result<Option<Variable<'a>>, Error> {
-        Ok(self.environment()?.into_iter().rev().find(|variable| variable.name == name))
+    pub(crate) fn variable(&self, name: &str) -> Result<Option<&Variable<'a>>, Error> {
+        Ok(self.environment()?.iter().rev().find(|variable| variable.name == name))
     }
 
     /// Whether more variables come from a `ConfigMap` or Secret, so that their names can't be seen here.

@@ -70,9 +70,9 @@ struct Volume {
 
 impl Placement {
     /// Finds the data of a set that carries no injection.
-    pub(crate) fn find(
-        object: &Field<'_>,
-        container: &Container<'_>,
+    pub(crate) fn find<'a>(
+        object: &Field<'a>,
+        container: &Container<'a>,
         contract: Contract,
         annotations: &Annotations,
     ) -> Result<Self, Error> {
@@ -97,8 +97,8 @@ impl Placement {
     }
 }
 
-struct Search<'a> {
-    container: &'a Container<'a>,
+struct Search<'c, 'a> {
+    container: &'c Container<'a>,
     contract: Contract,
     mounts: Vec<Mount<'a>>,
     volumes: Vec<(&'a str, Volume)>,
@@ -114,7 +114,7 @@ enum Written<'a> {
     Path(&'a str),
 }
 
-impl<'a> Search<'a> {
+impl<'a> Search<'_, 'a> {
     fn usual_directory(&self) -> String {
         match self.contract {
             Contract::Agent => self.container.family.usual_pgdata(),

@@ -9,4 +9,8 @@ mod admission;
 mod certificates;
 mod goldens;
 mod harness;
+mod load;
+#[path = "../support/load.rs"]
+mod pace;
 mod policies;
+mod process;

@@ -73,7 +73,7 @@ impl Lab {
 }
 
 /// The kubeconfig of the lab; its folder is the lab's folder.
-fn kubeconfig() -> PathBuf {
+pub fn kubeconfig() -> PathBuf {
     let path = env::var_os("KUBECONFIG")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/kubeconfig"), PathBuf::from);
     assert!(path.exists(), "no lab is up, there is no {}: run `make lab install`", path.display());

@@ -8,6 +8,8 @@
 mod lab;
 mod manifests;
 mod node;
+#[path = "../support/load.rs"]
+mod pace;
 
 mod adoption;
 mod apply;
@@ -16,6 +18,7 @@ mod bootstrap;
 mod children;
 mod denials;
 mod install;
+mod load;
 mod names;
 mod restart;
 mod scale;
