@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod admission;
+mod audit;
 mod certificates;
 mod goldens;
 mod harness;
