@@ -8,6 +8,7 @@
 mod admission;
 #[path = "../support/cases.rs"]
 mod cases;
+mod audit;
 mod certificates;
 mod commands;
 mod goldens;
