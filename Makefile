@@ -77,7 +77,7 @@ unit: ## tests that need no cluster
 api: ## tests against a control plane
 	@if [ -d tests/api ]; then set -x; $(LAB_ONLY) cargo test --locked --features lab --test api --test api_controller; else echo 'api: none'; fi
 
-test-versions: ## tests against control planes of other Kubernetes versions: VERSIONS="v1.34.4 v1.37.2"
+test-versions: ## tests against control planes of other Kubernetes versions: VERSIONS="v1.30.14 v1.34.4 v1.37.2"
 	@tests/versions $(VERSIONS)
 
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them

@@ -109,8 +109,8 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     let nothing_yet = old_bundle.clone();
     assert!(blocking(move || Client::connect(address, &nothing_yet).ask()).await.is_err());
 
-    assert!(server.resolver.serve(old.certified_key().unwrap()));
-    assert!(!server.resolver.serve(old.certified_key().unwrap()), "the same is no news");
+    assert!(server.resolver.serve(old.certificate().unwrap()));
+    assert!(!server.resolver.serve(old.certificate().unwrap()), "the same is no news");
     let bundle = old_bundle.clone();
     let mut open = blocking(move || {
         let mut client = Client::connect(address, &bundle);
@@ -121,7 +121,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     })
     .await;
 
-    assert!(server.resolver.serve(new.certified_key().unwrap()));
+    assert!(server.resolver.serve(new.certificate().unwrap()));
     blocking(move || {
         open.ask().unwrap();
         Client::connect(address, &new_bundle).ask().unwrap();
@@ -134,7 +134,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
 async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_too() {
     let Server { state, resolver, handle, address, stopped } = serve();
     let made = material();
-    resolver.serve(made.certified_key().unwrap());
+    resolver.serve(made.certificate().unwrap());
     let bundle = made.bundle().to_owned();
     let (mut busy, mut idle) = blocking(move || {
         let mut pair = (Client::connect(address, &bundle), Client::connect(address, &bundle));
