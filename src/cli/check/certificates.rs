@@ -96,7 +96,7 @@ fn certificate_valid(configuration: Result<&Value, &Unread>, secret: Secret<'_>,
         return Verdict::Skipped("the webhook configuration can't be read".to_owned());
     };
     // The name that API servers verify.
-    let names = Settings::new(names::SYSTEM_NAMESPACE).names;
+    let names = Settings::new(names::SYSTEM_NAMESPACE, names::WEBHOOK_CONFIGURATION).names;
     let name = names.first().map(String::as_str).unwrap_or_default();
     let refused: Vec<String> = bundles(configuration)
         .into_iter()
