@@ -7,7 +7,10 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use pgset::names::{annotation, label};
+use pgset::{
+    cli::install,
+    names::{self, annotation, label},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -80,7 +83,11 @@ async fn without_the_webhook_a_set_that_was_not_injected_is_denied_and_everythin
 async fn what_was_taken_out_of_an_injected_set_is_told() {
     with_webhook(async |lab| {
         lab.apply_policies().await;
-        let (injected, _) = lab.dry_run(&asks("db")).await.unwrap();
+        let mut shared = asks("db");
+        let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
+        shared["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
+        shared["spec"]["template"]["spec"]["volumes"] = json!([volume]);
+        let (injected, _) = lab.dry_run(&shared).await.unwrap();
         delete_the_webhook(&lab).await;
         let essence = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": injected["spec"],
             "metadata": {"name": "db", "annotations": injected["metadata"]["annotations"]}});
@@ -91,7 +98,11 @@ async fn what_was_taken_out_of_an_injected_set_is_told() {
         let place = |name: &str| variables.iter().position(|variable| variable["name"] == name).unwrap();
         let mode = format!("{container}/env/{}/value", place("PG_MODE"));
         let pod_name = format!("{container}/env/{}/valueFrom/fieldRef/fieldPath", place("PGSET_POD_NAME"));
+        let mounts = essence.pointer(&format!("{container}/volumeMounts")).unwrap().as_array().unwrap();
+        let apart = mounts.iter().position(|mount| mount["subPathExpr"].is_string()).unwrap();
+        let sub_path = format!("{container}/volumeMounts/{apart}/subPathExpr");
         for (pointer, value, told) in [
+            (sub_path.as_str(), json!("same"), "subPathExpr"),
             ("/spec/template/metadata/labels/pgset.dev~1set", json!("other"), "pgset.dev/set: db"),
             (mode.as_str(), json!("replica"), "PG_MODE=set"),
             ("/spec/template/spec/initContainers", json!([]), "pgset-agent"),
@@ -131,6 +142,19 @@ async fn a_set_that_was_never_injected_can_still_be_deleted() {
         assert!(lab.sets().get_opt("db").await.unwrap().is_none());
     })
     .await;
+}
+
+#[test]
+fn the_policies_leave_out_the_namespaces_that_the_webhook_leaves_out() {
+    let image: install::Image = names::IMAGE.parse().unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
+    let of = |kind: &str, pointer: &str| -> Vec<Value> {
+        documents.iter().filter(|it| it["kind"] == kind).map(|it| it.pointer(pointer).unwrap().clone()).collect()
+    };
+    let webhook = of("MutatingWebhookConfiguration", "/webhooks/0/namespaceSelector").remove(0);
+    let policies = of("ValidatingAdmissionPolicy", "/spec/matchConstraints/namespaceSelector");
+    assert_eq!(policies.len(), 2);
+    assert!(policies.iter().all(|selector| *selector == webhook), "{webhook} {policies:?}");
 }
 
 /// A pod that nobody's `StatefulSet` made.
@@ -222,6 +246,14 @@ async fn only_a_member_and_pgset_say_which_role_it_has() {
         assert!(denied.contains("only the StatefulSet of that name"), "{denied}");
 
         pods.create(&PostParams::default(), &stranger(&json!({"app": "db"}))).await.unwrap();
+        // A Binding's labels would become the pod's.
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "stranger", "labels": labels},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "anywhere"}});
+        for path in ["pods/stranger/binding", "bindings"] {
+            let path = format!("/api/v1/namespaces/{space}/{path}");
+            let denied = lab.send("POST", &path, &binding).await.expect_err("a member by its Binding");
+            assert!(denied.message.contains("only the StatefulSet of that name"), "{}", denied.message);
+        }
         for client in [&lab.client, &member_itself] {
             let denied = relabel(client.clone(), space, "stranger", labels.clone()).await.unwrap_err();
             assert!(denied.contains("only the StatefulSet of that name"), "{denied}");
