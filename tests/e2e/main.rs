@@ -21,5 +21,6 @@ mod restart;
 mod scale;
 mod secrets;
 mod squash;
+mod strict;
 mod synchronous;
 mod webhook_down;
