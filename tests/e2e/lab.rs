@@ -328,12 +328,23 @@ impl Namespace<'_> {
 
     // --- life ---
 
-    fn start_client(&self) {
+    /// Starts the pod `client`, which the strictest namespace takes as well.
+    pub fn start_client(&self) {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
             "spec": {
                 "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false, "enableServiceLinks": false,
-                "containers": [{"name": "client", "image": "postgres:17", "command": ["sleep", "infinity"]}],
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 999, "runAsGroup": 999,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [{
+                    "name": "client", "image": "postgres:17", "command": ["sleep", "infinity"],
+                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"},
+                    },
+                }],
             },
         })
         .to_string();

@@ -25,5 +25,6 @@ mod restart;
 mod scale;
 mod secrets;
 mod squash;
+mod strict;
 mod synchronous;
 mod webhook_down;
