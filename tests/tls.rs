@@ -158,3 +158,82 @@ async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_to
     stopped.await.unwrap();
     assert!(TcpStream::connect(address).is_err());
 }
+
+/// Until the server closes a connection that has sent no more than this: how long that took.
+fn cut_off(address: SocketAddr, said: &[u8]) -> Duration {
+    let started = Instant::now();
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    tcp.write_all(said).unwrap();
+    // An end and a reset are both a cut.
+    if let Err(error) = tcp.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_or_says_it_slowly_is_cut_off_and_holds_up_nobody() {
+    let server = serve();
+    let address = server.address;
+    let made = material();
+    server.resolver.serve(made.certificate().unwrap());
+    let bundle = made.bundle().to_owned();
+
+    let silent = tokio::task::spawn_blocking(move || cut_off(address, b""));
+    let broken = tokio::task::spawn_blocking(move || cut_off(address, b"GET / HTTP/1.1\r\n"));
+    let trickling = bundle.clone();
+    let slow_header = tokio::task::spawn_blocking(move || {
+        let mut client = Client::connect(address, &trickling);
+        let started = Instant::now();
+        client.0.sock.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        // A byte of a header that never ends, twice a second.
+        for byte in b"POST /mutate HTTP/1.1\r\nx: ".iter().chain(std::iter::repeat(&b'x')) {
+            if client.0.write_all(&[*byte]).and_then(|()| client.0.flush()).is_err() {
+                break;
+            }
+            match client.0.read(&mut [0; 512]) {
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                }
+                _ended => break,
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "a slow header is never cut off");
+        }
+        started.elapsed()
+    });
+    blocking(move || Client::connect(address, &bundle).ask().unwrap()).await;
+
+    assert!(broken.await.unwrap() < Duration::from_secs(4), "what is not TLS is cut off at once");
+    let silent = silent.await.unwrap();
+    assert!((4..9).contains(&silent.as_secs()), "no handshake within 5 s: {silent:?}");
+    let slow = slow_header.await.unwrap();
+    assert!((9..16).contains(&slow.as_secs()), "no request within 10 s: {slow:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_connections_are_kept_and_answered() {
+    let server = serve();
+    let address = server.address;
+    let made = material();
+    server.resolver.serve(made.certificate().unwrap());
+    let bundle = made.bundle().to_owned();
+    let connecting: Vec<_> = (0..20)
+        .map(|_| {
+            let bundle = bundle.clone();
+            tokio::task::spawn_blocking(move || {
+                let connected = |_| {
+                    let mut client = Client::connect(address, &bundle);
+                    client.ask().unwrap();
+                    client
+                };
+                (0..20).map(connected).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let mut open = Vec::new();
+    for clients in connecting {
+        open.extend(clients.await.unwrap());
+    }
+    assert_eq!(open.len(), 400);
+    blocking(move || open.iter_mut().for_each(|client| drop(client.ask().unwrap()))).await;
+}
