@@ -19,6 +19,7 @@ use std::{
 
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
+    apps::v1::StatefulSet,
     core::v1::{Namespace, Service},
 };
 use kube::{
@@ -94,6 +95,33 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(process.log().contains("second signal"), "{}", process.log());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_id_leads_from_the_audit_log_to_the_line_in_our_log() {
+    let cluster = Cluster::start().await;
+    let process = Process::start(&cluster.kubeconfig);
+    cluster.forward_to(&process);
+    process.until_ready().await;
+    let set = |inject| stateful_set(&json!({"metadata": {"annotations": {annotation::INJECT: inject}}}));
+    cluster.until_injected(&set("enabled")).await;
+
+    let sets: Api<StatefulSet> = Api::namespaced(cluster.client.clone(), "default");
+    let wrong: StatefulSet = serde_json::from_value(set("hunter2")).unwrap();
+    let denied = sets.create(&PostParams::default(), &wrong).await.unwrap_err().to_string();
+    assert!(denied.contains("hunter2"), "the user is told: {denied}");
+
+    let (audited, reason) = cluster.audited_denial().await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains(&audited)).unwrap_or_else(|| panic!("no {audited} in\n{log}"));
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (&line["uid"], &line["decision"], &line["reason"]),
+        (&json!(audited), &json!("denied"), &json!(reason)),
+        "{line}"
+    );
+    assert_eq!((&line["namespace"], &line["name"]), (&json!("default"), &json!("db")), "{line}");
+    assert!(!log.contains("hunter2"), "nothing of the object is logged:\n{log}");
+}
+
 // === the cluster ===
 
 /// A control plane, gone when this is dropped, that finds the webhook behind a forwarder.
@@ -161,6 +189,25 @@ impl Cluster {
                 return;
             }
             assert!(started.elapsed() < PATIENCE, "the API server does not ask the webhook: {:?}", tally.failures);
+        }
+    }
+}
+
+impl Cluster {
+    /// The id and the reason that the API server's audit log has of a denial.
+    async fn audited_denial(&self) -> (String, String) {
+        let path = self.folder.path().join("audit.log");
+        let started = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut annotations = events.map(|event| event["annotations"].clone());
+            if let Some(found) = annotations.find(|found| found["inject.pgset.dev/decision"] == "denied") {
+                let text = |key: &str| found[key].as_str().unwrap_or_else(|| panic!("no {key}: {found}")).to_owned();
+                return (text("inject.pgset.dev/request"), text("inject.pgset.dev/reason"));
+            }
+            assert!(started.elapsed() < PATIENCE, "no denial in {}", path.display());
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
