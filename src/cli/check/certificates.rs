@@ -96,7 +96,7 @@ fn certificate_valid(configuration: Result<&Value, &Unread>, secret: Secret<'_>,
         return Verdict::Skipped("the webhook configuration can't be read".to_owned());
     };
     // The name that API servers verify.
-    let names = Settings::new(names::SYSTEM_NAMESPACE).names;
+    let names = Settings::new(names::SYSTEM_NAMESPACE, names::WEBHOOK_CONFIGURATION).names;
     let name = names.first().map(String::as_str).unwrap_or_default();
     let refused: Vec<String> = bundles(configuration)
         .into_iter()
@@ -162,6 +162,9 @@ fn cure(message: &str) -> String {
         format!("no pod of pgset's answers: kubectl -n {system} get pods")
     } else if message.contains("deadline") || message.contains("timeout") || message.contains("timed out") {
         "the API server does not reach pgset's pods: see that firewalls and NetworkPolicies let it connect to port 8443 of them"
+            .to_owned()
+    } else if message.contains("ValidatingAdmissionPolicy 'pgset-injection'") {
+        "a policy of pgset's has noticed that API servers do not ask the webhook: see the check webhook-configuration"
             .to_owned()
     } else if message.contains("failed calling webhook") {
         format!("pgset's Service or its pods are not there: kubectl -n {system} get services,pods")
@@ -268,6 +271,7 @@ mod tests {
             ("failed calling webhook: no endpoints available for service", "no pod of pgset's answers"),
             ("failed calling webhook: context deadline exceeded", "the API server does not reach"),
             ("failed calling webhook: service \"pgset-webhook\" not found", "pgset's Service or its pods"),
+            ("ValidatingAdmissionPolicy 'pgset-injection' with binding …", "a policy of pgset's has noticed"),
             ("admission webhook \"other\" denied the request: no", "the message names who refused it"),
         ] {
             let Verdict::Failure(finding) = sung(Err(Unread::Refused(message.to_owned()))) else { panic!() };
