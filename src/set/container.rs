@@ -2,7 +2,12 @@
 
 use std::cell::OnceCell;
 
-use super::{Error, error::named, image::Family, json::Field};
+use super::{
+    Error,
+    error::{listed, named},
+    image::Family,
+    json::Field,
+};
 use crate::names::pod;
 
 /// The PostgreSQL container.
@@ -44,6 +49,19 @@ pub(crate) struct Mount<'a> {
     pub(crate) sub_path_expr: Option<&'a str>,
 }
 
+impl<'a> Variable<'a> {
+    fn of(field: &Field<'a>) -> Result<Self, Error> {
+        let literal = if field.get("valueFrom")?.is_there() {
+            None
+        } else {
+            // A variable without a value is empty; one that names others has a value that only the kubelet knows.
+            Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
+        };
+        let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
+        Ok(Self { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
+    }
+}
+
 impl<'a> Container<'a> {
     /// The container that the annotation names; else the only one; else the one named `postgres`, or as the set.
     pub(crate) fn choose(object: &Field<'a>, annotation: Option<&str>, set: &str) -> Result<Self, Error> {
@@ -53,14 +71,17 @@ impl<'a> Container<'a> {
             let family = Family::of(field.get("image")?.text()?.unwrap_or_default());
             containers.push(Self { index, name, family, field, environment: OnceCell::new() });
         }
-        let names = || containers.iter().map(|it| named(it.name)).collect::<Vec<_>>().join(", ");
+        let names = || listed(containers.iter().map(|it| it.name));
         let find = |name: &str| containers.iter().find(|it| it.name == name).cloned();
-        match (annotation, containers.as_slice()) {
+        let chosen = match (annotation, containers.as_slice()) {
             (_, []) => Err(Error::NoContainer),
             (Some(name), _) => find(name).ok_or_else(|| Error::NoSuchContainer { value: named(name), names: names() }),
             (None, [only]) => Ok(only.clone()),
             (None, _) => find("postgres").or_else(|| find(set)).ok_or_else(|| Error::WhichContainer { names: names() }),
-        }
+        }?;
+        // The record of the injection knows it by its name.
+        let is_alone = containers.iter().filter(|it| it.name == chosen.name).count() == 1;
+        if is_alone && !chosen.name.is_empty() { Ok(chosen) } else { Err(Error::ContainerNames { names: names() }) }
     }
 
     /// The port that PostgreSQL listens on.
@@ -83,17 +104,7 @@ impl<'a> Container<'a> {
         if let Some(known) = self.environment.get() {
             return Ok(known);
         }
-        let variable = |field: Field<'a>| {
-            let literal = if field.get("valueFrom")?.is_there() {
-                None
-            } else {
-                // A variable without a value is empty; one that names others has a value that only the kubelet knows.
-                Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
-            };
-            let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
-            Ok(Variable { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
-        };
-        let found: Vec<_> = self.field.get("env")?.items()?.into_iter().map(variable).collect::<Result<_, Error>>()?;
+        let found: Vec<_> = self.field.get("env")?.items()?.iter().map(Variable::of).collect::<Result<_, Error>>()?;
         Ok(self.environment.get_or_init(|| found))
     }
 

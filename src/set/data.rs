@@ -6,7 +6,7 @@ use super::{
     Contract, Data, Error,
     annotations::Annotations,
     container::{Container, Mount},
-    error::named,
+    error::{listed, named},
     image::Family,
     json::Field,
 };
@@ -165,11 +165,11 @@ impl<'a> Search<'_, 'a> {
         }
         let at_pgdata = self.usual().and_then(|usual| mounts.iter().find(|mount| mount.path == usual.path)).copied();
         at_pgdata.or_else(|| mounts.first().copied()).ok_or_else(|| {
-            let mounted: Vec<_> = self.mounts.iter().map(|mount| named(mount.volume)).collect();
+            let mounted = listed(self.mounts.iter().map(|mount| mount.volume));
             Error::NotMounted {
                 volume: named(volume),
                 container: named(self.container.name),
-                mounted: if mounted.is_empty() { "none".to_owned() } else { mounted.join(", ") },
+                mounted: if mounted.is_empty() { "none".to_owned() } else { mounted },
             }
         })
     }
@@ -231,7 +231,9 @@ impl<'a> Search<'_, 'a> {
             }
             (None, Some(expression)) => {
                 let mut tells_apart = expression.contains(&format!("$({})", env::POD_NAME));
-                for variable in self.container.environment()? {
+                // No path is longer, and a search for each of many variables in a long text would take its time.
+                let sought = if expression.len() > LONGEST_PATH { &[] } else { self.container.environment()? };
+                for variable in sought {
                     let per_member = variable.field_path.is_some_and(|path| PER_MEMBER.contains(&path));
                     tells_apart |= per_member && expression.contains(&format!("$({})", variable.name));
                 }
@@ -269,6 +271,9 @@ impl<'a> Search<'_, 'a> {
         }
     }
 }
+
+/// Linux' `PATH_MAX`.
+const LONGEST_PATH: usize = 4096;
 
 /// Fields of a pod that differ between the members of a set and stay the same when a pod is made anew.
 const PER_MEMBER: [&str; 3] = [
