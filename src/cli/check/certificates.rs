@@ -163,6 +163,9 @@ fn cure(message: &str) -> String {
     } else if message.contains("deadline") || message.contains("timeout") || message.contains("timed out") {
         "the API server does not reach pgset's pods: see that firewalls and NetworkPolicies let it connect to port 8443 of them"
             .to_owned()
+    } else if message.contains("ValidatingAdmissionPolicy 'pgset-injection'") {
+        "a policy of pgset's has noticed that API servers do not ask the webhook: see the check webhook-configuration"
+            .to_owned()
     } else if message.contains("failed calling webhook") {
         format!("pgset's Service or its pods are not there: kubectl -n {system} get services,pods")
     } else {
@@ -268,6 +271,7 @@ mod tests {
             ("failed calling webhook: no endpoints available for service", "no pod of pgset's answers"),
             ("failed calling webhook: context deadline exceeded", "the API server does not reach"),
             ("failed calling webhook: service \"pgset-webhook\" not found", "pgset's Service or its pods"),
+            ("ValidatingAdmissionPolicy 'pgset-injection' with binding …", "a policy of pgset's has noticed"),
             ("admission webhook \"other\" denied the request: no", "the message names who refused it"),
         ] {
             let Verdict::Failure(finding) = sung(Err(Unread::Refused(message.to_owned()))) else { panic!() };

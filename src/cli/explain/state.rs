@@ -102,13 +102,13 @@ fn of_bare(facts: &Facts, local: &Locally) -> Because {
     }
     match &facts.again {
         Ok(answer) if is_injected(&answer.value) => pending(facts.is_stored),
-        Ok(_) => (
-            State::Unconfigured,
-            "the API server does not ask pgset about it".to_owned(),
-            "pgset check says what is wrong with the webhook configuration".to_owned(),
-        ),
+        Ok(_) => not_asked_about("the API server does not ask pgset about it".to_owned()),
         Err(why) => refused(why, local),
     }
+}
+
+fn not_asked_about(why: String) -> Because {
+    (State::Unconfigured, why, "pgset check says what is wrong with the webhook configuration".to_owned())
 }
 
 fn pending(is_stored: bool) -> Because {
@@ -132,6 +132,10 @@ fn refused(why: &Unread, local: &Locally) -> Because {
         return (State::Denied, denied.clone(), "change that, and apply the set again".to_owned());
     }
     match why {
+        // The policy speaks where the webhook was not asked.
+        Unread::Refused(_) if message.contains("ValidatingAdmissionPolicy 'pgset-injection'") => {
+            not_asked_about(message)
+        }
         Unread::Refused(_) if message.contains("inject.pgset.dev") => {
             (State::Denied, message, "change that, and apply the set again".to_owned())
         }

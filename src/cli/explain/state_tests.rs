@@ -164,6 +164,8 @@ fn a_denial_gives_its_reason() {
 fn whoever_else_stands_in_the_way_is_named() {
     let state = |again| explain(&Facts { again, ..facts(annotated()) }).state;
     assert_eq!(state(refused("failed calling webhook \"inject.pgset.dev\": no endpoints")), State::Unanswered);
+    let policy = "statefulsets.apps \"db\" is forbidden: ValidatingAdmissionPolicy 'pgset-injection' with binding …";
+    assert_eq!(state(refused(policy)), State::Unconfigured);
     assert_eq!(state(refused("admission webhook \"other\" denied the request: no")), State::Refused);
     assert_eq!(state(Err(Unread::Forbidden("no".to_owned()))), State::Pending);
 }
