@@ -83,5 +83,5 @@ test-versions: ## tests against control planes of other Kubernetes versions: VER
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
 
-bench: ## figures, with what is aimed at beside them
-	@$(LAB_ONLY) tests/bench
+bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller or postgres for a part
+	@$(LAB_ONLY) tests/bench/run $(ONLY)
