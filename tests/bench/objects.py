@@ -83,43 +83,30 @@ def only(namespace):
     return {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
 
 
-def policy(namespace, patch_type):
-    """The policy inside the API server, for one namespace. Kubernetes knows two notations for what it changes."""
+def policy(namespace):
+    """The policy inside the API server, for one namespace. Of its two notations only JSON Patch can do it: an ApplyConfiguration "may
+    not mutate atomic arrays, maps or structs", of which a variable's fieldRef is one."""
     name = f"bench-{namespace}"
-    apply = """Object{spec: Object.spec{template: Object.spec.template{
-        metadata: Object.spec.template.metadata{labels: {'pgset.dev/role': 'replica'}},
-        spec: Object.spec.template.spec{
-          serviceAccountName: object.metadata.name + '-sa',
-          containers: [Object.spec.template.spec.containers{
-            name: object.spec.template.spec.containers[0].name,
-            env: [
-              Object.spec.template.spec.containers.env{name: 'PG_MODE', value: 'set'},
-              Object.spec.template.spec.containers.env{name: 'PG_MASTER_HOST', value: object.metadata.name + '-master'},
-              Object.spec.template.spec.containers.env{name: 'POD_NAME',
-                valueFrom: Object.spec.template.spec.containers.env.valueFrom{
-                  fieldRef: Object.spec.template.spec.containers.env.valueFrom.fieldRef{fieldPath: 'metadata.name'}}}],
-            volumeMounts: [Object.spec.template.spec.containers.volumeMounts{
-              name: 'pgset-data', mountPath: '/pgdata', subPathExpr: '$(POD_NAME)'}]}],
-          volumes: [Object.spec.template.spec.volumes{name: 'pgset-data',
-            persistentVolumeClaim: Object.spec.template.spec.volumes.persistentVolumeClaim{claimName: 'pgset-pvc'}}]}}}}"""
-    container = "/spec/template/spec/containers/0"
-    patch = f"""[
-        JSONPatch{{op: 'add', path: '/spec/template/spec/serviceAccountName', value: object.metadata.name + '-sa'}},
-        JSONPatch{{op: 'add', path: '/spec/template/metadata/labels/' + jsonpatch.escapeKey('pgset.dev/role'), value: 'replica'}},
-        JSONPatch{{op: 'add', path: '/spec/template/spec/volumes/-', value: {{'name': 'pgset-data',
-          'persistentVolumeClaim': {{'claimName': 'pgset-pvc'}}}}}},
-        JSONPatch{{op: 'add', path: '{container}/env/-', value: {{'name': 'PG_MODE', 'value': 'set'}}}},
-        JSONPatch{{op: 'add', path: '{container}/env/-', value: {{'name': 'PG_MASTER_HOST', 'value': object.metadata.name + '-master'}}}},
-        JSONPatch{{op: 'add', path: '{container}/env/-', value: {{'name': 'POD_NAME',
-          'valueFrom': {{'fieldRef': {{'fieldPath': 'metadata.name'}}}}}}}},
-        JSONPatch{{op: 'add', path: '{container}/volumeMounts/-', value: {{'name': 'pgset-data', 'mountPath': '/pgdata',
-          'subPathExpr': '$(POD_NAME)'}}}}]"""
-    key, expression = {"ApplyConfiguration": ("applyConfiguration", apply), "JSONPatch": ("jsonPatch", patch)}[patch_type]
+    pod = "Object.spec.template.spec"
+    account = "object.metadata.name + '-sa'"
+    variables = [f"{pod}.containers.env{{name: 'PG_MODE', value: 'set'}}",
+                 f"{pod}.containers.env{{name: 'PG_MASTER_HOST', value: object.metadata.name + '-master'}}",
+                 f"{pod}.containers.env{{name: 'POD_NAME', valueFrom: {pod}.containers.env.valueFrom{{"
+                 f"fieldRef: {pod}.containers.env.valueFrom.fieldRef{{fieldPath: 'metadata.name'}}}}}}"]
+    mount = f"{pod}.containers.volumeMounts{{name: 'pgset-data', mountPath: '/pgdata', subPathExpr: '$(POD_NAME)'}}"
+    volume = f"{pod}.volumes{{name: 'pgset-data', persistentVolumeClaim: {pod}.volumes.persistentVolumeClaim{{claimName: 'pgset-pvc'}}}}"
+    template, container = "/spec/template", "/spec/template/spec/containers/0"
+    additions = [(f"'{template}/spec/serviceAccountName'", account),
+                 (f"'{template}/metadata/labels/' + jsonpatch.escapeKey('pgset.dev/role')", "'replica'"),
+                 (f"'{template}/spec/volumes/-'", volume),
+                 *((f"'{container}/env/-'", variable) for variable in variables),
+                 (f"'{container}/volumeMounts/-'", mount)]
+    patch = "[" + ", ".join(f"JSONPatch{{op: 'add', path: {path}, value: {value}}}" for path, value in additions) + "]"
     return [
         {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy", "metadata": {"name": name},
-         "spec": {"matchConstraints": {"resourceRules": STATEFUL_SETS}, "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
+         "spec": {"matchConstraints": {"resourceRules": STATEFUL_SETS}, "failurePolicy": "Fail", "reinvocationPolicy": "Never",
                   "matchConditions": [{"name": "annotated", "expression": "has(object.metadata.annotations) && 'pgset.dev/inject' in object.metadata.annotations"}],
-                  "mutations": [{"patchType": patch_type, key: {"expression": expression}}]}},
+                  "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}]}},
         {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name},
          "spec": {"policyName": name, "matchResources": {"namespaceSelector": only(namespace)}}},
     ]
@@ -131,5 +118,5 @@ def webhook(namespace, url, authority):
             "webhooks": [{
                 "name": "bench.pgset.dev", "clientConfig": {"url": url, "caBundle": authority}, "rules": STATEFUL_SETS,
                 "namespaceSelector": only(namespace), "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 5,
-                "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v1"],
+                "reinvocationPolicy": "Never", "admissionReviewVersions": ["v1"],
                 "matchConditions": [{"name": "annotated", "expression": "has(object.metadata.annotations) && 'pgset.dev/inject' in object.metadata.annotations"}]}]}
