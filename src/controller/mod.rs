@@ -6,6 +6,7 @@ mod kept;
 mod leadership;
 mod memory;
 mod notice;
+mod ownership;
 mod plan;
 mod reconcile;
 mod requests;
@@ -69,7 +70,8 @@ pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Outpu
         biased;
         () = &mut shutdown => Ok(()),
         lost = leadership.hold(lease) => Err(Error::from(lost)),
-        ended = work(client, identity) => Err(ended),
+        never = ownership::keep(client.clone(), namespace) => match never {},
+        ended = work(client.clone(), identity) => Err(ended),
     };
     if !matches!(outcome, Err(Error::Leadership(_))) {
         leadership.release().await;

@@ -15,7 +15,11 @@ use axum_server::Handle;
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::StatefulSet, core::v1::Namespace,
+    admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    },
+    apps::v1::StatefulSet,
+    core::v1::Namespace,
 };
 use kube::{
     Api, Client, Config,
@@ -47,7 +51,9 @@ pub struct Lab {
     /// Of each replica.
     pub reports: Vec<watch::Receiver<Report>>,
     pub address: IpAddr,
-    kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
+    /// The agent's image that the webhook gives to new sets.
+    image: Arc<Mutex<String>>,
     tasks: Vec<JoinHandle<()>>,
     handles: Vec<Handle<SocketAddr>>,
 }
@@ -100,6 +106,7 @@ impl Lab {
             reports: Vec::new(),
             address,
             kubeconfig,
+            image: Arc::new(Mutex::new(names::IMAGE.to_owned())),
             tasks: Vec::new(),
             handles: Vec::new(),
         };
@@ -116,11 +123,10 @@ impl Lab {
 
     /// Starts what `pgset serve` starts, but for the controller. Tells the port.
     fn add_replica(&mut self) -> u16 {
-        let asked = self.asked.clone();
-        let decide = webhook::by_injection(inject::Settings { agent_image: names::IMAGE.to_owned() });
+        let (asked, image) = (self.asked.clone(), self.image.clone());
         let decide = move |sets: &webhook::review::StatefulSets<'_>| {
             asked.lock().unwrap().push(sets.object["metadata"]["name"].as_str().unwrap_or_default().to_owned());
-            decide(sets)
+            webhook::by_injection(inject::Settings { agent_image: image.lock().unwrap().clone() })(sets)
         };
         let router = webhook::router(State::new(decide, Arc::new(Metrics::new())));
         let (resolver, handle) = (Arc::new(Resolver::new()), Handle::new());
@@ -161,6 +167,66 @@ impl Lab {
         serde_json::from_value(shipped).unwrap()
     }
 
+    /// The shipped policies, for this namespace alone, in force as soon as they have been seen to deny something.
+    pub async fn apply_policies(&self) {
+        let image: install::Image = names::IMAGE.parse().unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
+        for mut policy in documents {
+            let path = match policy["kind"].as_str() {
+                Some("ValidatingAdmissionPolicy") => {
+                    let expressions = &mut policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"];
+                    *expressions =
+                        json!([{"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.name]}]);
+                    "validatingadmissionpolicies"
+                }
+                Some("ValidatingAdmissionPolicyBinding") => {
+                    policy["spec"]["policyName"] = json!(self.policy(policy["spec"]["policyName"].as_str().unwrap()));
+                    "validatingadmissionpolicybindings"
+                }
+                _ => continue,
+            };
+            policy["metadata"]["name"] = json!(self.policy(policy["metadata"]["name"].as_str().unwrap()));
+            self.send("POST", &format!("/apis/admissionregistration.k8s.io/v1/{path}"), &policy).await.unwrap();
+        }
+        // Of each policy something that it denies.
+        let pod = json!({"metadata": {"name": "canary", "labels": {names::label::SET: "nobody"}},
+            "spec": {"containers": [{"name": "a", "image": "a"}]}});
+        let mut set = stateful_set(
+            &json!({"metadata": {"name": "canary", "annotations": {names::annotation::INJECT: "enabled"}}}),
+        );
+        set["spec"]["template"]["spec"]["containers"][0]["env"] =
+            json!([{"name": "PGSET_POD_NAME", "value": "another"}]);
+        for (path, object) in [("/api/v1", "pods", &pod), ("/apis/apps/v1", "statefulsets", &set)]
+            .map(|(group, kind, object)| (format!("{group}/namespaces/{}/{kind}?dryRun=All", self.name), object))
+        {
+            let last = Mutex::new(String::new());
+            let denied = async {
+                loop {
+                    match self.send("POST", &path, object).await {
+                        Err(status) if status.message.contains("denied") => break,
+                        other => *last.lock().unwrap() = format!("{other:?}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            assert!(tokio::time::timeout(PATIENCE, denied).await.is_ok(), "{path}: {}", last.lock().unwrap());
+        }
+    }
+
+    /// What one of the shipped policies is called here.
+    fn policy(&self, name: &str) -> String {
+        format!("{}-{name}", self.name)
+    }
+
+    /// The same cluster, as a user of these groups.
+    pub async fn client_as(&self, user: &str, groups: &[&str]) -> Client {
+        let read = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_groups = Some(groups.iter().map(|&group| group.to_owned()).collect());
+        Client::try_from(config).unwrap()
+    }
+
     /// Until every replica says that API servers trust it, and the API server has seen it too.
     pub async fn ready(&self) {
         for reports in &self.reports {
@@ -188,8 +254,18 @@ impl Lab {
         });
     }
 
+    /// The API server's audit log, which the lab keeps beside the kubeconfig.
+    pub fn audit_log(&self) -> PathBuf {
+        self.kubeconfig.with_file_name("audit.log")
+    }
+
     pub fn was_asked(&self, name: &str) -> bool {
         self.asked.lock().unwrap().iter().any(|asked| asked == name)
+    }
+
+    /// From now on the webhook is one that was installed with another image.
+    pub fn upgrade(&self, image: &str) {
+        image.clone_into(&mut self.image.lock().unwrap());
     }
 
     pub fn sets(&self) -> Api<StatefulSet> {
@@ -250,12 +326,22 @@ impl Lab {
     async fn clean_up(&self) {
         let now = DeleteParams::background();
         let _ = self.configurations().delete(&self.name, &now).await;
+        for policy in [names::INJECTION_POLICY, names::MEMBERS_POLICY].map(|name| self.policy(name)) {
+            let _ = Api::<ValidatingAdmissionPolicyBinding>::all(self.client.clone()).delete(&policy, &now).await;
+            let _ = Api::<ValidatingAdmissionPolicy>::all(self.client.clone()).delete(&policy, &now).await;
+        }
         for name in [&self.name, &self.plain()] {
             let _ = Api::<Namespace>::all(self.client.clone()).delete(name, &now).await;
         }
         self.handles.iter().for_each(Handle::shutdown);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// What two objects of different namespaces have in common if they are the same.
+pub fn essence(stored: &Value) -> Value {
+    let metadata = &stored["metadata"];
+    json!({"annotations": metadata["annotations"], "labels": metadata["labels"], "spec": stored["spec"]})
 }
 
 fn plain(name: &str) -> String {

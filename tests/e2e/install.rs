@@ -4,10 +4,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab;
+use crate::lab::{self, START, same, wait_until};
 
 /// The objects of a manifest, sorted, as the client reads them.
-fn objects(manifest: &str) -> Vec<Value> {
+pub fn objects(manifest: &str) -> Vec<Value> {
     let words = ["create", "--dry-run=client", "--validate=false", "--output=json", "--filename=-"];
     let said = lab::run(lab::kubectl().args(words), Some(manifest)).unwrap_or_else(|said| panic!("{}", said.err));
     let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&said.out)
@@ -36,6 +36,22 @@ fn two_pods_serve_at_the_restricted_level() {
         .map(|deployment| deployment["status"]["readyReplicas"].as_u64().unwrap_or(0))
         .sum();
     assert_eq!(ready, 2);
+}
+
+#[test]
+fn what_is_outside_of_the_namespace_goes_with_it() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("owned");
+    let uid = ns.get("namespace pgset-system")["metadata"]["uid"].clone();
+    for object in [
+        "mutatingwebhookconfiguration pgset",
+        "validatingadmissionpolicy pgset-injection",
+        "validatingadmissionpolicybinding pgset-injection",
+        "validatingadmissionpolicy pgset-members",
+        "validatingadmissionpolicybinding pgset-members",
+    ] {
+        wait_until(START, object, || same(ns.get(object)["metadata"]["ownerReferences"][0]["uid"].clone(), &uid));
+    }
 }
 
 #[test]
