@@ -2,6 +2,7 @@
 //!
 //! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
 
+mod kept;
 mod leadership;
 mod memory;
 mod notice;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::api::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::kept::Kept;
 use super::memory::{CONTEST, Memory};
 use super::notice::{Notice, Reason};
 use super::plan::{self, Member, Plan, Step, World};
@@ -47,11 +48,13 @@ pub struct Context {
 }
 
 /// Looks at one set. Errors end here: they are logged, told to the user where he can do something, and tried again later.
-pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, Infallible> {
+pub async fn reconcile(object: Arc<Kept>, context: Arc<Context>) -> Result<Action, Infallible> {
     let Some(uid) = object.uid() else { return Ok(Action::await_change()) };
-    let Ok(stateful_set) = serde_json::to_value(&*object) else { return Ok(Action::await_change()) };
+    let stateful_set = object.value();
+    let metadata = |field: &str| stateful_set.get("metadata").and_then(|metadata| metadata.get(field));
+    let asks = metadata("annotations").is_some_and(|annotations| annotations.get(names::annotation::INJECT).is_some());
     // What belongs to a set that goes away goes with it.
-    if object.metadata.deletion_timestamp.is_some() || !object.annotations().contains_key(names::annotation::INJECT) {
+    if metadata("deletionTimestamp").is_some() || !asks {
         context.forget(&uid);
         return Ok(Action::await_change());
     }
@@ -82,12 +85,7 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
 }
 
 /// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(
-    stateful_set: &Value,
-    object: &DynamicObject,
-    context: &Context,
-    memory: &mut Memory,
-) -> Result<Duration, Error> {
+async fn look(stateful_set: &Value, object: &Kept, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
     let namespace = object.namespace().unwrap_or_default();
     let owner = Owner { namespace, name: object.name_any(), uid: object.uid().unwrap_or_default() };
     let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
@@ -109,7 +107,8 @@ async fn look(
     let Plan { steps, mut notices } = plan::plan(&set, &owner, desired, &world);
     let steps = uncontested(steps, memory, &mut notices);
 
-    let occasion = (object.metadata.generation, sorted(world.members.iter().map(|member| member.uid.clone())));
+    let generation = stateful_set.pointer("/metadata/generation").and_then(Value::as_i64);
+    let occasion = (generation, sorted(world.members.iter().map(|member| member.uid.clone())));
     // A Secret that the user names is the user's to make.
     let secret_wanted =
         set.credentials == names::credentials(&set.name) && memory.wants_secret(&occasion, Instant::now());
@@ -177,7 +176,7 @@ async fn observe(
     for place in places.chain([budget.clone()]) {
         if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
             memory.not_foreign(&place);
-            world.children.insert(place, value(live.as_ref()));
+            world.children.insert(place, live.value());
         } else if let Some(foreign) = memory.foreign(&place, now) {
             world.children.insert(place, foreign.clone());
         } else if !unknown.contains(&place)
@@ -196,7 +195,7 @@ async fn observe(
         }
         world.children.insert(place, live);
     }
-    world.services = stores.services(&owner.namespace).iter().map(|service| value(service.as_ref())).collect();
+    world.services = stores.services(&owner.namespace).iter().map(|service| service.value()).collect();
     Ok(world)
 }
 

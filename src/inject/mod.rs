@@ -16,6 +16,8 @@ mod tests;
 mod update;
 mod warnings;
 
+use std::borrow::Cow;
+
 use json_patch::Patch;
 use serde_json::Value;
 
@@ -115,7 +117,7 @@ fn decide(request: &Request<'_>, stored: Option<(&Value, Record)>, revisions: Re
         (Ok(Some(record)), _) | (Err(_), Some((_, record))) => Some(record),
         (own, None) => own?,
     };
-    let own = record.as_ref().map_or_else(|| object.clone(), |record| record.undone(object));
+    let own = record.as_ref().map_or(Cow::Borrowed(object), |record| Cow::Owned(record.undone(object)));
     if let Some(part) = carries_parts(&own) {
         return Err(Reason::Reserved { part });
     }
@@ -166,8 +168,8 @@ fn is_going(object: &Value) -> bool {
 fn is_same(old: &Value, object: &Value) -> bool {
     let spec = ["template", "selector", "ordinals", "serviceName", "volumeClaimTemplates"];
     let same_spec = spec.iter().all(|field| {
-        let of = |object: &Value| object.get("spec").and_then(|spec| spec.get(field)).cloned();
-        of(old) == of(object)
+        let [old, new] = [old, object].map(|object| object.get("spec").and_then(|spec| spec.get(field)));
+        old == new
     });
     same_spec && our_annotations(old) == our_annotations(object)
 }

@@ -154,19 +154,14 @@ def measure(binary, count):
             say(f"{count} sets: seen again in {figures['again']:.1f} s with {audit.total()} requests: {audit.counts}")
             time.sleep(QUIET)
             audit.fresh()
-            before = cpu(pgset)
+            before = pgset.processor_seconds()
             time.sleep(WINDOW)
             audit.read()
             figures["rest_requests"] = audit.total() / WINDOW
-            figures["rest_cpu"] = (cpu(pgset) - before) / WINDOW
+            figures["rest_cpu"] = (pgset.processor_seconds() - before) / WINDOW
             figures["rss"], figures["peak"] = pgset.memory()
             say(f"{count} sets: {figures['rss']:.1f} MB at rest (highest {figures['peak']:.1f}), {figures['rest_requests']:.2f} requests a second: {audit.counts}")
     return figures
-
-
-def cpu(process):
-    fields = open(f"/proc/{process.process.pid}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def check(plane, count):
