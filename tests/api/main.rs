@@ -6,9 +6,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "tests")]
 
 mod admission;
+mod audit;
 #[path = "../support/cases.rs"]
 mod cases;
-mod audit;
 mod certificates;
 mod commands;
 mod goldens;
