@@ -27,8 +27,9 @@ use crate::{
 /// Threads for everything: the webhook answers in well below a millisecond, and more threads are more memory.
 const THREADS: usize = 2;
 
-/// How long requests are taken after the order to stop: until every node knows that this pod is no endpoint any more.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long requests are taken after the order to stop: until every node knows that this pod is no endpoint any more. It takes
+/// kube-proxy a second or two, and more than 5 s where the processor is short.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// How long open requests may then take; the API server waits no longer for them.
 const DRAIN: Duration = Duration::from_secs(10);

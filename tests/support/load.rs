@@ -65,7 +65,7 @@ impl Load {
 }
 
 impl Tally {
-    /// None failed. The pace is told: a busy machine does not keep it, and at a fifth of it shows nothing.
+    /// None failed. The pace is told: a busy machine does not keep it, and at a tenth of it shows nothing.
     pub fn assert_perfect(&self) {
         let Self { answered, failures, slowest, time } = self;
         let pace = f64::from(*answered) / time.as_secs_f64();
@@ -74,7 +74,7 @@ impl Tally {
             "{answered} admissions in {time:.1?}, {pace:.0} a second; {failed} failed; the slowest took {slowest:.1?}"
         );
         assert!(failures.is_empty(), "{failed} of {answered} failed:\n{}", failures[..failed.min(20)].join("\n"));
-        assert!(pace > f64::from(RATE) / 5.0, "only {pace:.0} a second: this machine is too busy to tell");
+        assert!(pace > f64::from(RATE) / 10.0, "only {pace:.0} a second: this machine is too busy to tell");
     }
 }
 
