@@ -28,7 +28,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions e2e bench
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e bench
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -60,15 +60,16 @@ push: image ## the image, to the registry that its name says
 install: image ## pgset, into the cluster of KUBECONFIG, by default the lab
 	@deploy/install-image $(BINARY) $(IMAGE)
 
-uninstall: binary ## take pgset away; sets go on running
-	$(BINARY) install --image $(IMAGE) | kubectl delete --ignore-not-found --timeout=120s -f -
+uninstall: binary ## take pgset away; refused while sets depend on it, unless FORCE=yes
+	@manifests=$$($(BINARY) uninstall $(if $(FORCE),--force)); \
+	kubectl delete --ignore-not-found --timeout=120s -f - <<<"$$manifests"
 
 lint: ## formatting, lints, licences, scripts
 	cargo fmt --check
 	cargo clippy --locked --all-targets --features lab -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; else echo 'lint: no cargo-deny on this machine, left out'; fi
 	@if command -v shellcheck >/dev/null; then \
-	  grep -rlE '^#!(/usr/bin/env bash|/bin/sh)' .ci deploy tests | xargs shellcheck -x; \
+	  grep -rlE '^#!(/usr/bin/env bash|/bin/sh)' .ci deploy tests fuzz/run | xargs shellcheck -x; \
 	else echo 'lint: no shellcheck on this machine, left out'; fi
 
 unit: ## tests that need no cluster
@@ -80,8 +81,11 @@ api: ## tests against a control plane
 test-versions: ## tests against control planes of other Kubernetes versions: VERSIONS="v1.30.14 v1.34.4 v1.37.2"
 	@tests/versions $(VERSIONS)
 
+fuzz: ## the fuzz targets, SECONDS_EACH each; needs a nightly compiler
+	@fuzz/run
+
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
 
-bench: ## figures, with what is aimed at beside them
-	@$(LAB_ONLY) tests/bench
+bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller or postgres for a part
+	@$(LAB_ONLY) tests/bench/run $(ONLY)

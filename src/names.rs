@@ -65,6 +65,8 @@ pub mod label {
     pub const ARTICLE_ROLE: &str = "name";
     /// The standard label that says who looks after an object.
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// On a namespace, with the value `disabled`: its `StatefulSets` are not sent to the webhook.
+    pub const WEBHOOK: &str = "pgset.dev/webhook";
 }
 
 /// The field manager of every server-side apply, and the value of [`label::MANAGED_BY`].
@@ -118,6 +120,13 @@ pub mod env {
     pub const POD_IP: &str = "PGSET_POD_IP";
     /// The member's namespace, from the downward API.
     pub const NAMESPACE: &str = "PGSET_NAMESPACE";
+    /// The private ones, and the field of the pod that each of them is.
+    pub const FIELDS: [(&str, &str); 4] = [
+        (NAMESPACE, "metadata.namespace"),
+        (POD_NAME, "metadata.name"),
+        (POD_UID, "metadata.uid"),
+        (POD_IP, "status.podIP"),
+    ];
 }
 
 /// Names inside the pod.

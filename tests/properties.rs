@@ -1,23 +1,39 @@
 //! What holds for any `StatefulSet`: proptest writes them, with fields that nobody knows, absent and empty lists, and the
 //! user's own of everything that pgset adds.
 //!
-//! `PGSET_CASES=10000 cargo test --test properties` tries more; a failure prints its seed and is kept beside this file.
+//! `PGSET_CASES=100000 cargo test --profile quick --test properties` tries more. The seed is printed; `PGSET_SEED` sets it. A
+//! failure is kept beside this file.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test may stop where it fails
 
 mod support;
 
+use std::{
+    io::Write as _,
+    sync::{Once, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use pgset::{
     inject::{Outcome, eject},
     set::Set,
 };
-use proptest::{option, prelude::*, sample::select};
+use proptest::{option, prelude::*, sample::select, test_runner::RngSeed};
 use serde_json::{Map, Value, json};
 use support::{admitted, applied, ask, defaulted, ejected};
 
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PGSET_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(256);
-    ProptestConfig { cases, ..ProptestConfig::default() }
+    static TOLD: Once = Once::new();
+    static SEED: OnceLock<u64> = OnceLock::new();
+    let number = |key: &str| std::env::var(key).ok().and_then(|number| number.parse().ok());
+    let cases = number("PGSET_CASES").and_then(|cases| u32::try_from(cases).ok()).unwrap_or(256);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let seed = *SEED.get_or_init(|| number("PGSET_SEED").unwrap_or_else(now));
+    // Past the test runner, which keeps what tests print to itself.
+    TOLD.call_once(|| drop(writeln!(std::io::stderr(), "PGSET_SEED={seed} PGSET_CASES={cases} for each property")));
+    // A case that is denied says nothing about patches, and is replaced by another.
+    let max_global_rejects = cases.saturating_mul(10);
+    ProptestConfig { cases, max_global_rejects, rng_seed: RngSeed::Fixed(seed), ..ProptestConfig::default() }
 }
 
 /// A key of a map as nobody expects it.

@@ -23,6 +23,8 @@ const NAME: &str = "pgset-webhook.pgset-system.svc";
 const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u",
     "kind":{"group":"apps","version":"v1","kind":"StatefulSet"},"operation":"CREATE","object":{"metadata":{}}}}"#;
 
+const HEAD: &str = "POST /mutate?timeout=5s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\n";
+
 struct Server {
     state: State,
     resolver: Arc<Resolver>,
@@ -71,8 +73,16 @@ impl Client {
 
     /// One request; the whole answer, or the error.
     fn ask(&mut self) -> std::io::Result<String> {
-        let head = "POST /mutate?timeout=5s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\n";
-        write!(self.0, "{head}content-length: {}\r\n\r\n{REVIEW}", REVIEW.len())?;
+        self.send()?;
+        self.answer()
+    }
+
+    fn send(&mut self) -> std::io::Result<()> {
+        write!(self.0, "{HEAD}content-length: {}\r\n\r\n{REVIEW}", REVIEW.len())?;
+        self.0.flush()
+    }
+
+    fn answer(&mut self) -> std::io::Result<String> {
         let mut answer = String::new();
         while !answer.contains("\"allowed\":true") {
             let mut bytes = [0; 4096];
@@ -109,8 +119,8 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     let nothing_yet = old_bundle.clone();
     assert!(blocking(move || Client::connect(address, &nothing_yet).ask()).await.is_err());
 
-    assert!(server.resolver.serve(old.certified_key().unwrap()));
-    assert!(!server.resolver.serve(old.certified_key().unwrap()), "the same is no news");
+    assert!(server.resolver.serve(old.certificate().unwrap()));
+    assert!(!server.resolver.serve(old.certificate().unwrap()), "the same is no news");
     let bundle = old_bundle.clone();
     let mut open = blocking(move || {
         let mut client = Client::connect(address, &bundle);
@@ -121,7 +131,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     })
     .await;
 
-    assert!(server.resolver.serve(new.certified_key().unwrap()));
+    assert!(server.resolver.serve(new.certificate().unwrap()));
     blocking(move || {
         open.ask().unwrap();
         Client::connect(address, &new_bundle).ask().unwrap();
@@ -134,7 +144,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
 async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_too() {
     let Server { state, resolver, handle, address, stopped } = serve();
     let made = material();
-    resolver.serve(made.certified_key().unwrap());
+    resolver.serve(made.certificate().unwrap());
     let bundle = made.bundle().to_owned();
     let (mut busy, mut idle) = blocking(move || {
         let mut pair = (Client::connect(address, &bundle), Client::connect(address, &bundle));
@@ -157,4 +167,66 @@ async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_to
     assert!(waiting.await.unwrap() < Duration::from_secs(2));
     stopped.await.unwrap();
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_a_header_or_half_a_body_is_cut_off_while_others_are_answered() {
+    let Server { resolver, address, .. } = serve();
+    let made = material();
+    resolver.serve(made.certificate().unwrap());
+    let bundle = made.bundle().to_owned();
+    let half_a_body = format!("{HEAD}content-length: {}\r\n\r\n{}", REVIEW.len(), &REVIEW[..40]);
+    let slow = ["", "POST /mutate HTTP/1.1\r\nhost: web", &half_a_body].map(|sent| {
+        let (sent, bundle) = (sent.to_owned(), bundle.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut client = Client::connect(address, &bundle);
+            client.0.sock.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let started = Instant::now();
+            client.0.write_all(sent.as_bytes()).unwrap();
+            client.0.flush().unwrap();
+            // A connection that is cut ends without TLS's own good-bye.
+            let mut answer = Vec::new();
+            let _ = client.0.read_to_end(&mut answer);
+            (String::from_utf8(answer).unwrap(), started.elapsed())
+        })
+    });
+    // A plain port scanner, that does not even speak TLS.
+    let silent = tokio::task::spawn_blocking(move || {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let started = Instant::now();
+        let _ = tcp.read_to_end(&mut Vec::new());
+        started.elapsed()
+    });
+    blocking(move || Client::connect(address, &bundle).ask().unwrap()).await;
+
+    assert!(silent.await.unwrap() < Duration::from_secs(8));
+    let [nothing, header, body] = slow;
+    for quiet in [nothing, header] {
+        let (answer, took) = quiet.await.unwrap();
+        assert!(took < Duration::from_secs(14) && !answer.contains("200 OK"), "{took:?} {answer}");
+    }
+    let (answer, took) = body.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408") && took < Duration::from_secs(14), "{took:?} {answer}");
+    assert!(answer.contains("the body was not there within 5s"), "{answer}");
+}
+
+#[tokio::test]
+async fn four_hundred_open_connections_are_all_answered() {
+    let Server { resolver, address, .. } = serve();
+    let made = material();
+    resolver.serve(made.certificate().unwrap());
+    let bundle = made.bundle().to_owned();
+    blocking(move || {
+        let ask = |_| {
+            let mut client = Client::connect(address, &bundle);
+            client.send().unwrap();
+            client
+        };
+        let mut clients: Vec<_> = (0..400).map(ask).collect();
+        for client in &mut clients {
+            client.answer().unwrap();
+        }
+    })
+    .await;
 }

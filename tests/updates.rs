@@ -298,3 +298,21 @@ fn another_contract_takes_the_agent_out() {
     assert_eq!(env(&new, "PGSET_POD_NAME").len(), 0);
     assert_eq!(env(&new, "CCP_NAMESPACE").len(), 1);
 }
+
+#[test]
+fn the_init_containers_resources_follow_those_of_the_container() {
+    let old = stored(&golden("resources.yaml"));
+    let of_init = |object: &Value| object.pointer("/spec/template/spec/initContainers/0/resources").cloned();
+    assert_eq!(
+        of_init(&old),
+        Some(
+            json!({ "requests": { "cpu": "500m", "memory": "1Gi" }, "limits": { "memory": "1Gi", "ephemeral-storage": "2Gi" } })
+        )
+    );
+    let mut new = old.clone();
+    container(&mut new, "postgres")["resources"] = json!({ "requests": { "cpu": "250m" } });
+    let fewer = admitted(&new, Some(&old));
+    assert_eq!(of_init(&fewer), Some(json!({ "requests": { "cpu": "250m" } })), "what was taken out is gone");
+    container(&mut new, "postgres").as_object_mut().unwrap().remove("resources");
+    assert_eq!(of_init(&admitted(&new, Some(&fewer))), None);
+}

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::{
     Router,
@@ -90,7 +90,7 @@ async fn a_patch_is_decoded_and_applies() {
         let mut object = named("db");
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
         assert_eq!(object["metadata"]["labels"], json!({"seen": operation.to_lowercase(), "old": old}));
-        assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "revision": "7"}));
+        assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "request": UID, "revision": "7"}));
     }
 }
 
@@ -102,7 +102,7 @@ async fn a_denial_tells_the_reason() {
     assert_eq!(response["status"]["message"], "say it otherwise");
     assert_eq!(response["status"]["code"], 403);
     assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
-    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise"}));
+    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise", "request": UID}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }
 
@@ -200,6 +200,7 @@ async fn a_panic_is_answered_counted_and_survived() {
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_problem(&answer, 500);
     assert!(!answer.to_string().contains("a secret of the object"));
+    assert!(answer["message"].as_str().unwrap().contains(UID), "{answer}");
     ask(&app, &review("CREATE", &named("db"))).await;
 
     let admin = health::router(Readiness::new(), metrics);
@@ -214,14 +215,161 @@ async fn a_panic_is_answered_counted_and_survived() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_body_that_never_ends_is_given_up_at_the_api_servers_deadline() {
-    let (app, _) = app();
+/// A request whose body never ends, with a length or without.
+fn endless(timeout: &str, length: Option<usize>) -> Request<Body> {
     let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    let started = tokio::time::Instant::now();
-    let (status, answer) = send(&app, "application/json", never).await;
-    assert_eq!((status, started.elapsed().as_secs()), (StatusCode::GATEWAY_TIMEOUT, 5));
-    assert_problem(&answer, 504);
+    let mut request = Request::post(format!("/mutate?timeout={timeout}")).header("content-type", "application/json");
+    if let Some(length) = length {
+        request = request.header("content-length", length);
+    }
+    request.body(never).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_given_up_after_five_seconds_or_the_api_servers_own_timeout() {
+    let (app, _) = app();
+    for (timeout, code, seconds) in [("30s", 408, 5), ("3s", 504, 3)] {
+        let started = tokio::time::Instant::now();
+        let response = app.clone().oneshot(endless(timeout, None)).await.unwrap();
+        assert_eq!((response.status().as_u16(), started.elapsed().as_secs()), (code, seconds));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_problem(&serde_json::from_slice(&body).unwrap(), code);
+    }
+}
+
+#[tokio::test]
+async fn slow_and_large_clients_hold_up_each_other_and_not_the_api_server() {
+    let (app, metrics) = app();
+    let held: Vec<_> = [None, Some(4 << 20)]
+        .into_iter()
+        .cycle()
+        .take(100)
+        .map(|length| tokio::spawn(app.clone().oneshot(endless("30s", length))))
+        .collect();
+    let admin = health::router(Readiness::new(), metrics);
+    while !get(&admin, "/metrics").await.1.contains("pgset_admission_in_flight 100\n") {
+        tokio::task::yield_now().await;
+    }
+    let large = Request::post("/mutate?timeout=1s").header("content-type", "application/json");
+    let large = large.header("content-length", 1 << 20).body(Body::from(vec![b' '; 1 << 20])).unwrap();
+    assert_eq!(
+        app.clone().oneshot(large).await.unwrap().status(),
+        StatusCode::GATEWAY_TIMEOUT,
+        "eight are read at once"
+    );
+
+    let body = review("CREATE", &named("db")).to_string();
+    let usual = Request::post("/mutate?timeout=1s").header("content-type", "application/json");
+    let usual = usual.header("content-length", body.len()).body(Body::from(body)).unwrap();
+    assert_eq!(app.oneshot(usual).await.unwrap().status(), StatusCode::OK);
+    for request in &held {
+        request.abort();
+    }
+    for request in held {
+        let _ = request.await;
+    }
+    assert!(get(&admin, "/metrics").await.1.contains("pgset_admission_in_flight 0\n"), "who leaves is not counted");
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_are_answered_and_more_are_told_to_come_again() {
+    let (app, metrics) = app();
+    let admin = health::router(Readiness::new(), metrics);
+    let held: Vec<_> = (0..1024).map(|_| tokio::spawn(app.clone().oneshot(endless("30s", Some(9))))).collect();
+    while !get(&admin, "/metrics").await.1.contains("pgset_admission_in_flight 1024\n") {
+        tokio::task::yield_now().await;
+    }
+    let response = app.clone().oneshot(endless("30s", Some(9))).await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    for request in held {
+        request.abort();
+        let _ = request.await;
+    }
+
+    let ask = |n: usize| {
+        let app = app.clone();
+        tokio::spawn(async move { ask(&app, &review("CREATE", &named(&format!("db-{n}")))).await["allowed"] == true })
+    };
+    for answer in (0..1000).map(ask).collect::<Vec<_>>() {
+        assert!(answer.await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_review_of_millions_of_values_is_refused_before_it_is_read() {
+    let (app, _) = app();
+    let few = review("CREATE", &named("db")).to_string();
+    let many = format!(r#"{},"more":[{}0]}}"#, &few[..few.len() - 1], "0,".repeat(1 << 20));
+    let (status, answer) = send(&app, "application/json", many).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_problem(&answer, 413);
+    assert!(answer["message"].as_str().unwrap().contains("values"), "{answer}");
+}
+
+/// What the webhook logs while a test runs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_log_line_has_the_request_and_the_decision_and_nothing_of_the_object() {
+    const SECRET: &str = "hunter2";
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone());
+    let _logged = tracing::subscriber::set_default(subscriber.finish());
+
+    let settings = pgset::inject::Settings { agent_image: pgset::names::IMAGE.to_owned() };
+    let injecting = webhook::router(State::new(webhook::by_injection(settings), Arc::new(Metrics::new())));
+    let (scripted, _) = app();
+    let mut object = named("db");
+    object["metadata"]["annotations"] = json!({"pgset.dev/inject": "enabled", "note": SECRET});
+    object["spec"] = json!({"template": {"spec": {"containers": [
+        {"name": "postgres", "image": "postgres:17", "env": [{"name": "POSTGRES_PASSWORD", "value": SECRET}],
+         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]}]}},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}}], "selector": {"matchLabels": {}}});
+    let (mut wrong, mut panics) = (object.clone(), object.clone());
+    wrong["metadata"]["annotations"]["pgset.dev/failover"] = json!(SECRET);
+    panics["metadata"]["name"] = json!("panics");
+    ask(&injecting, &review("CREATE", &object)).await;
+    ask(&injecting, &review("UPDATE", &object)).await;
+    ask(&injecting, &review("CREATE", &wrong)).await;
+    send(&scripted, "application/json", review("CREATE", &panics).to_string()).await;
+    let broken = review("CREATE", &object).to_string().replace(SECRET, &format!("{SECRET}\n"));
+    send(&injecting, "application/json", broken).await;
+    send(&injecting, SECRET, "{}").await;
+
+    let text = log.text();
+    assert!(!text.replace("must be application/json, not \\\"hunter2", "").contains(SECRET), "{text}");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let reviewed: Vec<_> = lines.iter().filter(|line| line["message"] == "reviewed").collect();
+    assert_eq!(reviewed.len(), 3, "{text}");
+    for line in &reviewed {
+        assert_eq!((&line["uid"], &line["namespace"], &line["name"]), (&json!(UID), &json!("default"), &json!("db")));
+        assert!(line["decision"].is_string() && line["microseconds"].is_u64(), "{line}");
+    }
+    assert!(reviewed[2]["reason"].is_string(), "{text}");
+    assert!(lines.iter().any(|line| line["problem"].as_str().is_some_and(|problem| problem.contains(UID))), "{text}");
 }
 
 async fn get(app: &Router, path: &str) -> (StatusCode, String) {

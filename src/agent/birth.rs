@@ -12,7 +12,7 @@ use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory};
 use super::processes::Processes;
 use super::programs::Programs;
-use super::{settings, sql, stand_in};
+use super::{nameless, settings, sql, stand_in};
 use crate::election::Master;
 use crate::names;
 
@@ -124,6 +124,7 @@ impl Midwife {
     async fn initialize(&self, staging: &Path) -> Result<()> {
         info!("making a new database by initdb: the image has no docker-entrypoint.sh");
         let mut command = self.programs.command("initdb");
+        nameless::lend(&mut command).map_err(|source| Error::Run { program: "initdb", source })?;
         command.arg("-D").arg(staging).args(["--username=postgres", "--encoding=UTF8", "--data-checksums"]);
         command.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
         command.arg(format!("--pwfile={}", configuration::credential(names::credential::SUPERUSER).display()));
@@ -139,6 +140,7 @@ impl Midwife {
     pub async fn make_agent_role(&self, directory: &Path) -> Result<()> {
         let passwords = Passwords::read()?;
         let mut command = self.programs.command("postgres");
+        nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
         command.args([
             "-c",

@@ -8,6 +8,7 @@ mod kubernetes;
 mod label;
 mod leadership;
 mod member;
+mod nameless;
 mod privileges;
 mod processes;
 mod programs;

@@ -140,6 +140,11 @@ fn find_user(passwd: &str, pgdata: &Path) -> Option<User> {
     Some(User { uid: owner.uid(), gid: owner.gid(), home })
 }
 
+/// Whether the image knows a user.
+pub fn is_known(passwd: &str, uid: u32) -> bool {
+    users(passwd).any(|(_, user)| user.uid == uid)
+}
+
 fn home_of(passwd: &str, uid: u32) -> Option<PathBuf> {
     users(passwd).find_map(|(_, user)| (user.uid == uid).then_some(user.home))
 }

@@ -1,22 +1,18 @@
 //! The certificate authority and the webhook's certificate: made, checked and renewed. Pure, but for the keys' randomness.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use k8s_openapi::ByteString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
-use rustls::{
-    RootCertStore,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject as _},
-    },
-    sign::CertifiedKey,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints,
 };
 
-use super::validity::{Unreadable, Validity};
+pub use super::certificate::Error;
+use super::{
+    certificate::{Certificate, certificate, certificates, key},
+    validity::Validity,
+};
 
 /// For how long an authority is good.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * DAY);
@@ -30,54 +26,6 @@ const RENEWAL_PERMILLE: u64 = 667;
 const BUNDLE_LIMIT: usize = 3;
 
 const DAY: u64 = 24 * 60 * 60;
-
-/// Keys in the Secret.
-mod key {
-    pub(super) const AUTHORITY: &str = "ca.crt";
-    pub(super) const AUTHORITY_KEY: &str = "ca.key";
-    pub(super) const LEAF: &str = "tls.crt";
-    pub(super) const LEAF_KEY: &str = "tls.key";
-    pub(super) const BUNDLE: &str = "ca-bundle.crt";
-}
-
-/// Why certificates could not be made or used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// rcgen refused.
-    #[error("failed to make a certificate")]
-    Generate(#[from] rcgen::Error),
-    /// A key of the Secret is absent or no text.
-    #[error("the key {key:?} is absent or is not PEM")]
-    Absent {
-        /// Which key.
-        key: &'static str,
-    },
-    /// A certificate or key is not PEM of the right kind.
-    #[error("{key:?} is not readable")]
-    Pem {
-        /// Which key.
-        key: &'static str,
-        /// What the reader says.
-        #[source]
-        source: pem::Error,
-    },
-    /// A certificate's dates can't be read.
-    #[error("failed to read the dates of a certificate")]
-    Dates(#[from] Unreadable),
-    /// The certificate does not belong to its key or its authority, or not to our name.
-    #[error("the certificate is not usable")]
-    Unusable(#[source] rustls::Error),
-    /// The bundle holds no authority.
-    #[error("the bundle can't be used to verify")]
-    Bundle(#[source] rustls::client::VerifierBuilderError),
-    /// A name that a certificate can't carry.
-    #[error("{name:?} is neither a DNS name nor an address")]
-    Name {
-        /// The name.
-        name: String,
-    },
-}
 
 /// What has to be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +75,7 @@ impl Material {
             bundle,
         };
         KeyPair::from_pem(&material.authority_key)?;
-        material.certified_key()?;
+        material.certificate()?;
         Ok(material)
     }
 
@@ -167,7 +115,7 @@ impl Material {
                 let key = KeyPair::from_pem(&self.authority_key)?;
                 // The authority's parameters are deterministic, so its issuer is rebuilt without parsing its certificate.
                 let common_name = authority_name(self.authority_validity.not_before);
-                let parameters = authority_parameters(&common_name, self.authority_validity.not_before);
+                let parameters = authority_parameters(&common_name, self.authority_validity.not_before, names);
                 let (leaf, leaf_key) = new_leaf(names, now, &Issuer::from_params(&parameters, key))?;
                 let leaf_validity = Validity::of(&certificate(key::LEAF, &leaf)?)?;
                 let new = Self { leaf, leaf_key, leaf_validity, ..self.clone() };
@@ -184,7 +132,7 @@ impl Material {
     fn with_new_authority(names: &[String], now: u64, old_bundle: &str) -> Result<Self, Error> {
         // The date names the authority: two with one subject make Go's verifier report the wrong one.
         let not_before = now.saturating_sub(SKEW.as_secs());
-        let parameters = authority_parameters(&authority_name(not_before), not_before);
+        let parameters = authority_parameters(&authority_name(not_before), not_before, names);
         let key = KeyPair::generate()?;
         let authority = parameters.self_signed(&key)?.pem();
         let authority_key = key.serialize_pem();
@@ -213,30 +161,14 @@ impl Material {
         self.leaf_validity.not_after
     }
 
-    /// The certificate and key for rustls; an error if they don't belong together.
-    pub fn certified_key(&self) -> Result<Arc<CertifiedKey>, Error> {
-        let chain = vec![certificate(key::LEAF, &self.leaf)?];
-        let private = PrivateKeyDer::from_pem_slice(self.leaf_key.as_bytes())
-            .map_err(|source| Error::Pem { key: key::LEAF_KEY, source })?;
-        let provider = rustls::crypto::ring::default_provider();
-        CertifiedKey::from_der(chain, private, &provider).map(Arc::new).map_err(Error::Unusable)
+    /// The certificate as it is served; an error if its key is another's.
+    pub fn certificate(&self) -> Result<Certificate, Error> {
+        Certificate::from_pem(&self.leaf, &self.leaf_key)
     }
 
     /// Whether a client that trusts the bundle accepts the webhook's certificate for the name, as an API server would.
     pub fn verifies(&self, bundle: &str, name: &str, now: u64) -> Result<(), Error> {
-        let mut roots = RootCertStore::empty();
-        for root in certificates(key::BUNDLE, bundle)? {
-            roots.add(root).map_err(Error::Unusable)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(Error::Bundle)?;
-        let server = ServerName::try_from(name).map_err(|_| Error::Name { name: name.to_owned() })?;
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-        verifier
-            .verify_server_cert(&certificate(key::LEAF, &self.leaf)?, &[], &server, &[], now)
-            .map(|_| ())
-            .map_err(Error::Unusable)
+        self.certificate()?.verifies(bundle.as_bytes(), name, now)
     }
 }
 
@@ -256,14 +188,37 @@ fn authority_name(not_before: u64) -> String {
     format!("pgset webhook authority {not_before}")
 }
 
-fn authority_parameters(common_name: &str, not_before: u64) -> CertificateParams {
+fn authority_parameters(common_name: &str, not_before: u64, names: &[String]) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, common_name);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    parameters.name_constraints = Some(constraints(names));
     set_dates(&mut parameters, not_before, AUTHORITY_LIFE);
     parameters
+}
+
+/// The authority is good for the webhook's names only: with its key nobody can pose as anything else, wherever it is trusted.
+fn constraints(names: &[String]) -> NameConstraints {
+    let (mut permitted_subtrees, mut addresses) = (Vec::new(), 0);
+    for name in names {
+        permitted_subtrees.push(match name.parse::<IpAddr>() {
+            Ok(address) => {
+                addresses += 1;
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
+                    address,
+                    if address.is_ipv4() { 32 } else { 128 },
+                ))
+            }
+            Err(_) => GeneralSubtree::DnsName(name.clone()),
+        });
+    }
+    // A constraint on names says nothing of addresses.
+    let all_addresses = [CidrSubnet::V4([0; 4], [0; 4]), CidrSubnet::V6([0; 16], [0; 16])];
+    let excluded_subtrees =
+        if addresses == 0 { all_addresses.map(GeneralSubtree::IpAddress).to_vec() } else { Vec::new() };
+    NameConstraints { permitted_subtrees, excluded_subtrees }
 }
 
 /// A certificate for the names, in PEM, and its key.
@@ -308,17 +263,6 @@ fn bundle(authority: &str, old: &str, now: u64) -> String {
 fn blocks(text: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     text.split_inclusive(END).filter(|block| block.ends_with(END)).map(|block| format!("{}\n", block.trim())).collect()
-}
-
-fn certificate(key: &'static str, pem: &str) -> Result<CertificateDer<'static>, Error> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|source| Error::Pem { key, source })
-}
-
-fn certificates(key: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    // A text without any certificate is no error to the reader, and no bundle to us.
-    read.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
-        .map_err(|source| Error::Pem { key, source })
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ fn a_new_leaf_verifies_by_the_old_bundle() {
     assert!(new.leaf_ends() > old.leaf_ends());
     assert_eq!(new.due(&names(), later), None);
     let read = Material::from_secret(&new.to_secret()).unwrap();
-    read.certified_key().unwrap();
+    read.certificate().unwrap();
 }
 
 #[test]
@@ -85,4 +85,21 @@ fn bundles_overlap_and_stay_bounded() {
         many = many.renewed(Due::Authority, &names(), NOW + day * DAY).unwrap();
     }
     assert_eq!(blocks(many.bundle()).len(), BUNDLE_LIMIT);
+}
+
+#[test]
+fn an_authority_is_good_for_the_webhooks_names_only() {
+    let names = &names()[..2];
+    for wanted in [vec!["elsewhere.svc".to_owned()], vec!["192.0.2.1".to_owned()]] {
+        let made = Material::new(names, NOW).unwrap();
+        made.verifies(made.bundle(), &names[0], NOW).unwrap();
+        // What a thief of the key would make.
+        let key = KeyPair::from_pem(&made.authority_key).unwrap();
+        let not_before = made.authority_validity.not_before;
+        let parameters = authority_parameters(&authority_name(not_before), not_before, names);
+        let (leaf, leaf_key) = new_leaf(&wanted, NOW, &Issuer::from_params(&parameters, key)).unwrap();
+        let stolen = Material { leaf, leaf_key, ..made };
+        let refused = stolen.verifies(stolen.bundle(), &wanted[0], NOW).unwrap_err();
+        assert!(format!("{refused:?}").contains("NameConstraint"), "{refused:?}");
+    }
 }

@@ -1,17 +1,23 @@
-//! Certificates of the webhook: an authority of our own, kept in one Secret that all replicas share, and the `caBundle` by
-//! which API servers trust it. `certs/README.md` tells the whole story.
+//! Certificates of the webhook, from one of two sources, and whether API servers trust what is served. `certs/README.md` tells
+//! the whole story.
 //!
-//! Another source (files, cert-manager) would fill the same [`Resolver`] and send the same [`Report`].
+//! [`Upkeep`] makes them: an authority of our own, kept in one Secret that all replicas share, and the `caBundle` by which API
+//! servers trust it. [`Files`] takes those that somebody else (cert-manager) puts into a directory, and writes nothing.
 
+mod certificate;
 mod configuration;
+mod files;
 pub mod material;
 mod resolver;
 mod upkeep;
 mod validity;
+mod watching;
 
 use crate::names;
 
 pub use self::{
+    certificate::Certificate,
+    files::Files,
     material::Material,
     resolver::Resolver,
     upkeep::{Error, Upkeep},
@@ -35,10 +41,10 @@ pub struct Settings {
 pub struct Report {
     /// Why API servers can't trust the certificate that is served; `None` if they can.
     pub trouble: Option<String>,
-    /// When the authority ends, in Unix seconds; 0 before there is one.
-    pub authority_ends: u64,
-    /// When the certificate ends, in Unix seconds; 0 before there is one.
-    pub leaf_ends: u64,
+    /// When the authority ends, in Unix seconds, if that is known.
+    pub authority_ends: Option<u64>,
+    /// When the certificate that is served ends, in Unix seconds, if there is one.
+    pub leaf_ends: Option<u64>,
 }
 
 // === impl Settings ===
@@ -46,15 +52,20 @@ pub struct Report {
 impl Settings {
     /// pgset's own objects in a namespace.
     #[must_use]
-    pub fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str, configuration: &str) -> Self {
         let service = format!("{}.{namespace}.svc", names::WEBHOOK_SERVICE);
         Self {
             namespace: namespace.to_owned(),
             secret: names::CERTIFICATES_SECRET.to_owned(),
-            configuration: names::WEBHOOK_CONFIGURATION.to_owned(),
+            configuration: configuration.to_owned(),
             // The first is the one that API servers verify.
             names: vec![service.clone(), format!("{service}.cluster.local")],
         }
+    }
+
+    /// The name by which API servers call, and which they verify.
+    fn called_by(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
     }
 }
 
@@ -62,6 +73,6 @@ impl Settings {
 
 impl Default for Report {
     fn default() -> Self {
-        Self { trouble: Some("the certificates are not loaded yet".to_owned()), authority_ends: 0, leaf_ends: 0 }
+        Self { trouble: Some("the certificates are not loaded yet".to_owned()), authority_ends: None, leaf_ends: None }
     }
 }

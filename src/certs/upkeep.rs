@@ -3,33 +3,25 @@
 //! Level-triggered: whatever wakes it, [`Upkeep`] looks at what it last saw of both objects and does what is missing. Every
 //! replica runs it; what they write is the same, and the Secret's resource version decides who writes a new one.
 
-use std::{
-    collections::BTreeMap,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
     Api, Client,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt as _, watcher},
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Report, Resolver, Settings, configuration,
     material::{self, Due, Material},
+    watching::{SPREAD, Seen, cause, now, watched},
 };
 use crate::names;
 
 /// How often it looks at the clock: the wall clock, because timers stand still while a machine sleeps.
 const CHECK: Duration = Duration::from_secs(60);
-
-/// How long after its publication a new authority's certificate is served: API servers learn of it by a watch of their own.
-const SPREAD: Duration = Duration::from_secs(10);
 
 /// The field manager of the bundle: not the controller's, so that `kubectl` shows who wrote it.
 const MANAGER: &str = "pgset-certificates";
@@ -78,15 +70,6 @@ pub enum Error {
     Ended,
 }
 
-/// An object as the watch last told it.
-#[derive(Debug, Default)]
-enum Seen<K> {
-    #[default]
-    Unknown,
-    Absent,
-    Present(K),
-}
-
 /// The upkeep of the certificates.
 pub struct Upkeep {
     settings: Settings,
@@ -103,14 +86,8 @@ pub struct Upkeep {
     served_bundle: Option<String>,
     /// Since when the present bundle is in every entry.
     published: Option<Instant>,
-}
-
-// === impl Seen ===
-
-impl<K> From<Option<K>> for Seen<K> {
-    fn from(object: Option<K>) -> Self {
-        object.map_or(Self::Absent, Self::Present)
-    }
+    /// What failed last, so that it is logged once and not at every attempt.
+    failure: Option<String>,
 }
 
 // === impl Upkeep ===
@@ -135,6 +112,7 @@ impl Upkeep {
             material: None,
             served_bundle: None,
             published: None,
+            failure: None,
         }
     }
 
@@ -145,26 +123,25 @@ impl Upkeep {
         let mut wake = CHECK;
         loop {
             // Cancel-safe: a stream's `next` loses nothing, and the steps run outside of the select.
-            tokio::select! {
+            let mut failed = tokio::select! {
                 secret = secrets.next() => match secret.ok_or(Error::Ended)? {
-                    Ok(secret) => self.secret = secret.into(),
-                    Err(error) => self.complain(&Error::Watch { what: "the Secret", source: cause(error) }),
+                    Ok(secret) => { self.secret = secret.into(); None }
+                    Err(error) => Some(Error::Watch { what: "the Secret", source: cause(error) }),
                 },
                 configuration = configurations.next() => match configuration.ok_or(Error::Ended)? {
-                    Ok(configuration) => self.configuration = configuration.into(),
-                    Err(error) => {
-                        self.complain(&Error::Watch { what: "the webhook configuration", source: cause(error) });
-                    }
+                    Ok(configuration) => { self.configuration = configuration.into(); None }
+                    Err(error) => Some(Error::Watch { what: "the webhook configuration", source: cause(error) }),
                 },
-                () = tokio::time::sleep(wake) => {}
-            }
+                () = tokio::time::sleep(wake) => None,
+            };
             wake = match self.step().await {
                 Ok(wake) => wake,
                 Err(error) => {
-                    self.complain(&error);
+                    failed = Some(error);
                     RETRY
                 }
             };
+            self.tell(failed);
         }
     }
 
@@ -182,26 +159,15 @@ impl Upkeep {
             self.publish(material.bundle()).await?;
         }
 
-        let trouble = match &self.configuration {
-            Seen::Unknown => Some("the webhook configuration is not read yet".to_owned()),
-            // Nobody calls a webhook that is not configured.
-            Seen::Absent => None,
-            Seen::Present(found) if configuration::is_in_sync(found, material.bundle()) => None,
-            Seen::Present(_) => Some("caBundle is not written yet".to_owned()),
-        };
-        if trouble.is_some() {
-            self.published = None;
-        } else if self.published.is_none() {
-            self.published = Some(Instant::now());
-        }
-        let wake = self.serve(&material)?;
-        self.tell(trouble);
-        Ok(wake)
+        let published =
+            matches!(&self.configuration, Seen::Present(found) if configuration::is_in_sync(found, material.bundle()));
+        self.published = if published { self.published.or_else(|| Some(Instant::now())) } else { None };
+        self.serve(&material)
     }
 
     /// Serves the certificate as soon as API servers can verify it. Tells when to look again.
     fn serve(&mut self, material: &Material) -> Result<Duration, Error> {
-        let name = self.settings.names.first().map_or("", String::as_str);
+        let name = self.settings.called_by();
         // At once: the first of this process, one of an authority that API servers know, and one that nobody calls for.
         let known = matches!(self.configuration, Seen::Absent)
             || self.served_bundle.as_deref().is_none_or(|served| material.verifies(served, name, now()).is_ok());
@@ -211,7 +177,7 @@ impl Upkeep {
             None if !known => return Ok(CHECK),
             _ => {}
         }
-        if self.resolver.serve(material.certified_key()?) {
+        if self.resolver.serve(material.certificate()?) {
             tracing::info!(ends = material.leaf_ends(), "a new certificate is served");
         }
         self.served_bundle = Some(material.bundle().to_owned());
@@ -322,43 +288,25 @@ impl Upkeep {
         }
     }
 
-    fn complain(&self, error: &Error) {
-        let error = crate::errors::with_causes(error);
-        // Once for each trouble, not at every attempt.
-        if self.report.borrow().trouble.as_ref() != Some(&error) {
+    /// Tells whether API servers trust what is served. A failure that does not stand against that is only logged: who is
+    /// trusted may be asked, even while the API server itself is away.
+    fn tell(&mut self, failed: Option<Error>) {
+        let failure = failed.map(|error| crate::errors::with_causes(&error));
+        if let Some(error) = failure.as_ref().filter(|_| self.failure != failure) {
             tracing::warn!(error, "the certificates are not in order; trying again");
         }
-        self.tell(Some(error));
-    }
+        self.failure = failure;
 
-    fn tell(&self, trouble: Option<String>) {
+        let served = self.resolver.served();
+        let refusal = self.configuration.refusal(served.as_deref(), &self.settings);
         let new = Report {
-            trouble,
-            authority_ends: self.material.as_ref().map_or(0, Material::authority_ends),
-            leaf_ends: self.material.as_ref().map_or(0, Material::leaf_ends),
+            trouble: refusal.map(|refusal| match &self.failure {
+                Some(failure) => format!("{refusal}; {failure}"),
+                None => refusal,
+            }),
+            authority_ends: self.material.as_ref().map(Material::authority_ends),
+            leaf_ends: served.map(|served| served.ends()),
         };
         self.report.send_if_modified(|old| std::mem::replace(old, new.clone()) != new);
     }
-}
-
-/// One object, by a watch that never gives up. Its field selector makes `resourceNames` in the Role suffice.
-fn watched<K>(api: Api<K>, name: &str) -> impl Stream<Item = watcher::Result<Option<K>>> + use<K>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    watcher::watch_object(api, name).default_backoff()
-}
-
-/// What is behind a failure of a watch, whose own text is an answer of the API server in full.
-fn cause(error: watcher::Error) -> Box<dyn std::error::Error + Send + Sync> {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => Box::new(error),
-        other => Box::new(other),
-    }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use json_patch::{Patch, PatchError, PatchOperation, RemoveOperation};
 use serde_json::Value;
 
 use self::manifest::{Document, Notation};
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// How to print the result; left out, as the file is written
     #[arg(short, long, value_enum)]
     output: Option<Output>,
+    /// A file with what is stored, as `kubectl get -o yaml` prints it: a set in it is answered as its update would be
+    #[arg(long, value_name = "FILE")]
+    stored: Option<PathBuf>,
     /// The agent's image for sets that are not injected yet
     #[arg(long, value_name = "IMAGE", default_value = names::IMAGE)]
     agent_image: String,
@@ -66,17 +70,19 @@ pub enum Error {
         object: String,
         /// Why.
         #[source]
-        source: json_patch::PatchError,
+        source: PatchError,
     },
 }
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let Arguments { filename, output, agent_image } = arguments;
+    let Arguments { filename, output, stored, agent_image } = arguments;
     let settings = Settings { agent_image: agent_image.clone() };
+    let stored = stored.as_ref().map(stored_sets).transpose()?.unwrap_or_default();
     let mut denied = 0;
     let text = transform(&read_file(filename)?, *output, &mut |object: &Value, place: &str| {
-        let (patch, warnings) = match inject::inject(&Request { object, old: None, settings: &settings }) {
+        let old = stored.iter().find(|stored| is_of(stored, object));
+        let (patch, warnings) = match inject::inject(&Request { object, old, settings: &settings }) {
             inject::Outcome::Untouched { warnings } => (None, warnings),
             inject::Outcome::Patched { patch, warnings, .. } => (Some(patch), warnings),
             inject::Outcome::Denied { reason } => {
@@ -97,6 +103,20 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
+/// The `StatefulSets` of a file.
+fn stored_sets(file: &PathBuf) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
+    let mut documents = manifest::read(&read_file(file)?)?;
+    Ok(documents.iter_mut().flat_map(|document| objects(&mut document.value)).map(Value::take).collect())
+}
+
+/// Whether `stored` is what the cluster has of `object`, whose file may leave the namespace to kubectl.
+fn is_of(stored: &Value, object: &Value) -> bool {
+    let of = |object: &Value, field: &str| object.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let namespace = of(object, "/metadata/namespace");
+    of(stored, "/metadata/name") == of(object, "/metadata/name")
+        && (namespace.is_empty() || of(stored, "/metadata/namespace") == namespace)
+}
+
 /// Reads a file, or standard input for `-`.
 pub(super) fn read_file(file: &PathBuf) -> Result<String, Error> {
     let mut text = String::new();
@@ -114,7 +134,7 @@ pub(super) fn read_file(file: &PathBuf) -> Result<String, Error> {
 pub(super) fn transform(
     text: &str,
     output: Option<Output>,
-    change: &mut dyn FnMut(&Value, &str) -> Option<json_patch::Patch>,
+    change: &mut dyn FnMut(&Value, &str) -> Option<Patch>,
 ) -> Result<String, Box<dyn std::error::Error>> {
     let mut printed = String::new();
     for mut document in manifest::read(text)? {
@@ -123,7 +143,7 @@ pub(super) fn transform(
         for object in objects(&mut document.value) {
             let place = format!("document {number}, {}", title(object));
             if let Some(patch) = change(object, &place).filter(|patch| !patch.0.is_empty()) {
-                json_patch::patch(object, &patch).map_err(|source| Error::Patch { object: place, source })?;
+                apply(object, &patch).map_err(|source| Error::Patch { object: place, source })?;
                 patches.push(patch);
             }
         }
@@ -138,6 +158,21 @@ pub(super) fn transform(
         }
     }
     Ok(printed)
+}
+
+/// Applies a patch and keeps the order of what stays, which the crate that does the rest would not.
+fn apply(object: &mut Value, patch: &Patch) -> Result<(), PatchError> {
+    for operation in &patch.0 {
+        if let PatchOperation::Remove(RemoveOperation { path }) = operation
+            && let Some((parent, key)) = path.split_back()
+            && let Some(Value::Object(members)) = object.pointer_mut(parent.as_str())
+            && members.shift_remove(key.decoded().as_ref()).is_some()
+        {
+            continue;
+        }
+        json_patch::patch(object, std::slice::from_ref(operation))?;
+    }
+    Ok(())
 }
 
 fn print(

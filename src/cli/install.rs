@@ -20,6 +20,9 @@ const MANIFESTS: [&str; 6] = [
     include_str!("../../webhook-config/webhook.yaml"),
 ];
 
+/// The option, applied with the namespace, before a pod starts: the file of the component `deploy/network-policy/`.
+const NETWORK_POLICIES: &str = include_str!("../../deploy/network-policy/network-policy.yaml");
+
 /// The flags of `pgset install`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -29,6 +32,9 @@ pub struct Arguments {
     /// The image that members copy the agent from [default: the same].
     #[arg(long)]
     agent_image: Option<Image>,
+    /// Add a network policy for pgset's own pods: who reaches them, and whom they reach.
+    #[arg(long)]
+    network_policies: bool,
 }
 
 /// The name of an image, which can't be mistaken for anything else in YAML.
@@ -65,8 +71,11 @@ impl Image {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let Arguments { image, agent_image } = arguments;
-    let text = manifests(image, agent_image.as_ref().unwrap_or(image));
+    let Arguments { image, agent_image, network_policies } = arguments;
+    let mut text = manifests(image, agent_image.as_ref().unwrap_or(image));
+    if *network_policies {
+        text = with_network_policies(&text);
+    }
     match io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever reads has seen enough (`pgset install | head`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -87,12 +96,25 @@ pub fn manifests(image: &Image, agent_image: &Image) -> String {
         .join("---\n")
 }
 
+/// The same with pgset's network policy, after the namespace that it is in and before all else.
+fn with_network_policies(manifests: &str) -> String {
+    match manifests.split_once("---\n") {
+        Some((namespace, others)) => [namespace, NETWORK_POLICIES, others].join("---\n"),
+        None => [manifests, NETWORK_POLICIES].join("---\n"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, path::Path};
 
     use k8s_openapi::{
-        api::{admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::Deployment},
+        api::{
+            admissionregistration::v1::MutatingWebhookConfiguration,
+            apps::v1::Deployment,
+            networking::v1::{NetworkPolicy, NetworkPolicyPort},
+        },
+        apimachinery::pkg::util::intstr::IntOrString,
         serde_json::Value,
     };
 
@@ -130,6 +152,57 @@ mod tests {
         let kustomized: Vec<Value> =
             files.iter().flat_map(|file| documents(&std::fs::read_to_string(file).unwrap())).collect();
         assert_eq!(kustomized, shipped());
+    }
+
+    #[test]
+    fn the_network_policy_is_an_option_that_adds_itself_after_the_namespace() {
+        let image: Image = names::IMAGE.parse().unwrap();
+        let mut with = documents(&with_network_policies(&manifests(&image, &image)));
+        let policy = with.remove(1);
+        assert_eq!(
+            (&policy["kind"], &policy["metadata"]["namespace"]),
+            (&"NetworkPolicy".into(), &names::SYSTEM_NAMESPACE.into())
+        );
+        assert_eq!(with, shipped(), "all else is as without");
+        // the component of kustomize has the same file, and nothing else
+        let component = documents(include_str!("../../deploy/network-policy/kustomization.yaml")).remove(0);
+        assert_eq!(component["kind"], "Component");
+        assert_eq!(component["resources"], k8s_openapi::serde_json::json!(["network-policy.yaml"]));
+    }
+
+    #[test]
+    fn the_network_policy_selects_pgsets_pods_and_opens_the_ports_that_they_have() {
+        let deployment: Deployment = one(shipped(), "Deployment");
+        let pods = deployment.spec.unwrap().template;
+        let policy: NetworkPolicy = one(documents(NETWORK_POLICIES), "NetworkPolicy");
+        let spec = policy.spec.unwrap();
+        assert_eq!(spec.pod_selector.unwrap().match_labels, pods.metadata.unwrap().labels);
+        let ports = pods.spec.unwrap().containers.remove(0).ports.unwrap();
+        let listened: BTreeSet<i32> = ports.iter().map(|port| port.container_port).collect();
+        let opened: BTreeSet<i32> = spec.ingress.unwrap().into_iter().flat_map(|rule| numbers(rule.ports)).collect();
+        assert_eq!(opened, listened);
+    }
+
+    #[test]
+    fn the_example_for_members_opens_the_ports_that_they_have() {
+        let example = documents(include_str!("../../deploy/examples/network-policy.yaml"));
+        let policy: NetworkPolicy = one(example, "NetworkPolicy");
+        let spec = policy.spec.unwrap();
+        let members = spec.pod_selector.unwrap();
+        assert_eq!(members.match_labels.unwrap().into_keys().collect::<Vec<_>>(), [names::label::SET]);
+        let listened = BTreeSet::from([names::pod::POSTGRES_PORT.into(), names::pod::AGENT_PORT.into()]);
+        let opened: BTreeSet<i32> = spec.ingress.unwrap().into_iter().flat_map(|rule| numbers(rule.ports)).collect();
+        assert_eq!(opened, listened);
+        let between_members = spec.egress.unwrap().into_iter().find(|rule| rule.to.is_some()).unwrap();
+        assert_eq!(numbers(between_members.ports).into_iter().collect::<BTreeSet<_>>(), listened);
+    }
+
+    fn numbers(ports: Option<Vec<NetworkPolicyPort>>) -> Vec<i32> {
+        let number = |port: NetworkPolicyPort| match port.port {
+            Some(IntOrString::Int(number)) => number,
+            other => panic!("a number and not {other:?}"),
+        };
+        ports.unwrap().into_iter().map(number).collect()
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! The command line: one file per command.
 
 pub mod agent;
+mod check;
+mod cluster;
 pub mod copy;
 pub mod eject;
+mod explain;
 pub mod inject;
 pub mod install;
 pub mod serve;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,12 @@ enum Command {
     Eject(eject::Arguments),
     /// Print the manifests that install pgset.
     Install(install::Arguments),
+    /// Say whether pgset can be installed (--before), or whether all is well where it is.
+    Check(check::Arguments),
+    /// Say why a set was or wasn't injected, and what was added.
+    Explain(explain::Arguments),
+    /// Print what is to be deleted to take pgset away, unless sets depend on it.
+    Uninstall(uninstall::Arguments),
 }
 
 /// Parses the command line and runs the command; errors go to standard error with all their causes.
@@ -48,6 +58,10 @@ pub fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Eject(arguments) => eject::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
+        // It has an exit code of its own.
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Uninstall(arguments) => uninstall::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

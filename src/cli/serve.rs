@@ -1,6 +1,6 @@
 //! `pgset serve`: the webhook, its certificates and the controller, in one process.
 
-use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, sync::Arc, time::Duration};
 
 use axum_server::Handle;
 use tokio::{
@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Outcome, install::Image};
 use crate::{
-    certs::{self, Resolver, Upkeep},
+    certs::{self, Files, Resolver, Upkeep},
     controller,
     errors::with_causes,
     inject, names,
@@ -51,6 +51,13 @@ pub struct Arguments {
     /// The namespace that pgset runs in.
     #[arg(long, default_value = names::SYSTEM_NAMESPACE)]
     namespace: String,
+    /// The webhook configuration (`MutatingWebhookConfiguration`) by which API servers call.
+    #[arg(long, value_name = "NAME", default_value = names::WEBHOOK_CONFIGURATION)]
+    webhook_configuration: String,
+    /// Take the certificate from tls.crt and tls.key (and its authority from ca.crt) in this directory, and leave caBundle to
+    /// whoever puts them there, for instance cert-manager. Without it pgset makes its own.
+    #[arg(long, value_name = "DIRECTORY")]
+    certificate_directory: Option<PathBuf>,
 }
 
 /// Why pgset stopped serving.
@@ -96,7 +103,8 @@ pub fn run(arguments: Arguments) -> Outcome {
 }
 
 async fn serve(arguments: Arguments) -> Result<(), Error> {
-    let Arguments { agent_image, https_port, http_port, namespace } = arguments;
+    let Arguments { agent_image, https_port, http_port, namespace, webhook_configuration, certificate_directory } =
+        arguments;
     let mut signals = Signals::new().map_err(Error::Start)?;
     let client = kube::Client::try_default().await.map_err(|error| Error::Cluster(Box::new(error)))?;
     let (https, http) = (Bound::new(https_port)?, Bound::new(http_port)?);
@@ -118,8 +126,9 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
         "webhook",
         https.serve_https(webhook::router(state.clone()), resolver.clone(), review_handle.clone()),
     ));
-    let upkeep = Upkeep::new(client.clone(), certs::Settings::new(&namespace), resolver, report);
-    parts.spawn(part("certificates", until(stopped.clone(), upkeep.run())));
+    let names = certs::Settings::new(&namespace, &webhook_configuration);
+    let certificates = certificates(client.clone(), certificate_directory, names, resolver, report);
+    parts.spawn(part("certificates", until(stopped.clone(), certificates)));
     let controller = controller::Settings { namespace, identity: identity() };
     let stop_controller = until_set(stopped.clone());
     parts.spawn_local(part("controller", controller::run(client, controller, stop_controller)));
@@ -144,6 +153,20 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
     tokio::select! {
         stopped = stopping => stopped,
         _ = signals.next() => Err(Error::Aborted),
+    }
+}
+
+/// Keeps the certificate that is served up to date, from one source or the other.
+async fn certificates(
+    client: kube::Client,
+    directory: Option<PathBuf>,
+    settings: certs::Settings,
+    resolver: Arc<Resolver>,
+    report: watch::Sender<certs::Report>,
+) -> Result<(), certs::Error> {
+    match directory {
+        None => Upkeep::new(client, settings, resolver, report).run().await,
+        Some(directory) => Files::new(client, directory, settings, resolver, report).run().await,
     }
 }
 

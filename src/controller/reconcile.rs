@@ -65,10 +65,12 @@ pub async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>) -> Res
         }
         Err(error) => {
             let pause = memory.failed();
-            let (namespace, set, code) = (object.namespace(), object.name_any(), error.code());
+            let (namespace, set, code) = (object.namespace().unwrap_or_default(), object.name_any(), error.code());
             if code == "conflict" {
                 // Somebody changed it at the same moment; the change is on its way to us.
                 debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+            } else if error.is_farewell() {
+                debug!(namespace, set, %error, "the set goes with its namespace");
             } else {
                 warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
             }
@@ -282,7 +284,9 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
     for notice in memory.news(notices, Instant::now()) {
         let reason = notice.reason.as_str();
         info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
-        if let Err(error) = requests.tell(&notice).await {
+        if let Err(error) = requests.tell(&notice).await
+            && !error.is_farewell()
+        {
             warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
         }
     }

@@ -68,14 +68,19 @@ impl Error {
         }
     }
 
+    /// Whether the namespace is going away: it refuses whatever is to be made in it, and takes the set with it.
+    #[must_use]
+    pub fn is_farewell(&self) -> bool {
+        let Self::Request { cause, .. } = self else { return false };
+        matches!(cause.as_ref(), kube::Error::Api(status) if status.message.contains("is being terminated"))
+    }
+
     /// The API server's own words where it refused for good: something that the user has to know.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         let Self::Request { verb, kind, name, cause } = self else { return None };
         let kube::Error::Api(status) = cause.as_ref() else { return None };
-        // A namespace that is going away refuses everything, and takes the set with it.
-        let terminating = status.message.contains("is being terminated");
-        let refused = matches!(status.code, 400 | 403 | 422) && !terminating;
+        let refused = matches!(status.code, 400 | 403 | 422) && !self.is_farewell();
         refused.then(|| format!("the API server refused to {verb} {kind} {name}: {}", status.message))
     }
 }

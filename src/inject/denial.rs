@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::{
-    names::{annotation, env, pod},
+    names::{annotation, env, label, pod},
     set::{self, error::named},
 };
 
@@ -14,14 +14,20 @@ use crate::{
 pub struct Denial {
     object: String,
     reason: Reason,
+    /// The namespace of a set that is stored: the annotation can't just be left out there, so the way past pgset is told.
+    past_pgset: Option<String>,
 }
 
 impl Denial {
-    pub(super) fn new(object: &Value, reason: Reason) -> Self {
+    pub(super) fn new(object: &Value, is_stored_set: bool, reason: Reason) -> Self {
         let field = |key: &str| object.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str);
-        let name = named(field("name").unwrap_or_default());
-        let object = field("namespace").map_or(name.clone(), |namespace| format!("{}/{name}", named(namespace)));
-        Self { object, reason }
+        let name = match (field("name"), field("generateName")) {
+            (None | Some(""), Some(prefix)) => named(&format!("{prefix}...")),
+            (name, _) => named(name.unwrap_or_default()),
+        };
+        let namespace = field("namespace").map(named);
+        let object = namespace.as_ref().map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
+        Self { object, reason, past_pgset: namespace.filter(|_| is_stored_set) }
     }
 
     /// A short, fixed name for metrics.
@@ -39,7 +45,14 @@ impl Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "StatefulSet {}: {}", self.object, self.reason)
+        write!(formatter, "StatefulSet {}: {}", self.object, self.reason)?;
+        match &self.past_pgset {
+            Some(namespace) => {
+                let key = label::WEBHOOK;
+                write!(formatter, " (past pgset, in an emergency: kubectl label namespace {namespace} {key}=disabled)")
+            }
+            None => Ok(()),
+        }
     }
 }
 

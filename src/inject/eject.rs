@@ -31,8 +31,8 @@ fn take_out(edits: &mut Edits, record: &Record) {
 
 /// A stored set whose annotation is gone: it may leave once it is a single PostgreSQL again.
 pub(super) fn leave(object: &Value, stored: &Record) -> Result<Outcome, Reason> {
-    let own = Record::of(object).ok().flatten();
-    let record = own.as_ref().unwrap_or(stored);
+    // Its own record, if it differs, may be one that somebody edited: what the stored one names goes too.
+    let own = Record::of(object).ok().flatten().filter(|own| own != stored);
     let replicas = object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
     // Without its volume or its sub-path, a member would start on an empty directory and look as if all rows were gone.
     let parts_data = !stored.sub_paths.is_empty() || stored.volumes.iter().any(|volume| volume == pod::DATA_VOLUME);
@@ -52,7 +52,10 @@ pub(super) fn leave(object: &Value, stored: &Record) -> Result<Outcome, Reason> 
         });
     }
     let mut edits = Edits::new(object);
-    take_out(&mut edits, record);
+    if let Some(own) = own {
+        take_out(&mut edits, &own);
+    }
+    take_out(&mut edits, stored);
     let warnings = if parts_data { warnings::of_leaving(object) } else { Vec::new() };
     let patch = edits.into_patch();
     if patch.0.is_empty() {

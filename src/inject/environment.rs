@@ -34,11 +34,8 @@ fn agent(reading: &Reading<'_>) -> Vec<Value> {
         plain(env::PG_MASTER_HOST, &names::master(&set.name)),
         plain(env::PG_MASTER_PORT, &set.port.to_string()),
         plain(env::PG_MASTER_USER, role::REPLICATION),
-        of_pod(env::NAMESPACE, "metadata.namespace"),
-        of_pod(env::POD_NAME, "metadata.name"),
-        of_pod(env::POD_UID, "metadata.uid"),
-        of_pod(env::POD_IP, "status.podIP"),
     ];
+    variables.extend(env::FIELDS.map(|(name, field)| of_pod(name, field)));
     if let Pgdata::Ours(pgdata) = &reading.placement.pgdata {
         variables.push(plain(env::PGDATA, pgdata));
     }

@@ -34,7 +34,8 @@ impl Injection {
         let set = &reading.set;
         let is_agent = set.contract == Contract::Agent;
         let volumes = pod::volumes(set);
-        let init_containers = if is_agent { vec![pod::init_container(&pin.image)] } else { Vec::new() };
+        let init_containers =
+            if is_agent { vec![pod::init_container(&pin.image, &reading.container)] } else { Vec::new() };
         let command = is_agent.then(|| reading.container.command()).transpose()?;
         let command = command.map(|own| json!(command::wrapped(set, &own)));
         let environment = environment::variables(reading)?;
@@ -171,7 +172,15 @@ fn ensure_item(edits: &mut Edits, list: &PointerBuf, key: &str, wanted: &Value) 
     let id = wanted.get(key).and_then(Value::as_str).unwrap_or_default();
     match edits.position(list, key, id) {
         None => edits.append(list, wanted.clone()),
-        Some(place) if edits.items(list).get(place).is_some_and(|found| covers(found, wanted)) => {}
+        Some(place) if edits.items(list).get(place).is_some_and(|found| is_as_wanted(found, wanted)) => {}
         Some(place) => edits.replace(list.with_trailing_token(place), wanted.clone()),
     }
+}
+
+/// Whether an item has all that is wanted, and of resources nothing else: they are a copy, and what the user took out of the
+/// original must go from it.
+fn is_as_wanted(found: &Value, wanted: &Value) -> bool {
+    let resources =
+        |item: &Value| item.get("resources").filter(|it| it.as_object().is_some_and(|it| !it.is_empty())).cloned();
+    covers(found, wanted) && resources(found) == resources(wanted)
 }

@@ -11,18 +11,20 @@ mod environment;
 mod injection;
 mod pod;
 mod revision;
+#[cfg(test)]
+mod tests;
 mod update;
 mod warnings;
 
 use json_patch::Patch;
 use serde_json::Value;
 
-use self::injection::Injection;
 pub use self::{
     denial::{Denial, Reason},
     eject::eject,
-    revision::REVISION,
+    revision::{REVISION, REVISIONS},
 };
+use self::{injection::Injection, revision::Revisions};
 use crate::{
     names::{self, annotation},
     set::{
@@ -77,12 +79,19 @@ pub enum Outcome {
 /// Answers a CREATE or UPDATE of a `StatefulSet`.
 #[must_use]
 pub fn inject(request: &Request<'_>) -> Outcome {
-    decide(request).unwrap_or_else(|reason| Outcome::Denied { reason: Denial::new(request.object, reason) })
+    inject_as(request, Revisions::THIS)
 }
 
-fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
+/// The same for a pgset that knows other revisions.
+fn inject_as(request: &Request<'_>, revisions: Revisions) -> Outcome {
+    let stored = request.old.and_then(|old| Some((old, Record::of(old).ok().flatten()?)));
+    let is_stored_set = stored.is_some();
+    decide(request, stored, revisions)
+        .unwrap_or_else(|reason| Outcome::Denied { reason: Denial::new(request.object, is_stored_set, reason) })
+}
+
+fn decide(request: &Request<'_>, stored: Option<(&Value, Record)>, revisions: Revisions) -> Result<Outcome, Reason> {
     let Request { object, old, settings } = *request;
-    let stored = old.and_then(|old| Some((old, Record::of(old).ok().flatten()?)));
     // Whatever a rule says, an object must be able to go; and what was admitted once stays admitted while it stays as it is,
     // so that a later pgset with stricter rules, or an earlier one, holds up neither scaling nor foreign annotations.
     if is_going(object) || stored.as_ref().is_some_and(|(old, _)| is_same(old, object)) {
@@ -98,6 +107,7 @@ fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
         };
     }
 
+    let told = stored.as_ref().map(|(old, record)| warnings::told(old, record)).unwrap_or_default();
     let record = match (Record::of(object), stored) {
         // `kubectl replace` with the user's own file: what is stored knows, but a list that is empty here is the user's.
         (Ok(None), Some((_, record))) => Some(Record { created: Vec::new(), ..record }),
@@ -114,7 +124,7 @@ fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
     if let Some(old) = old {
         update::check(old, &reading)?;
     }
-    let pin = revision::Pin::of(object, old, record.as_ref(), settings)?;
+    let pin = revision::Pin::of(object, old, record.as_ref(), settings, revisions)?;
     let injection = Injection::of(&reading, &own, &pin)?;
 
     let mut edits = Edits::new(object);
@@ -123,7 +133,8 @@ fn decide(request: &Request<'_>) -> Result<Outcome, Reason> {
     }
     injection.write(&mut edits);
     pin.write(&mut edits);
-    let warnings = warnings::of_set(&own, &reading)?;
+    let mut warnings = warnings::of_set(&own, &reading)?;
+    warnings.retain(|warning| !told.contains(warning));
     let audit = audit(&reading, &pin);
     let patch = edits.into_patch();
     Ok(if patch.0.is_empty() { Outcome::Untouched { warnings } } else { Outcome::Patched { patch, warnings, audit } })

@@ -1,10 +1,10 @@
 //! What is added around the PostgreSQL container: volumes, their mounts, and the init container that brings the agent.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     names::{credential, pod},
-    set::{Contract, Data, Set, record::member_directory},
+    set::{Contract, Data, Set, container::Container, record::member_directory},
 };
 
 /// The volumes of a set's pods.
@@ -58,18 +58,14 @@ pub(super) fn mounts(set: &Set) -> Vec<Value> {
 }
 
 /// The init container that copies the agent into the pod. It passes the restricted Pod Security level whatever the rest of
-/// the pod does, and a `ResourceQuota` too.
-pub(super) fn init_container(image: &str) -> Value {
-    json!({
+/// the pod does.
+pub(super) fn init_container(image: &str, postgres: &Container<'_>) -> Value {
+    let mut container = json!({
         "name": pod::INIT_CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": [pod::AGENT_PATH_IN_IMAGE, "copy", pod::AGENT_COPY_PATH],
         "volumeMounts": [{ "name": pod::RUN_VOLUME, "mountPath": pod::COPY_PATH }],
-        "resources": {
-            "requests": { "cpu": "10m", "memory": "16Mi" },
-            "limits": { "cpu": "500m", "memory": "64Mi" },
-        },
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"] },
@@ -79,5 +75,26 @@ pub(super) fn init_container(image: &str) -> Value {
             "runAsGroup": 65532,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
-    })
+    });
+    let resources = resources(postgres);
+    if let (Some(container), false) = (container.as_object_mut(), resources.is_empty()) {
+        container.insert("resources".to_owned(), Value::Object(resources));
+    }
+    container
+}
+
+/// The resources of the PostgreSQL container, for the init container: what a quota or a `LimitRange` says of one it then
+/// says of the other, the pod keeps its quality of service, and needs no more than it did, since the two run one after the
+/// other. Devices and claims are PostgreSQL's alone.
+fn resources(postgres: &Container<'_>) -> Map<String, Value> {
+    let all = postgres.field.value().and_then(|container| container.get("resources"));
+    let common = |list: &str| {
+        let amounts = all?.get(list)?.as_object()?.iter();
+        let amounts: Map<String, Value> = amounts
+            .filter(|(resource, _)| matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage"))
+            .map(|(resource, amount)| (resource.clone(), amount.clone()))
+            .collect();
+        (!amounts.is_empty()).then(|| (list.to_owned(), Value::Object(amounts)))
+    };
+    ["requests", "limits"].into_iter().filter_map(common).collect()
 }

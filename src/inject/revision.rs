@@ -16,8 +16,23 @@ use crate::{
 /// The revision that this pgset gives to new sets.
 pub const REVISION: &str = env!("CARGO_PKG_VERSION");
 
-/// The revisions that this pgset can write. One that changes the injection's bytes gets a case of its own where it differs.
-const KNOWN: [&str; 1] = ["0.1.0"];
+/// The revisions that this pgset can write. One that changes the injection's bytes gets a case of its own where it differs,
+/// and `tests/released` holds what each of them wrote.
+pub const REVISIONS: [&str; 1] = ["0.1.0"];
+
+/// What a pgset can write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Revisions {
+    /// What it gives to new sets.
+    pub(super) newest: &'static str,
+    /// All of them.
+    pub(super) known: &'static [&'static str],
+}
+
+impl Revisions {
+    /// Of this pgset.
+    pub(super) const THIS: Self = Self { newest: REVISION, known: &REVISIONS };
+}
 
 /// What a set is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,19 +52,20 @@ impl Pin {
         old: Option<&Value>,
         record: Option<&Record>,
         settings: &Settings,
+        revisions: Revisions,
     ) -> Result<Self, Reason> {
         let written = annotations::value(object, annotation::REVISION);
         let stored = old.and_then(|old| annotations::value(old, annotation::REVISION));
-        let latest = Self { revision: REVISION, image: settings.agent_image.clone(), is_ours: true };
+        let latest = Self { revision: revisions.newest, image: settings.agent_image.clone(), is_ours: true };
         match written.or(stored) {
             None | Some("latest") => Ok(latest),
-            Some(pinned) => match KNOWN.iter().find(|known| **known == pinned) {
+            Some(pinned) => match revisions.known.iter().find(|known| **known == pinned) {
                 Some(revision) => Ok(Self {
                     revision,
                     image: image(object).or_else(|| old.and_then(image)).unwrap_or(latest.image),
                     is_ours: written.is_none() || record.is_some_and(|record| record.revision),
                 }),
-                None => Err(Reason::Revision { found: shown(pinned), known: KNOWN.join(", ") }),
+                None => Err(Reason::Revision { found: shown(pinned), known: revisions.known.join(", ") }),
             },
         }
     }
@@ -77,6 +93,6 @@ mod tests {
 
     #[test]
     fn this_version_knows_its_own_revision() {
-        assert!(KNOWN.contains(&REVISION));
+        assert!(REVISIONS.contains(&REVISION));
     }
 }

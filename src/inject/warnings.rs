@@ -10,8 +10,10 @@ use crate::{
         Contract, Data, Error, Reading,
         data::{Parting, Pgdata, holds},
         error::named,
+        grammar::nearly_ours,
         image::Family,
         json::Field,
+        record::Record,
     },
 };
 
@@ -48,7 +50,15 @@ pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, 
         grace_period(&mut warnings, reading)?;
         synchronous(&mut warnings, reading);
     }
+    retention(&mut warnings, reading)?;
     Ok(warnings.0)
+}
+
+/// What was said of a stored set already, and is not said at each of its updates.
+pub(super) fn told(old: &Value, record: &Record) -> Vec<String> {
+    let own = record.undone(old);
+    let reading = Reading::of(&own).map_err(Reason::from);
+    reading.and_then(|reading| of_set(&own, &reading)).unwrap_or_default()
 }
 
 /// Of an object that speaks of pgset without asking for injection.
@@ -84,8 +94,16 @@ fn misplaced(warnings: &mut Warnings, object: &Value) {
             named(key)
         ));
     }
-    for key in keys("/metadata/labels").filter(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())) {
-        warnings.push(&format!("label {} does nothing: make it an annotation", named(key)));
+    for place in ["/metadata/labels", "/spec/template/metadata/labels"] {
+        for key in keys(place).filter(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())) {
+            warnings.push(&format!("label {} does nothing: make it an annotation of the StatefulSet", named(key)));
+        }
+    }
+    let others = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    for key in others.into_iter().flat_map(serde_json::Map::keys).filter(|key| !key.starts_with(names::PREFIX)) {
+        if let Some(meant) = nearly_ours(key, &annotation::ON_STATEFUL_SET) {
+            warnings.push(&format!("annotation {} is not pgset's: did you mean {meant}?", named(key)));
+        }
     }
 }
 
@@ -208,4 +226,27 @@ fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
             annotation::SYNCHRONOUS
         ));
     }
+    if wanted == 0 && replicas == 2 {
+        warnings.push(&format!(
+            "one replica, {} 0: commits that it has not received yet are lost with the master's data",
+            annotation::SYNCHRONOUS
+        ));
+    }
+}
+
+/// Claims made from a template may go with the set, or with its members.
+fn retention(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    if reading.placement.source.get("volumeClaimTemplate").is_none() {
+        return Ok(());
+    }
+    let policy = reading.object.at(&["spec", "persistentVolumeClaimRetentionPolicy"])?;
+    for (field, when) in [
+        ("whenDeleted", "deleting the StatefulSet deletes all of its data"),
+        ("whenScaled", "scaling down deletes the data of the members that go, scaling to 0 all of it"),
+    ] {
+        if policy.get(field)?.text()? == Some("Delete") {
+            warnings.push(&format!("{field}: Delete: {when}"));
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,13 @@
 //! The PostgreSQL container of a template.
 
-use super::{Error, error::named, image::Family, json::Field};
+use std::cell::OnceCell;
+
+use super::{
+    Error,
+    error::{listed, named},
+    image::Family,
+    json::Field,
+};
 use crate::names::pod;
 
 /// The PostgreSQL container.
@@ -14,6 +21,8 @@ pub(crate) struct Container<'a> {
     pub(crate) family: Family,
     /// The container itself.
     pub(crate) field: Field<'a>,
+    /// What [`Self::environment`] found: it is asked for many times, and may be long.
+    environment: OnceCell<Vec<Variable<'a>>>,
 }
 
 /// One entry of the container's environment.
@@ -40,6 +49,19 @@ pub(crate) struct Mount<'a> {
     pub(crate) sub_path_expr: Option<&'a str>,
 }
 
+impl<'a> Variable<'a> {
+    fn of(field: &Field<'a>) -> Result<Self, Error> {
+        let literal = if field.get("valueFrom")?.is_there() {
+            None
+        } else {
+            // A variable without a value is empty; one that names others has a value that only the kubelet knows.
+            Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
+        };
+        let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
+        Ok(Self { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
+    }
+}
+
 impl<'a> Container<'a> {
     /// The container that the annotation names; else the only one; else the one named `postgres`, or as the set.
     pub(crate) fn choose(object: &Field<'a>, annotation: Option<&str>, set: &str) -> Result<Self, Error> {
@@ -47,16 +69,19 @@ impl<'a> Container<'a> {
         for (index, field) in object.at(&["spec", "template", "spec", "containers"])?.items()?.into_iter().enumerate() {
             let name = field.get("name")?.text()?.unwrap_or_default();
             let family = Family::of(field.get("image")?.text()?.unwrap_or_default());
-            containers.push(Self { index, name, family, field });
+            containers.push(Self { index, name, family, field, environment: OnceCell::new() });
         }
-        let names = || containers.iter().map(|it| named(it.name)).collect::<Vec<_>>().join(", ");
+        let names = || listed(containers.iter().map(|it| it.name));
         let find = |name: &str| containers.iter().find(|it| it.name == name).cloned();
-        match (annotation, containers.as_slice()) {
+        let chosen = match (annotation, containers.as_slice()) {
             (_, []) => Err(Error::NoContainer),
             (Some(name), _) => find(name).ok_or_else(|| Error::NoSuchContainer { value: named(name), names: names() }),
             (None, [only]) => Ok(only.clone()),
             (None, _) => find("postgres").or_else(|| find(set)).ok_or_else(|| Error::WhichContainer { names: names() }),
-        }
+        }?;
+        // The record of the injection knows it by its name.
+        let is_alone = containers.iter().filter(|it| it.name == chosen.name).count() == 1;
+        if is_alone && !chosen.name.is_empty() { Ok(chosen) } else { Err(Error::ContainerNames { names: names() }) }
     }
 
     /// The port that PostgreSQL listens on.
@@ -75,23 +100,17 @@ impl<'a> Container<'a> {
     }
 
     /// The environment that the template writes.
-    pub(crate) fn environment(&self) -> Result<Vec<Variable<'a>>, Error> {
-        let variable = |field: Field<'a>| {
-            let literal = if field.get("valueFrom")?.is_there() {
-                None
-            } else {
-                // A variable without a value is empty; one that names others has a value that only the kubelet knows.
-                Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
-            };
-            let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
-            Ok(Variable { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
-        };
-        self.field.get("env")?.items()?.into_iter().map(variable).collect()
+    pub(crate) fn environment(&self) -> Result<&[Variable<'a>], Error> {
+        if let Some(known) = self.environment.get() {
+            return Ok(known);
+        }
+        let found: Vec<_> = self.field.get("env")?.items()?.iter().map(Variable::of).collect::<Result<_, Error>>()?;
+        Ok(self.environment.get_or_init(|| found))
     }
 
     /// A variable of the environment: of several with one name, the last counts, as for the kubelet.
-    pub(crate) fn variable(&self, name: &str) -> Result<Option<Variable<'a>>, Error> {
-        Ok(self.environment()?.into_iter().rev().find(|variable| variable.name == name))
+    pub(crate) fn variable(&self, name: &str) -> Result<Option<&Variable<'a>>, Error> {
+        Ok(self.environment()?.iter().rev().find(|variable| variable.name == name))
     }
 
     /// Whether more variables come from a `ConfigMap` or Secret, so that their names can't be seen here.

@@ -6,7 +6,7 @@ use super::{
     Contract, Data, Error,
     annotations::Annotations,
     container::{Container, Mount},
-    error::named,
+    error::{listed, named},
     image::Family,
     json::Field,
 };
@@ -70,9 +70,9 @@ struct Volume {
 
 impl Placement {
     /// Finds the data of a set that carries no injection.
-    pub(crate) fn find(
-        object: &Field<'_>,
-        container: &Container<'_>,
+    pub(crate) fn find<'a>(
+        object: &Field<'a>,
+        container: &Container<'a>,
         contract: Contract,
         annotations: &Annotations,
     ) -> Result<Self, Error> {
@@ -97,8 +97,8 @@ impl Placement {
     }
 }
 
-struct Search<'a> {
-    container: &'a Container<'a>,
+struct Search<'c, 'a> {
+    container: &'c Container<'a>,
     contract: Contract,
     mounts: Vec<Mount<'a>>,
     volumes: Vec<(&'a str, Volume)>,
@@ -114,7 +114,7 @@ enum Written<'a> {
     Path(&'a str),
 }
 
-impl<'a> Search<'a> {
+impl<'a> Search<'_, 'a> {
     fn usual_directory(&self) -> String {
         match self.contract {
             Contract::Agent => self.container.family.usual_pgdata(),
@@ -165,11 +165,11 @@ impl<'a> Search<'a> {
         }
         let at_pgdata = self.usual().and_then(|usual| mounts.iter().find(|mount| mount.path == usual.path)).copied();
         at_pgdata.or_else(|| mounts.first().copied()).ok_or_else(|| {
-            let mounted: Vec<_> = self.mounts.iter().map(|mount| named(mount.volume)).collect();
+            let mounted = listed(self.mounts.iter().map(|mount| mount.volume));
             Error::NotMounted {
                 volume: named(volume),
                 container: named(self.container.name),
-                mounted: if mounted.is_empty() { "none".to_owned() } else { mounted.join(", ") },
+                mounted: if mounted.is_empty() { "none".to_owned() } else { mounted },
             }
         })
     }
@@ -231,7 +231,9 @@ impl<'a> Search<'a> {
             }
             (None, Some(expression)) => {
                 let mut tells_apart = expression.contains(&format!("$({})", env::POD_NAME));
-                for variable in self.container.environment()? {
+                // No path is longer, and a search for each of many variables in a long text would take its time.
+                let sought = if expression.len() > LONGEST_PATH { &[] } else { self.container.environment()? };
+                for variable in sought {
                     let per_member = variable.field_path.is_some_and(|path| PER_MEMBER.contains(&path));
                     tells_apart |= per_member && expression.contains(&format!("$({})", variable.name));
                 }
@@ -269,6 +271,9 @@ impl<'a> Search<'a> {
         }
     }
 }
+
+/// Linux' `PATH_MAX`.
+const LONGEST_PATH: usize = 4096;
 
 /// Fields of a pod that differ between the members of a set and stay the same when a pod is made anew.
 const PER_MEMBER: [&str; 3] = [

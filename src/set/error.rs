@@ -37,6 +37,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The API server is to make the name, and does so only after admission.
+    #[error(
+        "metadata.generateName leaves the name to the API server, which makes it too late: a set's Services and pods, and \
+         with them its settings, are named after the set; write metadata.name"
+    )]
+    GeneratedName,
     /// `spec.serviceName` is no Service's name.
     #[error("spec.serviceName is {name}, which can't name a Service; use a name such as {set}")]
     ServiceName {
@@ -92,6 +98,12 @@ pub enum Error {
     NoSuchContainer {
         /// The annotation's value.
         value: String,
+        /// The names of the containers.
+        names: String,
+    },
+    /// A container can't be told from another: the API server would refuse it too.
+    #[error("spec.template.spec.containers are {names}: each needs a name of its own; correct the names")]
+    ContainerNames {
         /// The names of the containers.
         names: String,
     },
@@ -266,12 +278,15 @@ impl Error {
         match self {
             Self::Type { .. } => "type",
             Self::Range { .. } => "range",
-            Self::Name { .. } | Self::ServiceName { .. } => "name",
+            Self::Name { .. } | Self::GeneratedName | Self::ServiceName { .. } => "name",
             Self::Inject { .. } => "inject_value",
             Self::Annotation { .. } => "annotation_value",
             Self::Unknown { .. } => "unknown_annotation",
             Self::Follow => "misplaced_annotation",
-            Self::WhichContainer { .. } | Self::NoSuchContainer { .. } | Self::NoContainer => "container",
+            Self::WhichContainer { .. }
+            | Self::NoSuchContainer { .. }
+            | Self::ContainerNames { .. }
+            | Self::NoContainer => "container",
             Self::Selector { .. } => "selector",
             Self::RoleLabel { .. } => "role_label",
             Self::SetLabel { .. } => "set_label",
@@ -290,14 +305,31 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(String::new, |annotation| format!(" (did you mean {annotation}?)"))
 }
 
-/// A user's text as messages show it: quoted, on one line, without control characters, and not endless.
+/// A user's text as messages show it: quoted, on one line, without control characters, and not endless. Only ASCII is ever
+/// allowed where it stands, so all else is spelled out: of two letters that look alike, one sees which is wrong.
 pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 64;
-    let mut quoted: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        quoted.push('…');
+    let mut quoted = String::new();
+    for c in text.chars() {
+        if quoted.len() >= LONGEST {
+            quoted.push('…');
+            break;
+        }
+        if c.is_ascii() {
+            quoted.extend(c.escape_debug());
+        } else {
+            quoted.extend(c.escape_unicode());
+        }
     }
     format!("\"{quoted}\"")
+}
+
+/// Several names as messages show them: the first few.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const MOST: usize = 8;
+    let names: Vec<&str> = names.into_iter().collect();
+    let text = names.iter().take(MOST).map(|name| named(name)).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST { format!("{text} and {} more", names.len() - MOST) } else { text }
 }
 
 /// A user's name as messages show it: bare where it is harmless, else as [`shown`].

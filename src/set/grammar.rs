@@ -1,5 +1,7 @@
 //! Closed grammars for what comes from outside: nothing that passes can leave the place it is put in.
 
+use crate::names::PREFIX;
+
 /// A DNS-1123 label: `a-b1`.
 pub(crate) fn is_dns_label(text: &str) -> bool {
     let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -49,6 +51,15 @@ pub(crate) fn nearest(text: &str, known: &[&'static str]) -> Option<&'static str
     known.iter().filter_map(near).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
+/// The one of `known` that a text was probably meant to be whose prefix is not ours, though it looks like it: `pgset.io/claim`.
+pub(crate) fn nearly_ours(text: &str, known: &[&'static str]) -> Option<&'static str> {
+    let (prefix, name) = text.split_once('/').filter(|_| text.len() <= 64)?;
+    let prefix = prefix.to_ascii_lowercase();
+    let ours = PREFIX.trim_end_matches('/');
+    let is_near = prefix.contains("pgset") || distance(&prefix, ours) <= 1;
+    if is_near { nearest(&format!("{PREFIX}{name}"), known) } else { None }
+}
+
 /// How many characters must be changed, added or removed to make one text of the other (Levenshtein).
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
@@ -83,6 +94,17 @@ mod tests {
         assert_eq!(distance("inejct", "inject"), 2);
         assert_eq!(distance("abc", ""), 3);
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn a_prefix_may_be_nearly_ours() {
+        let known = ["pgset.dev/inject", "pgset.dev/claim"];
+        for near in ["pgset.io/inject", "PGSET.dev/inject", "pgset/inject", "pget.dev/injekt", "x.pgset.dev/inject"] {
+            assert_eq!(nearly_ours(near, &known), Some("pgset.dev/inject"), "{near}");
+        }
+        for other in ["inject", "asset.dev/inject", "sidecar.istio.io/inject", "pgset.io/unlike-any", "/", ""] {
+            assert_eq!(nearly_ours(other, &known), None, "{other}");
+        }
     }
 
     #[test]

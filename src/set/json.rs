@@ -1,5 +1,7 @@
 //! Reading raw JSON that nobody has checked: every step knows its field's name, so that an error can say it.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::error::{Error, named};
@@ -7,19 +9,46 @@ use super::error::{Error, named};
 /// A place in the object: there with a value, or absent. `null` counts as absent, as it does for the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Field<'a> {
-    name: String,
+    /// The way to it. Its name is put together only for an error: a review reads a thousand fields.
+    way: Option<Rc<Step<'a>>>,
     value: Option<&'a Value>,
+}
+
+/// The last step of the way to a field.
+#[derive(Debug)]
+struct Step<'a> {
+    from: Option<Rc<Step<'a>>>,
+    to: Part<'a>,
+}
+
+#[derive(Debug)]
+enum Part<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl Step<'_> {
+    fn name(&self) -> String {
+        match (&self.from, &self.to) {
+            (None, Part::Key(key)) => (*key).to_owned(),
+            (Some(from), Part::Key(key)) if key.contains(['.', '/']) => format!("{}[{}]", from.name(), named(key)),
+            (Some(from), Part::Key(key)) => format!("{}.{}", from.name(), named(key)),
+            (from, Part::Index(index)) => {
+                format!("{}[{index}]", from.as_ref().map(|from| from.name()).unwrap_or_default())
+            }
+        }
+    }
 }
 
 impl<'a> Field<'a> {
     /// The object itself.
     pub(crate) fn root(object: &'a Value) -> Self {
-        Self { name: String::new(), value: Some(object) }
+        Self { way: None, value: Some(object) }
     }
 
     /// The field's path, as messages show it.
-    pub(crate) fn name(&self) -> &str {
-        if self.name.is_empty() { "the object" } else { &self.name }
+    pub(crate) fn name(&self) -> String {
+        self.way.as_ref().map_or_else(|| "the object".to_owned(), |step| step.name())
     }
 
     /// Whether there is a value.
@@ -33,22 +62,21 @@ impl<'a> Field<'a> {
     }
 
     /// The field below; absent if this one is.
-    pub(crate) fn get(&self, key: &str) -> Result<Self, Error> {
+    pub(crate) fn get(&self, key: &'a str) -> Result<Self, Error> {
         let value = match self.value {
             None => None,
             Some(Value::Object(map)) => map.get(key).filter(|value| !value.is_null()),
             Some(other) => return Err(self.wrong(other, "an object")),
         };
-        let name = match (self.name.is_empty(), key.contains(['.', '/'])) {
-            (true, _) => key.to_owned(),
-            (false, true) => format!("{}[{}]", self.name, named(key)),
-            (false, false) => format!("{}.{}", self.name, named(key)),
-        };
-        Ok(Self { name, value })
+        Ok(self.below(Part::Key(key), value))
+    }
+
+    fn below(&self, to: Part<'a>, value: Option<&'a Value>) -> Self {
+        Self { way: Some(Rc::new(Step { from: self.way.clone(), to })), value }
     }
 
     /// The field several levels below.
-    pub(crate) fn at(&self, keys: &[&str]) -> Result<Self, Error> {
+    pub(crate) fn at(&self, keys: &[&'a str]) -> Result<Self, Error> {
         keys.iter().try_fold(self.clone(), |field, key| field.get(key))
     }
 
@@ -66,7 +94,7 @@ impl<'a> Field<'a> {
         match self.value {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => {
-                let item = |(index, value)| Self { name: format!("{}[{index}]", self.name), value: Some(value) };
+                let item = |(index, value)| self.below(Part::Index(index), Some(value));
                 Ok(items.iter().enumerate().map(item).collect())
             }
             Some(other) => Err(self.wrong(other, "a list")),
@@ -93,7 +121,7 @@ impl<'a> Field<'a> {
             None => Ok(None),
             Some(Value::Number(number)) => match number.as_i64().filter(|number| (low..=high).contains(number)) {
                 Some(number) => Ok(Some(number)),
-                None => Err(Error::Range { field: self.name.clone(), found: number.to_string(), low, high }),
+                None => Err(Error::Range { field: self.name(), found: number.to_string(), low, high }),
             },
             Some(other) => Err(self.wrong(other, "a whole number")),
         }
@@ -108,7 +136,7 @@ impl<'a> Field<'a> {
             Value::Array(_) => "a list",
             Value::Object(_) => "an object",
         };
-        Error::Type { field: self.name().to_owned(), expected, found }
+        Error::Type { field: self.name(), expected, found }
     }
 }
 

@@ -76,8 +76,11 @@ impl<'a> Reading<'a> {
 }
 
 fn name<'a>(object: &Field<'a>) -> Result<&'a str, Error> {
-    let name = object.at(&["metadata", "name"])?.text()?.unwrap_or_default();
-    if is_set_name(name) { Ok(name) } else { Err(Error::Name { name: shown(name) }) }
+    match object.at(&["metadata", "name"])?.text()? {
+        Some(name) if is_set_name(name) => Ok(name),
+        None if object.at(&["metadata", "generateName"])?.text()?.is_some() => Err(Error::GeneratedName),
+        name => Err(Error::Name { name: shown(name.unwrap_or_default()) }),
+    }
 }
 
 fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {

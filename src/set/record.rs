@@ -179,9 +179,19 @@ impl Record {
     pub(crate) fn of(object: &Value) -> Result<Option<Self>, Error> {
         if annotations::of(object)?.get(annotation::INJECTED)?.is_there() {
             let text = annotations::value(object, annotation::INJECTED).unwrap_or_default();
-            return serde_json::from_str(text).map(Some).map_err(|_| Error::Record);
+            let record = serde_json::from_str(text).ok().filter(Self::is_short);
+            return record.map(Some).ok_or(Error::Record);
         }
         Ok(None)
+    }
+
+    /// No record of pgset's is longer. Each of its entries is looked for in the object: thousands of them, which somebody wrote
+    /// by hand, would take their time.
+    fn is_short(&self) -> bool {
+        const MOST: usize = 64;
+        let lists = [&self.volumes, &self.init_containers, &self.volume_mounts, &self.sub_paths].map(Vec::len);
+        let others = [self.labels.len(), self.env.len(), self.probes.len(), self.created.len()];
+        lists.into_iter().chain(others).all(|length| length <= MOST)
     }
 
     /// The record as the annotation's value: compact, and the same for the same injection.
@@ -239,8 +249,8 @@ impl Record {
     fn undo_command(&self, edits: &mut Edits, index: usize, keep: &Self) {
         if self.command && !keep.command {
             let at = Parent::Command.path(index);
-            if let Some(command) = unwrapped(edits.items(&at)).map(<[Value]>::to_vec) {
-                edits.replace(at, Value::Array(command));
+            while let Some(command) = unwrapped(edits.items(&at)).map(<[Value]>::to_vec) {
+                edits.replace(at.clone(), Value::Array(command));
             }
         }
     }
@@ -273,12 +283,13 @@ impl Record {
             }
         }
         for mount_path in self.volume_mounts.iter().rev().filter(|it| !keep.volume_mounts.contains(it)) {
-            if let Some(place) = edits.position(&at, "mountPath", mount_path) {
+            while let Some(place) = edits.position(&at, "mountPath", mount_path) {
                 let mount = at.with_trailing_token(place);
                 let volume = edits.get(&below(&mount, "name")).and_then(Value::as_str);
-                if volume.is_some_and(|volume| OUR_VOLUMES.contains(&volume)) {
-                    edits.remove(mount);
+                if !volume.is_some_and(|volume| OUR_VOLUMES.contains(&volume)) {
+                    break;
                 }
+                edits.remove(mount);
             }
         }
     }
@@ -286,9 +297,11 @@ impl Record {
     fn undo_env(&self, edits: &mut Edits, index: usize, keep: &Self) {
         let at = Parent::Env.path(index);
         for (name, recorded) in self.env.iter().rev().filter(|(name, _)| !keep.env.contains_key(*name)) {
-            let Some(place) = edits.position(&at, "name", name) else { continue };
-            let entry = at.with_trailing_token(place);
-            if edits.get(&entry).is_some_and(|entry| is_as_recorded(entry, name, recorded)) {
+            while let Some(place) = edits.position(&at, "name", name) {
+                let entry = at.with_trailing_token(place);
+                if !edits.get(&entry).is_some_and(|entry| is_as_recorded(entry, name, recorded)) {
+                    break;
+                }
                 edits.remove(entry);
             }
         }
@@ -326,7 +339,12 @@ pub(crate) const OUR_VOLUMES: [&str; 3] = [pod::RUN_VOLUME, pod::ACCESS_VOLUME, 
 
 fn is_as_recorded(entry: &Value, name: &str, recorded: &Value) -> bool {
     match recorded {
-        Value::Null => name.starts_with(env::PRIVATE_PREFIX),
+        // Somebody else's of that name is to be refused, not taken for ours.
+        Value::Null => {
+            let field = env::FIELDS.iter().find(|(private, _)| *private == name).map(|(_, field)| *field);
+            let found = entry.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str);
+            name.starts_with(env::PRIVATE_PREFIX) && field.is_none_or(|field| found == Some(field))
+        }
         Value::Object(_) => entry.get("valueFrom").is_some_and(|source| covers(source, recorded)),
         // An empty value is left out when the API server stores it.
         _ => entry.get("valueFrom").is_none() && entry.get("value").unwrap_or(&json!("")) == recorded,
@@ -335,7 +353,7 @@ fn is_as_recorded(entry: &Value, name: &str, recorded: &Value) -> bool {
 
 fn undo_named(edits: &mut Edits, list: &PointerBuf, recorded: &[String], keep: &[String]) {
     for name in recorded.iter().rev().filter(|name| !keep.contains(name) && is_ours(name)) {
-        if let Some(place) = edits.position(list, "name", name) {
+        while let Some(place) = edits.position(list, "name", name) {
             edits.remove(list.with_trailing_token(place));
         }
     }

@@ -22,6 +22,7 @@ pub struct Metrics {
     requests: Family<Labels<2>, Counter>,
     denials: Family<Labels<1>, Counter>,
     duration: Histogram,
+    in_flight: Gauge,
     panics: Counter,
     certificate_expiry: Family<Labels<1>, Gauge<f64, AtomicU64>>,
     in_sync: Gauge,
@@ -40,6 +41,8 @@ impl Metrics {
         registry.register("admission_denied", "Denied reviews by reason", denials.clone());
         let duration = Histogram::new(BUCKETS);
         registry.register_with_unit("admission_duration", "Time of a review", Unit::Seconds, duration.clone());
+        let in_flight = Gauge::default();
+        registry.register("admission_in_flight", "Reviews that are on their way", in_flight.clone());
         let panics = Counter::default();
         registry.register("panics", "Requests that ended in a panic", panics.clone());
         let certificate_expiry = Family::default();
@@ -56,7 +59,7 @@ impl Metrics {
             in_sync.clone(),
         );
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry, requests, denials, duration, panics, certificate_expiry, in_sync }
+        Self { registry, requests, denials, duration, in_flight, panics, certificate_expiry, in_sync }
     }
 
     /// A review was decided.
@@ -68,22 +71,29 @@ impl Metrics {
         self.duration.observe(elapsed.as_secs_f64());
     }
 
+    /// A request is on its way for as long as the answer lives, however it ends.
+    pub(super) fn in_flight(&self) -> InFlight<'_> {
+        self.in_flight.inc();
+        InFlight(&self.in_flight)
+    }
+
     /// A request got an HTTP error.
     pub(super) fn failed(&self) {
         self.requests.get_or_create(&[("operation", "unknown"), ("outcome", "error")]).inc();
     }
 
-    /// A request panicked.
-    pub(super) fn panicked(&self) {
+    /// A decision panicked.
+    pub(super) fn panic(&self) {
         self.panics.inc();
-        self.failed();
     }
 
-    /// Notes when the certificates end (Unix seconds) and whether the API server trusts them.
-    pub fn certificates(&self, authority: u64, leaf: u64, in_sync: bool) {
-        #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^52")]
+    /// Notes when the certificates end (Unix seconds; what is not known has no series) and whether the API server trusts them.
+    pub fn certificates(&self, authority: Option<u64>, leaf: Option<u64>, in_sync: bool) {
         for (kind, expiry) in [("ca", authority), ("leaf", leaf)] {
-            self.certificate_expiry.get_or_create(&[("kind", kind)]).set(expiry as f64);
+            if let Some(expiry) = expiry {
+                #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^52")]
+                self.certificate_expiry.get_or_create(&[("kind", kind)]).set(expiry as f64);
+            }
         }
         self.in_sync.set(i64::from(in_sync));
     }
@@ -93,6 +103,16 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// Counts a request until it is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight<'a>(&'a Gauge);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

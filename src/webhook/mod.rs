@@ -22,7 +22,10 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{HeaderValue, header::CONNECTION},
+    http::{
+        HeaderValue,
+        header::{CONNECTION, CONTENT_LENGTH},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
@@ -40,8 +43,15 @@ use self::{metrics::Metrics, problem::Problem};
 /// limit of 2 MB would turn legal objects away.
 pub const BODY_LIMIT: usize = 8 << 20;
 
-/// How many reviews are read and decided at once: with [`BODY_LIMIT`] it bounds the memory, and more than the cores only wait.
-const IN_FLIGHT: usize = 32;
+/// The longest review of the usual kind. Only longer ones, and those that don't say how long they are, wait for their turn.
+const SMALL: usize = 64 << 10;
+
+/// How many reviews may be on their way at once. More are turned away and told to come again, which API servers do. With [`SMALL`] it
+/// bounds the memory: 64 MiB, if all of them were as long as that.
+const IN_FLIGHT: usize = 1024;
+
+/// How many of the longer ones are read and decided at once: with [`BODY_LIMIT`] it bounds theirs.
+const LARGE_IN_FLIGHT: usize = 8;
 
 /// How long one review may take, from header to answer, where the API server does not say.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -58,6 +68,7 @@ pub struct State {
     decide: Arc<Decide>,
     metrics: Arc<Metrics>,
     in_flight: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     draining: Arc<AtomicBool>,
 }
 
@@ -73,6 +84,7 @@ impl State {
             decide: Arc::new(decide),
             metrics,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            large: Arc::new(Semaphore::new(LARGE_IN_FLIGHT)),
             draining: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -98,31 +110,50 @@ pub fn router(state: State) -> Router {
         .route("/mutate", post(mutate::handle))
         .with_state(state)
         .layer(CatchPanicLayer::custom(move |_payload| {
-            // The payload may quote the object: the panic hook has logged the place, and that is what is needed.
-            panics.panicked();
-            Problem::Panicked.into_response()
+            // Of a panic outside of the decision, which has no request yet to be named by.
+            panics.panic();
+            panics.failed();
+            Problem::Panicked { uid: String::new() }.into_response()
         }))
         .layer(middleware::from_fn(move |request, next| within_limits(limits.clone(), request, next)))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
-/// Bounds the time of a request (the API server has long given up after its own timeout) and how many run at once.
+/// Bounds the time of a request (the API server has long given up after its own timeout) and how many there are at once.
 async fn within_limits(state: State, request: Request, next: Next) -> Response {
-    let deadline = deadline(request.uri().query().unwrap_or_default());
-    let work = async {
-        let Ok(_permit) = state.in_flight.acquire().await else {
-            return Problem::Overloaded.into_response();
-        };
-        next.run(request).await
+    let mut response = match state.in_flight.try_acquire() {
+        Ok(_permit) => {
+            let _counted = state.metrics.in_flight();
+            within_time(&state, request, next).await
+        }
+        Err(_none_left) => {
+            state.metrics.failed();
+            Problem::Overloaded.into_response()
+        }
     };
-    let mut response = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_elapsed| {
-        state.metrics.failed();
-        Problem::TooSlow { deadline }.into_response()
-    });
     if state.draining.load(Ordering::Relaxed) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+async fn within_time(state: &State, request: Request, next: Next) -> Response {
+    let deadline = deadline(request.uri().query().unwrap_or_default());
+    let work = async {
+        // Before its body is read. A small one waits for nobody: slow clients hold up only large ones.
+        let _turn = if is_small(&request) { None } else { state.large.acquire().await.ok() };
+        next.run(request).await
+    };
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_elapsed| {
+        state.metrics.failed();
+        Problem::TooSlow { deadline }.into_response()
+    })
+}
+
+/// Whether the request says that its body is a small one. The server holds it to that.
+fn is_small(request: &Request) -> bool {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    length.is_some_and(|length: usize| length <= SMALL)
 }
 
 /// The deadline from the API server's `?timeout=5s`, its way of telling the webhook's `timeoutSeconds`.

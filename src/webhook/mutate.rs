@@ -1,44 +1,59 @@
 //! `POST /mutate`.
 
-use std::time::Instant;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Bytes,
-    extract::{State as Extracted, rejection::BytesRejection},
+    extract::{FromRequest as _, Request as HttpRequest, State as Extracted},
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 
 use super::{
-    State,
+    SMALL, State,
     problem::Problem,
-    review::{Answer, Review},
+    review::{Answer, Decision, Request, Review},
 };
 
+/// How long a body may take to arrive. The API server sends it in one go.
+const BODY: Duration = Duration::from_secs(5);
+
+/// The most values that a review is made of: a `StatefulSet` of the largest size has a fifth of it. In memory each takes up to 50 times
+/// of what `0,` takes in the body.
+const VALUES: usize = 500_000;
+
 /// Answers a review. What the user did wrong is a denial, what we did wrong an HTTP error.
-pub(super) async fn handle(
-    Extracted(state): Extracted<State>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let started = Instant::now();
-    answer(&state, &headers, body, started).unwrap_or_else(|problem| {
+pub(super) async fn handle(Extracted(state): Extracted<State>, request: HttpRequest) -> Response {
+    let answered = match read(request).await {
+        Ok(body) => answer(&state, body),
+        Err(problem) => Err(problem),
+    };
+    answered.unwrap_or_else(|problem| {
         tracing::warn!(%problem, "a review without a decision");
         state.metrics.failed();
         problem.into_response()
     })
 }
 
-fn answer(
-    state: &State,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-    started: Instant,
-) -> Result<Response, Problem> {
-    require_json(headers)?;
-    let body = body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Problem::TooLarge } else { Problem::Unreadable }
-    })?;
+async fn read(request: HttpRequest) -> Result<Bytes, Problem> {
+    require_json(request.headers())?;
+    match tokio::time::timeout(BODY, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::TooLarge),
+        Ok(Err(_)) => Err(Problem::Unreadable),
+        Err(_elapsed) => Err(Problem::SlowBody { deadline: BODY }),
+    }
+}
+
+fn answer(state: &State, body: Bytes) -> Result<Response, Problem> {
+    let started = Instant::now();
+    // A small body can't hold many.
+    if body.len() > SMALL && values(&body) > VALUES {
+        return Err(Problem::TooMany { limit: VALUES });
+    }
     let review: Review<'_> = serde_json::from_slice(&body).map_err(|error| Problem::Malformed {
         // serde's text may quote the body, so only the place is told.
         reason: format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()),
@@ -46,7 +61,7 @@ fn answer(
     let request = review.into_request().map_err(|reason| Problem::Malformed { reason })?;
     drop(body);
 
-    let decision = request.stateful_sets().map(|sets| (state.decide)(&sets)).unwrap_or_default();
+    let decision = decide(state, &request)?;
     let answer = Answer::new(&request, &decision).and_then(|answer| serde_json::to_vec(&answer));
     let answer = answer.map_err(Problem::Answer)?;
 
@@ -59,10 +74,36 @@ fn answer(
         operation = request.operation(),
         decision = decision.word(),
         reason = decision.code(),
-        microseconds = elapsed.as_micros(),
+        // as a number: JSON has none of 128 bits
+        microseconds = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         "reviewed"
     );
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response())
+}
+
+/// The decision. A panic is ours alone: it is told with the request's name, and the next request finds all in order.
+fn decide(state: &State, request: &Request) -> Result<Decision, Problem> {
+    let decided = catch_unwind(AssertUnwindSafe(|| request.stateful_sets().map(|sets| (state.decide)(&sets))));
+    // Its payload may quote the object: the panic hook has logged the place, and that is what is needed.
+    decided.map(Option::unwrap_or_default).map_err(|_payload| {
+        state.metrics.panic();
+        Problem::Panicked { uid: request.uid.clone() }
+    })
+}
+
+/// How many values a JSON text has at most: each follows a bracket or a comma, or a key that does.
+fn values(json: &[u8]) -> usize {
+    let (mut count, mut in_string, mut escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// The API server sends JSON and says so; whatever says otherwise is not the API server.
@@ -73,5 +114,17 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
         Ok(())
     } else {
         Err(Problem::ContentType { found: found.chars().take(80).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (json, count) in [("0", 1), ("[0,0,0]", 4), (r#"{"a":[{},1],"b":null}"#, 6), (r#""[,\\\",{""#, 1)] {
+            assert_eq!(values(json.as_bytes()), count, "{json}");
+        }
     }
 }

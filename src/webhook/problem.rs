@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -24,6 +24,18 @@ pub(super) enum Problem {
     /// The body is too long.
     #[error("the review is longer than {BODY_LIMIT} bytes")]
     TooLarge,
+    /// The body has more values than any object that is stored.
+    #[error("the review has more than {limit} values")]
+    TooMany {
+        /// How many are read.
+        limit: usize,
+    },
+    /// The body did not arrive.
+    #[error("the body was not there within {deadline:?}")]
+    SlowBody {
+        /// How long it had.
+        deadline: Duration,
+    },
     /// The body broke off.
     #[error("the body could not be read")]
     Unreadable,
@@ -40,11 +52,14 @@ pub(super) enum Problem {
         deadline: Duration,
     },
     /// No room for another request.
-    #[error("the webhook is shutting down")]
+    #[error("too many reviews at once; try again in a second")]
     Overloaded,
     /// A bug of ours.
-    #[error("pgset failed on this object; its log says where (this is a bug in pgset, please report it)")]
-    Panicked,
+    #[error("pgset failed on this object, which is a bug; its log says where, please report it (request {uid:?})")]
+    Panicked {
+        /// Names the request in the log.
+        uid: String,
+    },
     /// A bug of ours.
     #[error("failed to write the answer")]
     Answer(#[source] serde_json::Error),
@@ -56,11 +71,12 @@ impl Problem {
     fn code(&self) -> StatusCode {
         match self {
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unreadable | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Panicked | Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Panicked { .. } | Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -68,11 +84,11 @@ impl Problem {
     fn reason(&self) -> &'static str {
         match self {
             Self::ContentType { .. } => "UnsupportedMediaType",
-            Self::TooLarge => "RequestEntityTooLarge",
+            Self::TooLarge | Self::TooMany { .. } => "RequestEntityTooLarge",
             Self::Unreadable | Self::Malformed { .. } => "BadRequest",
-            Self::TooSlow { .. } => "Timeout",
+            Self::SlowBody { .. } | Self::TooSlow { .. } => "Timeout",
             Self::Overloaded => "ServiceUnavailable",
-            Self::Panicked | Self::Answer(_) => "InternalError",
+            Self::Panicked { .. } | Self::Answer(_) => "InternalError",
         }
     }
 }
@@ -89,6 +105,11 @@ impl IntoResponse for Problem {
             "reason": self.reason(),
             "code": code.as_u16(),
         });
-        (code, Json(status)).into_response()
+        let mut response = (code, Json(status)).into_response();
+        if code == StatusCode::SERVICE_UNAVAILABLE {
+            // The API server's client tries again after this many seconds, as long as its own timeout allows.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }

@@ -255,6 +255,8 @@ impl<'a> Answer<'a> {
         if *decision != Decision::Untouched {
             // For whoever reads the audit log: the API server puts the webhook's name before each key.
             response.audit_annotations.insert("decision", decision.word());
+            // The audit log has names of its own for requests: by this one it leads to the line in our log.
+            response.audit_annotations.insert("request", &request.uid);
         }
         Ok(Self { api_version: API_VERSION, kind: KIND, response })
     }
@@ -329,7 +331,7 @@ mod tests {
             answer,
             serde_json::json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {
                 "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": "W10=",
-                "auditAnnotations": {"decision": "injected", "revision": "1"}}})
+                "auditAnnotations": {"decision": "injected", "request": "u", "revision": "1"}}})
         );
     }
 }

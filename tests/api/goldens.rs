@@ -1,84 +1,94 @@
-//! The golden files once more, this time through the API server: what it would store is what `pgset inject` prints.
+//! The golden files by the two ways that need an API server: what it would store (`--dry-run=server`) and what it stores.
+//! The other ways are in `tests/golden.rs`.
 
-use std::{collections::BTreeMap, fs, path::Path};
-
-use pgset::cli::inject::manifest;
 use serde_json::{Value, json};
 
-use super::harness::{Lab, with_webhook};
+use super::{
+    cases::{self, Answer, Case},
+    harness::{Lab, essence, with_webhook},
+};
 
-/// The answers to each case, by suffix; without the updates, whose first half would have to be stored.
-pub fn cases() -> BTreeMap<String, BTreeMap<String, String>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut cases: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let file = path.file_name().unwrap().to_str().unwrap();
-        let (name, suffix) = file.split_once('.').unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        cases.entry(name.to_owned()).or_default().insert(suffix.to_owned(), text);
-    }
-    cases.retain(|_, files| !files.contains_key("stored.yaml"));
-    cases
-}
-
-pub fn object(yaml: &str) -> Value {
-    let mut object = manifest::read(yaml).unwrap().into_iter().map(|it| it.value).find(|it| !it.is_null()).unwrap();
-    // The files name different ones, or none.
+/// The object for a namespace of the test's: the files name different ones, or none.
+pub fn unplaced(mut object: Value) -> Value {
     object["metadata"].as_object_mut().unwrap().remove("namespace");
     object
-}
-
-/// What two objects of different namespaces have in common if they are the same.
-fn essence(mut stored: Value) -> Value {
-    let metadata = stored["metadata"].take();
-    json!({"annotations": metadata["annotations"], "labels": metadata["labels"], "spec": stored["spec"].take()})
 }
 
 #[tokio::test]
 async fn the_api_server_stores_what_the_golden_files_say() {
     with_webhook(async |lab| {
-        let cases = cases();
-        assert!(cases.len() > 50, "the golden files are missing");
-        let mut wrong = Vec::new();
-        for (name, files) in &cases {
-            if let Err(error) = check(&lab, files).await {
-                wrong.push(format!("{name}: {error}"));
+        let cases = cases::all();
+        let (mut wrong, mut injected) = (Vec::new(), 0);
+        for case in &cases {
+            injected += usize::from(matches!(case.answer(), Answer::Injected(_)));
+            let outcome = check(&lab, case).await;
+            lab.forget_sets().await;
+            if let Err(error) = outcome {
+                wrong.push(format!("{}: {error}", case.name));
             }
         }
+        println!("{} cases, {injected} of them injected, by dry run and stored", cases.len());
         assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     })
     .await;
 }
 
-async fn check(lab: &Lab, files: &BTreeMap<String, String>) -> Result<(), String> {
-    let asked = object(&files["yaml"]);
-    let plain = lab.dry_run_in(&lab.plain(), &asked).await;
-    let answer = lab.dry_run(&asked).await;
-    if let Some(denied) = files.get("denied.txt") {
-        let status = answer.err().ok_or("was not denied")?;
-        // What the API server refuses by itself never gets to us.
-        if plain.is_err() {
-            return Ok(());
+async fn check(lab: &Lab, case: &Case) -> Result<(), String> {
+    let asked = unplaced(case.object().unwrap());
+    let base = format!("/apis/apps/v1/namespaces/{}/statefulsets", lab.name);
+    let (method, path) = match case.stored() {
+        None => ("POST", base),
+        Some(before) => {
+            let before = unplaced(before);
+            lab.send("POST", &base, &before).await.map_err(|status| format!("before: {}", status.message))?;
+            ("PUT", format!("{base}/{}", before["metadata"]["name"].as_str().unwrap()))
         }
-        let reason = denied.lines().next().unwrap().split_once(": ").unwrap().1;
-        return status.message.contains(reason).then_some(()).ok_or(status.message);
-    }
-    let (stored, warnings) = answer.map_err(|status| status.message)?;
-    for warning in files.get("warnings.txt").into_iter().flat_map(|text| text.lines()) {
-        if !warnings.iter().any(|told| told == warning) {
+    };
+    // What the API server makes of an object with nobody asked.
+    let plain = async |object: Value| lab.dry_run_in(&lab.plain(), &object).await.map(|(stored, _)| essence(&stored));
+    let answer = lab.send(method, &format!("{path}?dryRun=All"), &asked).await;
+    let expected = match case.answer() {
+        Answer::Denied { reason, .. } => {
+            let status = answer.err().ok_or("was not denied")?;
+            // What the API server refuses by itself never gets to us.
+            if method == "POST" && plain(asked).await.is_err() {
+                return Ok(());
+            }
+            let (told, reason) = (unplaced_text(&status.message), unplaced_text(&reason));
+            return told.contains(&reason).then_some(()).ok_or(format!("{told}\ninstead of\n{reason}"));
+        }
+        Answer::Injected(injected) => plain(unplaced(injected)).await,
+        Answer::Untouched => plain(asked.clone()).await,
+    };
+    let expected = expected.map_err(|status| status.message)?;
+    let (dry, warnings) = answer.map_err(|status| status.message)?;
+    for warning in case.warnings() {
+        if !warnings.contains(&warning) {
             return Err(format!("the warning {warning:?} is not among {warnings:?}"));
         }
     }
-    // What the API server makes of the golden file, with nobody asked.
-    let expected = match files.get("injected.yaml") {
-        Some(injected) => lab.dry_run_in(&lab.plain(), &object(injected)).await,
-        None => plain,
-    };
-    let expected = essence(expected.map_err(|status| status.message)?.0);
-    let stored = essence(stored);
-    if stored != expected {
-        return Err(format!("stored would be\n{stored}\ninstead of\n{expected}"));
+    let (stored, _) = lab.send(method, &path, &asked).await.map_err(|status| status.message)?;
+    let name = stored["metadata"]["name"].as_str().unwrap();
+    let read = serde_json::to_value(lab.sets().get(name).await.unwrap()).unwrap();
+    for (way, found) in [("a dry run", &dry), ("the answer", &stored), ("the store", &read)] {
+        if essence(found) != expected {
+            return Err(format!("{way} has\n{}\ninstead of\n{expected}", essence(found)));
+        }
     }
     Ok(())
+}
+
+/// A message without what tells of the namespace, which the files have otherwise.
+fn unplaced_text(text: &str) -> String {
+    let text = text.split(" (past pgset").next().unwrap_or_default();
+    let words = text.split(' ').filter(|word| !word.starts_with("--namespace="));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+impl Lab {
+    /// Deletes the namespace's sets.
+    pub async fn forget_sets(&self) {
+        let path = format!("/apis/apps/v1/namespaces/{}/statefulsets", self.name);
+        let _ = self.send("DELETE", &path, &json!({"propagationPolicy": "Background"})).await;
+    }
 }

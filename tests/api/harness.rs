@@ -51,7 +51,9 @@ pub struct Lab {
     /// Of each replica.
     pub reports: Vec<watch::Receiver<Report>>,
     pub address: IpAddr,
-    kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
+    /// The agent's image that the webhook gives to new sets.
+    image: Arc<Mutex<String>>,
     tasks: Vec<JoinHandle<()>>,
     handles: Vec<Handle<SocketAddr>>,
 }
@@ -104,6 +106,7 @@ impl Lab {
             reports: Vec::new(),
             address,
             kubeconfig,
+            image: Arc::new(Mutex::new(names::IMAGE.to_owned())),
             tasks: Vec::new(),
             handles: Vec::new(),
         };
@@ -120,11 +123,10 @@ impl Lab {
 
     /// Starts what `pgset serve` starts, but for the controller. Tells the port.
     fn add_replica(&mut self) -> u16 {
-        let asked = self.asked.clone();
-        let decide = webhook::by_injection(inject::Settings { agent_image: names::IMAGE.to_owned() });
+        let (asked, image) = (self.asked.clone(), self.image.clone());
         let decide = move |sets: &webhook::review::StatefulSets<'_>| {
             asked.lock().unwrap().push(sets.object["metadata"]["name"].as_str().unwrap_or_default().to_owned());
-            decide(sets)
+            webhook::by_injection(inject::Settings { agent_image: image.lock().unwrap().clone() })(sets)
         };
         let router = webhook::router(State::new(decide, Arc::new(Metrics::new())));
         let (resolver, handle) = (Arc::new(Resolver::new()), Handle::new());
@@ -255,8 +257,18 @@ impl Lab {
         });
     }
 
+    /// The API server's audit log, which the lab keeps beside the kubeconfig.
+    pub fn audit_log(&self) -> PathBuf {
+        self.kubeconfig.with_file_name("audit.log")
+    }
+
     pub fn was_asked(&self, name: &str) -> bool {
         self.asked.lock().unwrap().iter().any(|asked| asked == name)
+    }
+
+    /// From now on the webhook is one that was installed with another image.
+    pub fn upgrade(&self, image: &str) {
+        image.clone_into(&mut self.image.lock().unwrap());
     }
 
     pub fn sets(&self) -> Api<StatefulSet> {
@@ -328,6 +340,12 @@ impl Lab {
         self.handles.iter().for_each(Handle::shutdown);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// What two objects of different namespaces have in common if they are the same.
+pub fn essence(stored: &Value) -> Value {
+    let metadata = &stored["metadata"];
+    json!({"annotations": metadata["annotations"], "labels": metadata["labels"], "spec": stored["spec"]})
 }
 
 fn plain(name: &str) -> String {

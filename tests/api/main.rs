@@ -3,10 +3,23 @@
 //! The cluster is that of `PGSET_KUBECONFIG`, else `KUBECONFIG`, else the lab's. Its API server must be able to open
 //! connections to this machine. Every test has a namespace and a webhook configuration of its own, and deletes both.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "tests")]
 
 mod admission;
+mod audit;
+#[path = "../support/cases.rs"]
+mod cases;
 mod certificates;
+mod commands;
 mod goldens;
 mod harness;
+mod kubectl;
+mod leaving;
+mod load;
+#[path = "../support/load.rs"]
+mod pace;
+mod pinning;
 mod policies;
+mod process;
+mod record;
+mod shapes;

@@ -14,7 +14,8 @@ use pgset::{
 use serde_json::{Value, json};
 
 use super::{
-    goldens,
+    cases::{self, Answer},
+    goldens::unplaced,
     harness::{Lab, PATIENCE, stateful_set, with_webhook},
 };
 
@@ -64,12 +65,13 @@ async fn without_the_webhook_a_set_that_was_not_injected_is_denied_and_everythin
         }
         lab.dry_run(&stateful_set(&json!({}))).await.expect("a set that does not speak of pgset");
         let mut injected = 0;
-        for (name, files) in goldens::cases() {
-            let Some(golden) = files.get("injected.yaml") else { continue };
+        for case in cases::all() {
+            let Answer::Injected(golden) = case.answer() else { continue };
             // The API server's own objections, for instance to names, are the same without the policy.
-            let object = goldens::object(golden);
+            let object = unplaced(golden);
             let expected = lab.dry_run_in(&lab.plain(), &object).await.map(drop).map_err(|status| status.code);
-            assert_eq!(lab.dry_run(&object).await.map(drop).map_err(|status| status.code), expected, "{name}");
+            let found = lab.dry_run(&object).await.map(drop).map_err(|status| status.code);
+            assert_eq!(found, expected, "{}", case.name);
             injected += usize::from(expected.is_ok());
         }
         assert!(injected > 30, "{injected} goldens");

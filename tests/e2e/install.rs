@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::lab::{self, START, same, wait_until};
 
 /// The objects of a manifest, sorted, as the client reads them.
-fn objects(manifest: &str) -> Vec<Value> {
+pub fn objects(manifest: &str) -> Vec<Value> {
     let words = ["create", "--dry-run=client", "--validate=false", "--output=json", "--filename=-"];
     let said = lab::run(lab::kubectl().args(words), Some(manifest)).unwrap_or_else(|said| panic!("{}", said.err));
     let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&said.out)

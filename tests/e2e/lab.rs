@@ -73,7 +73,7 @@ impl Lab {
 }
 
 /// The kubeconfig of the lab; its folder is the lab's folder.
-fn kubeconfig() -> PathBuf {
+pub fn kubeconfig() -> PathBuf {
     let path = env::var_os("KUBECONFIG")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/kubeconfig"), PathBuf::from);
     assert!(path.exists(), "no lab is up, there is no {}: run `make lab install`", path.display());
@@ -328,12 +328,23 @@ impl Namespace<'_> {
 
     // --- life ---
 
-    fn start_client(&self) {
+    /// Starts the pod `client`, which the strictest namespace takes as well.
+    pub fn start_client(&self) {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
             "spec": {
                 "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false, "enableServiceLinks": false,
-                "containers": [{"name": "client", "image": "postgres:17", "command": ["sleep", "infinity"]}],
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 999, "runAsGroup": 999,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [{
+                    "name": "client", "image": "postgres:17", "command": ["sleep", "infinity"],
+                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"},
+                    },
+                }],
             },
         })
         .to_string();

@@ -8,18 +8,23 @@
 mod lab;
 mod manifests;
 mod node;
+#[path = "../support/load.rs"]
+mod pace;
 
 mod adoption;
 mod apply;
 mod article;
 mod bootstrap;
 mod children;
+mod commands;
 mod denials;
 mod install;
+mod load;
 mod names;
 mod restart;
 mod scale;
 mod secrets;
 mod squash;
+mod strict;
 mod synchronous;
 mod webhook_down;

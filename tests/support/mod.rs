@@ -107,6 +107,7 @@ pub fn defaulted(object: &Value) -> Value {
 
 fn default_container(container: &mut Value) {
     default(container, "terminationMessagePath", json!("/dev/termination-log"));
+    default(container, "terminationMessagePolicy", json!("File"));
     default(container, "imagePullPolicy", json!("Always"));
     default(container, "resources", json!({}));
     for variable in items(container, "env") {

@@ -65,6 +65,18 @@ fn prints_json_and_patches_on_demand() {
 }
 
 #[test]
+fn what_stays_keeps_its_order() {
+    let file = "apiVersion: apps/v1\nkind: StatefulSet\na: 1\nb: 2\nc: 3\nd: [1, 2]\n";
+    let printed = transform(file, None, &mut |_, _| {
+        Some(
+            serde_json::from_value(json!([{ "op": "remove", "path": "/a" }, { "op": "remove", "path": "/d/0" }]))
+                .unwrap(),
+        )
+    });
+    assert_eq!(printed.unwrap(), "apiVersion: apps/v1\nkind: StatefulSet\nb: 2\nc: 3\nd:\n- 2\n");
+}
+
+#[test]
 fn a_json_file_stays_json() {
     let file = r#"{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "a"}}"#;
     assert_eq!(transform(file, None, &mut touch("b")).unwrap(), file);

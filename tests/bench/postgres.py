@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Figures of one run on the lab, with the aims beside them; `make bench`.
+"""Figures of PostgreSQL on the lab, with the aims beside them.
 
 Where it can it measures a ratio: a scale-up against a bare pg_basebackup of the same master, on the same disk, in the same state.
 Other work on the machine shows in the figures, so nothing else should run.
@@ -19,13 +18,13 @@ from pathlib import Path
 
 SPACE = "pgset-bench"
 CONTAINERD = "/run/pgset-lab/containerd.sock"
-KUBECONFIG = Path(os.environ["KUBECONFIG"]).resolve()
+KUBECONFIG = Path(os.environ.get("KUBECONFIG", "target/lab/kubeconfig")).resolve()
 LAB = KUBECONFIG.parent
 EXPORT = LAB / "export" / SPACE
 SCALE = int(os.environ.get("SCALE", "70"))  # of pgbench; 70 is about 1 GB
 REPEAT = int(os.environ.get("REPEAT", "3"))  # of the scale-up and the bare clone
 WINDOW = int(os.environ.get("WINDOW", "60"))  # seconds of idleness that are watched
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parents[2]
 
 rows = []
 
@@ -186,7 +185,7 @@ def idle(members, aim):
 
 # === the run ===
 
-def main():
+def measure():
     for members, aim in ((2, "8 s"), (3, "12 s")):
         fresh()
         seconds, env, replication = apply_set(members)
@@ -253,12 +252,13 @@ def table():
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) + ("  " + row[3] if row[3] else ""))
 
 
-if not KUBECONFIG.exists():
-    raise SystemExit(f"bench: no lab is up, there is no {KUBECONFIG}: run `make lab install`")
-try:
-    main()
-finally:
-    if rows:
-        table()
-    if not os.environ.get("KEEP"):
-        clear()
+def main():
+    if not KUBECONFIG.exists():
+        raise SystemExit(f"bench: no lab is up, there is no {KUBECONFIG}: run `make lab install`")
+    try:
+        measure()
+    finally:
+        if rows:
+            table()
+        if not os.environ.get("KEEP"):
+            clear()
