@@ -391,5 +391,7 @@ async fn readiness_tells_its_reasons_and_liveness_does_not_depend_on_it() {
     assert_eq!(get(&admin, "/livez").await.0, StatusCode::OK);
     readiness.set("certificates", None);
     readiness.set("serve", None);
-    assert_eq!(get(&admin, "/readyz").await.0, StatusCode::OK);
+    readiness.remark("certificates", Some("a file is broken, the one before is served".to_owned()));
+    let expected = "ok\ncertificates: a file is broken, the one before is served\n".to_owned();
+    assert_eq!(get(&admin, "/readyz").await, (StatusCode::OK, expected));
 }

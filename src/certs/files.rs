@@ -187,9 +187,12 @@ impl Files {
             self.logged.clone_from(&failure);
         }
         let served = self.resolver.served();
-        let refusal = self.configuration.refusal(served.as_deref(), &self.settings);
+        let trouble = self.configuration.refusal(served.as_deref(), &self.settings);
         let new = Report {
-            trouble: refusal.map(|refusal| failure.map_or(refusal.clone(), |failure| format!("{refusal}; {failure}"))),
+            // The bundle is somebody else's to write: the right one is one that verifies what is served.
+            in_sync: trouble.is_none() && matches!(self.configuration, Seen::Present(_)),
+            trouble,
+            failure,
             authority_ends: self.authority_ends,
             leaf_ends: served.map(|served| served.ends()),
         };

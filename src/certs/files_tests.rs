@@ -85,8 +85,11 @@ fn data(material: &Material) -> Vec<(&'static str, Vec<u8>)> {
 async fn what_kubelet_swaps_in_is_served_and_known_to_end() {
     let mut mounted = Mounted::new();
     let report = mounted.look().await;
-    let trouble = report.trouble.unwrap();
-    assert!(trouble.contains("there is no tls.crt") && trouble.contains("no certificate to serve"), "{trouble}");
+    let (trouble, failure) = (report.trouble.unwrap(), report.failure.unwrap());
+    assert!(
+        trouble.contains("no certificate to serve") && failure.contains("there is no tls.crt"),
+        "{trouble} {failure}"
+    );
     assert_eq!((report.leaf_ends, report.authority_ends), (None, None));
 
     for version in ["1", "2"] {
@@ -95,7 +98,10 @@ async fn what_kubelet_swaps_in_is_served_and_known_to_end() {
         let report = mounted.look().await;
         assert!(mounted.serves(&made));
         let (leaf, authority) = (Some(made.leaf_ends()), Some(made.authority_ends()));
-        assert_eq!(report, Report { trouble: None, leaf_ends: leaf, authority_ends: authority });
+        assert_eq!(
+            report,
+            Report { leaf_ends: leaf, authority_ends: authority, trouble: None, failure: None, in_sync: false }
+        );
     }
 }
 

@@ -39,8 +39,13 @@ pub struct Settings {
 /// What is known of the certificates: for readiness and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Why API servers can't trust the certificate that is served; `None` if they can.
+    /// Why API servers can't trust the certificate that is served; `None` if they can, and where no webhook is configured: then
+    /// nobody calls.
     pub trouble: Option<String>,
+    /// What fails at present, though API servers may well trust what is served: a renewal, a file, a watch.
+    pub failure: Option<String>,
+    /// Whether the webhook configuration is there and every entry of it has the `caBundle` that it should have.
+    pub in_sync: bool,
     /// When the authority ends, in Unix seconds, if that is known.
     pub authority_ends: Option<u64>,
     /// When the certificate that is served ends, in Unix seconds, if there is one.
@@ -73,6 +78,12 @@ impl Settings {
 
 impl Default for Report {
     fn default() -> Self {
-        Self { trouble: Some("the certificates are not loaded yet".to_owned()), authority_ends: None, leaf_ends: None }
+        Self {
+            trouble: Some("the certificates are not loaded yet".to_owned()),
+            failure: None,
+            in_sync: false,
+            authority_ends: None,
+            leaf_ends: None,
+        }
     }
 }

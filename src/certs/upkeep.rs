@@ -298,12 +298,10 @@ impl Upkeep {
         self.failure = failure;
 
         let served = self.resolver.served();
-        let refusal = self.configuration.refusal(served.as_deref(), &self.settings);
         let new = Report {
-            trouble: refusal.map(|refusal| match &self.failure {
-                Some(failure) => format!("{refusal}; {failure}"),
-                None => refusal,
-            }),
+            trouble: self.configuration.refusal(served.as_deref(), &self.settings),
+            failure: self.failure.clone(),
+            in_sync: self.published.is_some(),
             authority_ends: self.material.as_ref().map(Material::authority_ends),
             leaf_ends: served.map(|served| served.ends()),
         };

@@ -19,7 +19,7 @@ use crate::{
     webhook::{
         self, State,
         health::{self, Readiness},
-        metrics::Metrics,
+        metrics::{Certificates, Metrics},
         server::{self, Bound},
     },
 };
@@ -209,9 +209,16 @@ async fn tell(
 ) -> Result<(), std::convert::Infallible> {
     let passing = async {
         loop {
-            let certs::Report { trouble, authority_ends, leaf_ends } = reports.borrow_and_update().clone();
-            metrics.certificates(authority_ends, leaf_ends, trouble.is_none());
-            readiness.set("certificates", trouble);
+            let report = reports.borrow_and_update().clone();
+            metrics.certificates(&Certificates {
+                authority_ends: report.authority_ends,
+                leaf_ends: report.leaf_ends,
+                in_sync: report.in_sync,
+                trusted: report.trouble.is_none(),
+                kept: report.failure.is_none(),
+            });
+            readiness.set("certificates", report.trouble);
+            readiness.remark("certificates", report.failure);
             if reports.changed().await.is_err() {
                 break;
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::{
@@ -17,7 +17,14 @@ use super::metrics::Metrics;
 
 /// Who is not ready, and why. A part that never spoke is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, String>>>);
+pub struct Readiness(Arc<Mutex<Said>>);
+
+/// What the parts have said.
+#[derive(Debug, Default)]
+struct Said {
+    reasons: BTreeMap<&'static str, String>,
+    remarks: BTreeMap<&'static str, String>,
+}
 
 // === impl Readiness ===
 
@@ -30,20 +37,41 @@ impl Readiness {
 
     /// Sets or clears the reason why a part is not ready.
     pub fn set(&self, part: &'static str, reason: Option<String>) {
-        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match reason {
-            Some(reason) => reasons.insert(part, reason),
-            None => reasons.remove(part),
-        };
+        note(&mut self.said().reasons, part, reason);
+    }
+
+    /// Sets or clears what is wrong with a part that may be ready all the same.
+    pub fn remark(&self, part: &'static str, remark: Option<String>) {
+        note(&mut self.said().remarks, part, remark);
     }
 
     /// The reasons against, one a line; `None` when ready.
     #[must_use]
     pub fn reasons(&self) -> Option<String> {
-        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = reasons.iter().flat_map(|(part, reason)| [part, ": ", reason.as_str(), "\n"]);
-        (!reasons.is_empty()).then(|| lines.collect())
+        let said = self.said();
+        (!said.reasons.is_empty()).then(|| lines(&said.reasons))
     }
+
+    /// The remarks, one a line.
+    #[must_use]
+    pub fn remarks(&self) -> String {
+        lines(&self.said().remarks)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn note(texts: &mut BTreeMap<&'static str, String>, part: &'static str, text: Option<String>) {
+    match text {
+        Some(text) => texts.insert(part, text),
+        None => texts.remove(part),
+    };
+}
+
+fn lines(texts: &BTreeMap<&'static str, String>) -> String {
+    texts.iter().flat_map(|(part, text)| [part, ": ", text.as_str(), "\n"]).collect()
 }
 
 /// The routes of the HTTP port: `/livez`, `/readyz`, `/metrics`.
@@ -56,9 +84,10 @@ pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    let remarks = readiness.remarks();
     match readiness.reasons() {
-        None => (StatusCode::OK, "ok\n".to_owned()),
-        Some(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons),
+        None => (StatusCode::OK, format!("ok\n{remarks}")),
+        Some(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons + &remarks),
     }
 }
 

@@ -26,6 +26,23 @@ pub struct Metrics {
     panics: Counter,
     certificate_expiry: Family<Labels<1>, Gauge<f64, AtomicU64>>,
     in_sync: Gauge,
+    trusted: Gauge,
+    kept: Gauge,
+}
+
+/// What is told of the certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    /// When the authority ends, in Unix seconds.
+    pub authority_ends: Option<u64>,
+    /// When the certificate that is served ends, in Unix seconds.
+    pub leaf_ends: Option<u64>,
+    /// Whether every entry of the webhook configuration has the `caBundle` that it should have.
+    pub in_sync: bool,
+    /// Whether API servers can verify the certificate that is served.
+    pub trusted: bool,
+    /// Whether the upkeep works: no renewal, file or watch fails.
+    pub kept: bool,
 }
 
 // === impl Metrics ===
@@ -35,14 +52,19 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("pgset");
-        let requests = Family::default();
+        let requests = Family::<Labels<2>, Counter>::default();
+        // From 0 on, so that a first event is an increase.
+        for operation in ["create", "update"] {
+            for outcome in ["injected", "unchanged", "denied"] {
+                drop(requests.get_or_create(&[("operation", operation), ("outcome", outcome)]));
+            }
+        }
+        drop(requests.get_or_create(&[("operation", "unknown"), ("outcome", "error")]));
         registry.register("admission_requests", "Reviews by operation and outcome", requests.clone());
         let denials = Family::default();
         registry.register("admission_denied", "Denied reviews by reason", denials.clone());
         let duration = Histogram::new(BUCKETS);
         registry.register_with_unit("admission_duration", "Time of a review", Unit::Seconds, duration.clone());
-        let in_flight = Gauge::default();
-        registry.register("admission_in_flight", "Reviews that are on their way", in_flight.clone());
         let panics = Counter::default();
         registry.register("panics", "Requests that ended in a panic", panics.clone());
         let certificate_expiry = Family::default();
@@ -52,14 +74,20 @@ impl Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
-        let in_sync = Gauge::default();
-        registry.register(
+        let mut gauge = |name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let in_flight = gauge("admission_in_flight", "Reviews that are being answered");
+        let in_sync = gauge(
             "webhook_configuration_in_sync",
-            "Whether the API server trusts the certificate that is served",
-            in_sync.clone(),
+            "Whether the webhook configuration is there and has the right caBundle in every entry",
         );
+        let trusted = gauge("certificate_trusted", "Whether API servers can verify the certificate that is served");
+        let kept = gauge("certificate_upkeep_ok", "Whether no renewal, file or watch of the certificates fails");
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry, requests, denials, duration, in_flight, panics, certificate_expiry, in_sync }
+        Self { registry, requests, denials, duration, in_flight, panics, certificate_expiry, in_sync, trusted, kept }
     }
 
     /// A review was decided.
@@ -87,15 +115,23 @@ impl Metrics {
         self.panics.inc();
     }
 
-    /// Notes when the certificates end (Unix seconds; what is not known has no series) and whether the API server trusts them.
-    pub fn certificates(&self, authority: Option<u64>, leaf: Option<u64>, in_sync: bool) {
-        for (kind, expiry) in [("ca", authority), ("leaf", leaf)] {
-            if let Some(expiry) = expiry {
+    /// Notes the state of the certificates. An end that is not known has no series: 0 would be an alarm.
+    pub fn certificates(&self, state: &Certificates) {
+        for (kind, expiry) in [("ca", state.authority_ends), ("leaf", state.leaf_ends)] {
+            let labels = [("kind", kind)];
+            match expiry {
                 #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^52")]
-                self.certificate_expiry.get_or_create(&[("kind", kind)]).set(expiry as f64);
+                Some(expiry) => {
+                    self.certificate_expiry.get_or_create(&labels).set(expiry as f64);
+                }
+                None => {
+                    self.certificate_expiry.remove(&labels);
+                }
             }
         }
-        self.in_sync.set(i64::from(in_sync));
+        self.in_sync.set(i64::from(state.in_sync));
+        self.trusted.set(i64::from(state.trusted));
+        self.kept.set(i64::from(state.kept));
     }
 
     /// The `OpenMetrics` text.
@@ -119,5 +155,71 @@ impl Drop for InFlight<'_> {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(metrics: &Metrics, start: &str) -> Option<String> {
+        metrics.text().unwrap().lines().find(|line| line.starts_with(start)).map(str::to_owned)
+    }
+
+    #[test]
+    fn every_metric_is_in_the_documentation() {
+        let metrics = Metrics::new();
+        metrics.denials.get_or_create(&[("reason", "environment")]).inc();
+        metrics.certificates(&Certificates {
+            authority_ends: Some(1),
+            leaf_ends: Some(1),
+            in_sync: true,
+            trusted: true,
+            kept: true,
+        });
+        let text = metrics.text().unwrap();
+        let documentation = include_str!("../../docs/metrics.md");
+        let mut count = 0;
+        for declared in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = declared.split_once(' ').unwrap();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            assert!(documentation.contains(&format!("| `{name}{suffix}` |")), "{declared}");
+            count += 1;
+        }
+        assert_eq!(count, 10, "{text}");
+    }
+
+    #[test]
+    fn a_request_is_in_flight_until_it_is_dropped() {
+        let metrics = Metrics::new();
+        let (first, second) = (metrics.in_flight(), metrics.in_flight());
+        assert_eq!(line(&metrics, "pgset_admission_in_flight").unwrap(), "pgset_admission_in_flight 2");
+        drop((first, second));
+        assert_eq!(line(&metrics, "pgset_admission_in_flight").unwrap(), "pgset_admission_in_flight 0");
+    }
+
+    #[test]
+    fn an_end_that_is_not_known_has_no_series() {
+        let metrics = Metrics::new();
+        let mut state = Certificates {
+            authority_ends: None,
+            leaf_ends: Some(1_800_000_000),
+            in_sync: true,
+            trusted: true,
+            kept: false,
+        };
+        metrics.certificates(&state);
+        let expiry = "pgset_certificate_expiry_timestamp_seconds{kind=";
+        assert_eq!(line(&metrics, &format!("{expiry}\"leaf\"")).unwrap(), format!("{expiry}\"leaf\"}} 1800000000.0"));
+        assert_eq!(line(&metrics, &format!("{expiry}\"ca\"")), None);
+        assert_eq!(line(&metrics, "pgset_certificate_trusted").unwrap(), "pgset_certificate_trusted 1");
+        assert_eq!(line(&metrics, "pgset_certificate_upkeep_ok").unwrap(), "pgset_certificate_upkeep_ok 0");
+        state.leaf_ends = None;
+        metrics.certificates(&state);
+        assert_eq!(line(&metrics, expiry), None);
     }
 }

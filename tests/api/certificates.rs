@@ -27,7 +27,7 @@ async fn secret(lab: &Lab) -> Option<Secret> {
     Api::<Secret>::namespaced(lab.client.clone(), &lab.name).get_opt(names::CERTIFICATES_SECRET).await.unwrap()
 }
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !condition().await {
         assert!(started.elapsed() < PATIENCE, "{what}");
@@ -43,7 +43,10 @@ async fn a_wiped_or_foreign_ca_bundle_is_healed_in_every_entry() {
         assert_eq!(whole.len(), 2);
         assert!(whole[0].is_some() && whole[0] == whole[1]);
         let foreign = secret_of_somebody_else();
+        let empty = ByteString(Vec::new());
         let wiped = [
+            json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": empty},
+                   {"op": "replace", "path": "/webhooks/1/clientConfig/caBundle", "value": empty}]),
             json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]),
             json!([{"op": "remove", "path": "/webhooks/1/clientConfig/caBundle"}]),
             json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": foreign},
@@ -55,20 +58,82 @@ async fn a_wiped_or_foreign_ca_bundle_is_healed_in_every_entry() {
             let took = until("caBundle is healed", async || bundles(&lab).await == whole).await;
             assert!(took < Duration::from_secs(5), "{took:?}");
         }
-        let managers = lab.configurations().get(&lab.name).await.unwrap().metadata.managed_fields.unwrap();
-        let ours = managers.iter().find(|entry| entry.manager.as_deref() == Some("pgset-certificates")).unwrap();
-        let fields = serde_json::to_string(&ours.fields_v1).unwrap();
-        assert!(fields.contains("caBundle") && !fields.contains("f:rules"), "only caBundle is ours: {fields}");
-
-        let version = lab.configurations().get(&lab.name).await.unwrap().metadata.resource_version;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(
-            lab.configurations().get(&lab.name).await.unwrap().metadata.resource_version,
-            version,
-            "and then rests"
-        );
+        let ours = fields_of(&lab, "pgset-certificates").await;
+        assert!(!ours.is_empty());
+        for field in &ours {
+            assert!(field.ends_with("/f:clientConfig/f:caBundle"), "only caBundle is ours: {ours:?}");
+        }
+        rests(&lab).await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn another_hand_on_the_selector_is_left_alone() {
+    with_webhook(async |lab| {
+        let whole = bundles(&lab).await;
+        // As Azure's admission enforcer does it.
+        let excluded = json!({"key": "control-plane", "operator": "DoesNotExist"});
+        let edit =
+            json!([{"op": "add", "path": "/webhooks/0/namespaceSelector/matchExpressions/-", "value": excluded}]);
+        let patch: json_patch::Patch = serde_json::from_value(edit).unwrap();
+        let enforcer = PatchParams { field_manager: Some("admissionsenforcer".to_owned()), ..PatchParams::default() };
+        lab.configurations().patch(&lab.name, &enforcer, &Patch::Json::<()>(patch)).await.unwrap();
+        rests(&lab).await;
+        let found = serde_json::to_value(lab.configurations().get(&lab.name).await.unwrap()).unwrap();
+        let expressions = found["webhooks"][0]["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        assert!(expressions.contains(&excluded));
+        assert_eq!(bundles(&lab).await, whole);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_manifest_can_be_applied_again_and_again_and_keeps_its_ca_bundle() {
+    with_webhook(async |lab| {
+        let whole = bundles(&lab).await;
+        let mut manifest = serde_json::to_value(lab.configurations().get(&lab.name).await.unwrap()).unwrap();
+        manifest["metadata"] = json!({"name": lab.name, "labels": manifest["metadata"]["labels"],
+            "annotations": manifest["metadata"]["annotations"]});
+        manifest["apiVersion"] = json!("admissionregistration.k8s.io/v1");
+        manifest["kind"] = json!("MutatingWebhookConfiguration");
+        for webhook in manifest["webhooks"].as_array_mut().unwrap() {
+            webhook["clientConfig"].as_object_mut().unwrap().shift_remove("caBundle");
+        }
+        // Without force, as Helm 4 and Flux do it: a conflict would be an error.
+        let helm = PatchParams::apply("helm");
+        for _ in 0..2 {
+            lab.configurations().patch(&lab.name, &helm, &Patch::Apply(&manifest)).await.unwrap();
+            assert_eq!(bundles(&lab).await, whole);
+        }
+        let theirs = fields_of(&lab, "helm").await;
+        assert!(theirs.iter().any(|field| field.ends_with("f:failurePolicy")), "{theirs:?}");
+        assert!(!theirs.iter().any(|field| field.contains("caBundle")), "{theirs:?}");
+        rests(&lab).await;
+    })
+    .await;
+}
+
+/// The paths of the fields of the webhook configuration that a manager has set.
+async fn fields_of(lab: &Lab, manager: &str) -> Vec<String> {
+    let managers = lab.configurations().get(&lab.name).await.unwrap().metadata.managed_fields.unwrap();
+    let theirs = managers.iter().filter(|entry| entry.manager.as_deref() == Some(manager));
+    theirs.flat_map(|entry| leaves("", &serde_json::to_value(&entry.fields_v1).unwrap())).collect()
+}
+
+fn leaves(path: &str, fields: &serde_json::Value) -> Vec<String> {
+    match fields.as_object().filter(|fields| !fields.is_empty()) {
+        Some(fields) => fields.iter().flat_map(|(key, below)| leaves(&format!("{path}/{key}"), below)).collect(),
+        None => vec![path.to_owned()],
+    }
+}
+
+/// Nobody writes the configuration, for a while in which a quarrel would show.
+async fn rests(lab: &Lab) {
+    let version = async || lab.configurations().get(&lab.name).await.unwrap().metadata.resource_version;
+    let before = version().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(version().await, before, "somebody writes on and on");
 }
 
 fn secret_of_somebody_else() -> ByteString {

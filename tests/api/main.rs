@@ -9,6 +9,7 @@ mod admission;
 mod audit;
 #[path = "../support/cases.rs"]
 mod cases;
+mod certificate_files;
 mod certificates;
 mod commands;
 mod goldens;
