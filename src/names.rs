@@ -214,6 +214,8 @@ pub const WEBHOOK_CONFIGURATION: &str = "pgset";
 pub const INJECTION_POLICY: &str = "pgset-injection";
 /// The `ValidatingAdmissionPolicy` of members' labels, and its binding.
 pub const MEMBERS_POLICY: &str = "pgset-members";
+/// The `ValidatingAdmissionPolicy` of the role label on other pods, and its binding.
+pub const ROLES_POLICY: &str = "pgset-roles";
 /// The Lease by which one of the controllers is active, in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_LEASE: &str = "pgset-controller";
 /// The agent's image where `--agent-image` names none.

@@ -48,7 +48,7 @@ async fn look(client: &Client, namespace: &str) -> kube::Result<()> {
     let Some(found) = Api::<Namespace>::all(client.clone()).get_metadata_opt(namespace).await? else { return Ok(()) };
     let Some(owner) = reference(&found.metadata) else { return Ok(()) };
     own::<MutatingWebhookConfiguration>(client, names::WEBHOOK_CONFIGURATION, &owner).await?;
-    for policy in [names::INJECTION_POLICY, names::MEMBERS_POLICY] {
+    for policy in [names::INJECTION_POLICY, names::MEMBERS_POLICY, names::ROLES_POLICY] {
         own::<ValidatingAdmissionPolicy>(client, policy, &owner).await?;
         own::<ValidatingAdmissionPolicyBinding>(client, policy, &owner).await?;
     }

@@ -196,7 +196,10 @@ impl Lab {
         );
         set["spec"]["template"]["spec"]["containers"][0]["env"] =
             json!([{"name": "PGSET_POD_NAME", "value": "another"}]);
-        for (path, object) in [("/api/v1", "pods", &pod), ("/apis/apps/v1", "statefulsets", &set)]
+        let role =
+            json!({"metadata": {"name": "canary", "labels": {names::label::ROLE: "master"}}, "spec": pod["spec"]});
+        let canaries = [("/api/v1", "pods", &pod), ("/api/v1", "pods", &role), ("/apis/apps/v1", "statefulsets", &set)];
+        for (path, object) in canaries
             .map(|(group, kind, object)| (format!("{group}/namespaces/{}/{kind}?dryRun=All", self.name), object))
         {
             let last = Mutex::new(String::new());
@@ -326,7 +329,8 @@ impl Lab {
     async fn clean_up(&self) {
         let now = DeleteParams::background();
         let _ = self.configurations().delete(&self.name, &now).await;
-        for policy in [names::INJECTION_POLICY, names::MEMBERS_POLICY].map(|name| self.policy(name)) {
+        let policies = [names::INJECTION_POLICY, names::MEMBERS_POLICY, names::ROLES_POLICY];
+        for policy in policies.map(|name| self.policy(name)) {
             let _ = Api::<ValidatingAdmissionPolicyBinding>::all(self.client.clone()).delete(&policy, &now).await;
             let _ = Api::<ValidatingAdmissionPolicy>::all(self.client.clone()).delete(&policy, &now).await;
         }

@@ -153,7 +153,7 @@ fn the_policies_leave_out_the_namespaces_that_the_webhook_leaves_out() {
     };
     let webhook = of("MutatingWebhookConfiguration", "/webhooks/0/namespaceSelector").remove(0);
     let policies = of("ValidatingAdmissionPolicy", "/spec/matchConstraints/namespaceSelector");
-    assert_eq!(policies.len(), 2);
+    assert_eq!(policies.len(), 3);
     assert!(policies.iter().all(|selector| *selector == webhook), "{webhook} {policies:?}");
 }
 
@@ -246,6 +246,10 @@ async fn only_a_member_and_pgset_say_which_role_it_has() {
         assert!(denied.contains("only the StatefulSet of that name"), "{denied}");
 
         pods.create(&PostParams::default(), &stranger(&json!({"app": "db"}))).await.unwrap();
+        for client in [&lab.client, &member_itself] {
+            let denied = relabel(client.clone(), space, "stranger", master.clone()).await.unwrap_err();
+            assert!(denied.contains("no member of a set"), "{denied}");
+        }
         // A Binding's labels would become the pod's.
         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "stranger", "labels": labels},
             "target": {"apiVersion": "v1", "kind": "Node", "name": "anywhere"}});

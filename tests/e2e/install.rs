@@ -49,6 +49,8 @@ fn what_is_outside_of_the_namespace_goes_with_it() {
         "validatingadmissionpolicybinding pgset-injection",
         "validatingadmissionpolicy pgset-members",
         "validatingadmissionpolicybinding pgset-members",
+        "validatingadmissionpolicy pgset-roles",
+        "validatingadmissionpolicybinding pgset-roles",
     ] {
         wait_until(START, object, || same(ns.get(object)["metadata"]["ownerReferences"][0]["uid"].clone(), &uid));
     }
