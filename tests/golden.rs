@@ -141,7 +141,7 @@ async fn the_webhook_answers_the_same_over_http() {
                 assert_eq!(response["allowed"], false, "{name}");
                 let message = response["status"]["message"].as_str().unwrap();
                 assert!(message.ends_with(&format!(": {reason}")), "{name}: {message}");
-                assert_eq!(audit, &json!({"reason": code, "decision": "denied"}), "{name}");
+                assert_eq!(audit, &json!({"reason": code, "decision": "denied", "request": "golden"}), "{name}");
             }
             Answer::Untouched => {
                 assert!(response["allowed"] == true && response.get("patch").is_none(), "{name}: {response}");

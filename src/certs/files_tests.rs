@@ -138,8 +138,9 @@ async fn a_broken_or_half_written_pair_is_refused_and_the_one_before_stays() {
     mounted.swap("last", &[("tls.key", Vec::new())]);
     mounted.look().await;
     mounted.publish([other.bundle(); 2]);
-    let trouble = mounted.look().await.trouble.unwrap();
-    assert!(trouble.contains("refuses the certificate") && trouble.contains("before stays"), "{trouble}");
+    let report = mounted.look().await;
+    let (trouble, failure) = (report.trouble.unwrap(), report.failure.unwrap());
+    assert!(trouble.contains("refuses the certificate") && failure.contains("before stays"), "{trouble} {failure}");
 }
 
 #[tokio::test(start_paused = true)]
