@@ -257,11 +257,6 @@ impl Lab {
         });
     }
 
-    /// The API server's audit log, which the lab keeps beside the kubeconfig.
-    pub fn audit_log(&self) -> PathBuf {
-        self.kubeconfig.with_file_name("audit.log")
-    }
-
     pub fn was_asked(&self, name: &str) -> bool {
         self.asked.lock().unwrap().iter().any(|asked| asked == name)
     }

@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "tests")]
 
 mod admission;
-mod audit;
 #[path = "../support/cases.rs"]
 mod cases;
 mod certificate_files;
