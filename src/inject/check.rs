@@ -51,7 +51,7 @@ fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
         }
         let rule = expected.iter().find(|(name, _)| *name == variable.name);
         if let Some((name, expected)) = rule.filter(|(_, expected)| variable.literal != Some(expected)) {
-            let (found, expected) = (origin(&variable), shown(expected));
+            let (found, expected) = (origin(variable), shown(expected));
             return Err(Reason::Variable { container: container(), name, found, expected });
         }
     }
