@@ -103,12 +103,14 @@ class Client:
         return answer
 
 
-def post_all(plane, requests, connections=8):
-    """Posts many objects over a few connections at once."""
+def post_all(plane, requests, connections=8, user=None):
+    """Posts many objects over a few connections at once, as somebody else if that is said."""
     requests, lock, failures = iter(requests), threading.Lock(), []
 
     def work():
         client = plane.client()
+        if user:
+            client.headers["Impersonate-User"] = user
         try:
             while not failures:
                 with lock:
