@@ -13,7 +13,7 @@ mod requests;
 mod selection;
 mod watches;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,11 +21,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::Client;
 use kube::runtime::controller::{Action, Config, applier};
+use kube::runtime::reflector::ObjectRef;
 use tracing::debug;
 
+use kept::Kept;
 use leadership::Leadership;
 use reconcile::Context;
-use watches::Stores;
+use watches::{Queue, Stores};
 
 /// How many sets are looked at at once.
 const CONCURRENCY: u16 = 16;
@@ -81,11 +83,12 @@ pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Outpu
 
 /// Looks after all sets, and returns only if something ends that never should.
 async fn work(client: Client, identity: String) -> Error {
-    let (stores, queue, mut watches) = Stores::start(&client);
-    // Before everything has been seen, what is there would look absent.
-    if let Err(ended) = stores.ready().await {
-        return ended.into();
-    }
+    let (stores, mut queue, mut watches) = Stores::start(&client);
+    let early = match seen(&stores, &mut queue).await {
+        Ok(early) => early,
+        Err(ended) => return ended.into(),
+    };
+    let queue = futures::stream::iter(early).chain(queue);
     let context = Arc::new(Context { client, stores: stores.clone(), identity, memories: Mutex::new(HashMap::new()) });
     let looks = applier(
         |set, context| Box::pin(reconcile::reconcile(set, context)),
@@ -106,5 +109,21 @@ async fn work(client: Client, identity: String) -> Error {
     tokio::select! {
         () = looked => Error::Queue,
         _ = watches.join_next() => watches::Ended.into(),
+    }
+}
+
+/// Waits until everything has been seen: before, what is there would look absent. Answers the sets that it was about. The queue
+/// has to be emptied meanwhile: a watch that waits for room in it would never have seen everything.
+async fn seen(stores: &Stores, queue: &mut Queue) -> Result<HashSet<ObjectRef<Kept>>, watches::Ended> {
+    let mut sets = HashSet::new();
+    let mut ready = std::pin::pin!(stores.ready());
+    loop {
+        // Cancel-safe: a channel's `next` loses nothing.
+        tokio::select! {
+            seen = &mut ready => return seen.map(|()| sets),
+            Some(set) = queue.next() => {
+                sets.insert(set);
+            }
+        }
     }
 }
