@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
@@ -360,5 +361,23 @@ async fn members_of_contract_image_have_their_roles() {
     pods.delete("pgset-0", &DeleteParams::default()).await.unwrap();
     eventually!("a new first is the master again", role("pgset-0").await.as_deref() == Some("pgset-master"));
     eventually!("told of it", room.was_told("pgset", "RoleLabelled").await);
+    room.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_where_there_is_more_than_its_queue_holds() {
+    let mut room = Room::open("crowd").await;
+    eventually!("it acts", room.api::<Lease>().get_opt("pgset-controller").await.unwrap().is_some());
+    room.stop().await;
+    let accounts = room.api::<ServiceAccount>();
+    let account = |number: usize| {
+        let labels = json!({"app.kubernetes.io/managed-by": "pgset", "pgset.dev/set": format!("gone-{number}")});
+        create(&accounts, json!({"metadata": {"name": format!("a-{number}"), "labels": labels}}))
+    };
+    futures::stream::iter(0..1100).for_each_concurrent(25, async |number| drop(account(number).await)).await;
+    create(&room.api::<StatefulSet>(), set("db", 1, "postgres:17")).await;
+
+    room.start(Config::infer().await.unwrap());
+    eventually!("the set has its Service", room.api::<Service>().get_opt("db-master").await.unwrap().is_some());
     room.close().await;
 }
