@@ -79,27 +79,20 @@ impl Injection {
     pub(super) fn write(&self, edits: &mut Edits) {
         self.write_labels(edits);
         self.write_service_account(edits);
-        for volume in &self.volumes {
-            ensure_item(edits, &Parent::Volumes.path(self.index), "name", volume);
-        }
-        for init_container in &self.init_containers {
-            ensure_item(edits, &Parent::InitContainers.path(self.index), "name", init_container);
-        }
+        ensure_items(edits, &Parent::Volumes.path(self.index), "name", &self.volumes);
+        ensure_items(edits, &Parent::InitContainers.path(self.index), "name", &self.init_containers);
         self.write_command(edits);
-        for variable in &self.environment {
-            ensure_item(edits, &Parent::Env.path(self.index), "name", variable);
-        }
-        for mount in &self.mounts {
-            ensure_item(edits, &Parent::VolumeMounts.path(self.index), "mountPath", mount);
-        }
+        ensure_items(edits, &Parent::Env.path(self.index), "name", &self.environment);
+        ensure_items(edits, &Parent::VolumeMounts.path(self.index), "mountPath", &self.mounts);
         self.write_sub_paths(edits);
         self.write_probes(edits);
         self.write_record(edits);
     }
 
     fn write_labels(&self, edits: &mut Edits) {
+        let labels = Parent::Labels.path(self.index);
         for (key, value) in &self.record.labels {
-            ensure_member(edits, &Parent::Labels.path(self.index), key, &json!(value));
+            ensure_member(edits, &labels, key, &json!(value));
         }
     }
 
@@ -164,6 +157,12 @@ fn created(record: &Record, own: &Value, index: usize) -> Vec<Parent> {
 fn ensure_member(edits: &mut Edits, object: &PointerBuf, key: &str, wanted: &Value) {
     if !edits.get(&below(object, key)).is_some_and(|found| covers(found, wanted)) {
         edits.set(object, key, wanted.clone());
+    }
+}
+
+fn ensure_items(edits: &mut Edits, list: &PointerBuf, key: &str, wanted: &[Value]) {
+    for item in wanted {
+        ensure_item(edits, list, key, item);
     }
 }
 

@@ -17,6 +17,24 @@ pub(crate) fn below<'a>(parent: &Pointer, key: impl Into<Token<'a>>) -> PointerB
     parent.with_trailing_token(key)
 }
 
+/// What is at a path. `Value::pointer` makes two copies of every token, which was a third of the time of a review.
+fn find<'v>(document: &'v Value, at: &Pointer) -> Option<&'v Value> {
+    at.tokens().try_fold(document, |value, token| match value {
+        Value::Object(map) => map.get(token.decoded().as_ref()),
+        Value::Array(items) => items.get(token.encoded().parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// The same, to be changed.
+fn find_mut<'v>(document: &'v mut Value, at: &Pointer) -> Option<&'v mut Value> {
+    at.tokens().try_fold(document, |value, token| match value {
+        Value::Object(map) => map.get_mut(token.decoded().as_ref()),
+        Value::Array(items) => items.get_mut(token.encoded().parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
 /// A patch in the making.
 #[derive(Clone, Debug)]
 pub(crate) struct Edits {
@@ -47,7 +65,7 @@ impl Edits {
 
     /// The value at a path; `null` counts as absent.
     pub(crate) fn get(&self, at: &Pointer) -> Option<&Value> {
-        self.document.pointer(at.as_str()).filter(|value| !value.is_null())
+        find(&self.document, at).filter(|value| !value.is_null())
     }
 
     /// The items of the list at a path; none if it is absent.
@@ -64,7 +82,7 @@ impl Edits {
     pub(crate) fn set(&mut self, object: &Pointer, key: &str, value: Value) {
         self.ensure(object, Value::Object(Map::new()));
         let at = below(object, key);
-        if self.document.pointer(at.as_str()).is_some() {
+        if find(&self.document, &at).is_some() {
             self.replace(at, value);
         } else {
             self.add(at, value);
@@ -79,7 +97,7 @@ impl Edits {
 
     /// Puts another value in the place of one that is there.
     pub(crate) fn replace(&mut self, at: PointerBuf, value: Value) {
-        if let Some(place) = self.document.pointer_mut(at.as_str()) {
+        if let Some(place) = find_mut(&mut self.document, &at) {
             *place = value.clone();
             self.operations.push(PatchOperation::Replace(ReplaceOperation { path: at, value }));
         }
@@ -88,7 +106,7 @@ impl Edits {
     /// Takes out what is at a path.
     pub(crate) fn remove(&mut self, at: PointerBuf) {
         let Some((parent, key)) = at.split_back() else { return };
-        let removed = match self.document.pointer_mut(parent.as_str()) {
+        let removed = match find_mut(&mut self.document, parent) {
             // What stays keeps its order.
             Some(Value::Object(map)) => map.shift_remove(key.decoded().as_ref()).is_some(),
             Some(Value::Array(items)) => match key.decoded().parse::<usize>() {
@@ -107,7 +125,7 @@ impl Edits {
 
     fn add(&mut self, at: PointerBuf, value: Value) {
         let Some((parent, key)) = at.split_back() else { return };
-        match self.document.pointer_mut(parent.as_str()) {
+        match find_mut(&mut self.document, parent) {
             Some(Value::Object(map)) => {
                 map.insert(key.decoded().into_owned(), value.clone());
             }
@@ -125,7 +143,7 @@ impl Edits {
         if let Some(parent) = at.parent().filter(|parent| !parent.is_root()) {
             self.ensure(parent, Value::Object(Map::new()));
         }
-        if self.document.pointer(at.as_str()).is_some() {
+        if find(&self.document, at).is_some() {
             self.replace(at.to_buf(), empty);
         } else {
             self.add(at.to_buf(), empty);
