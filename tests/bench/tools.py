@@ -10,6 +10,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 WORK = TOP / "target/bench"
+WORK.mkdir(parents=True, exist_ok=True)
 
 
 def say(text):
