@@ -35,9 +35,6 @@ use pgset::{
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
-/// The label by which a namespace is kept from the pgset that may be installed in the cluster.
-const OPT_OUT: &str = "pgset.dev/webhook";
-
 /// How long anything may take that should take moments.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -92,7 +89,8 @@ impl Lab {
         let address = probe.local_addr().unwrap().ip();
 
         let name = format!("pgset-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let labels = Some([(OPT_OUT.to_owned(), "disabled".to_owned())].into());
+        // They are kept from the pgset that may be installed in the cluster.
+        let labels = Some([(names::label::WEBHOOK.to_owned(), "disabled".to_owned())].into());
         for name in [name.clone(), plain(&name)] {
             let metadata = ObjectMeta { name: Some(name), labels: labels.clone(), ..ObjectMeta::default() };
             let namespace = Namespace { metadata, ..Namespace::default() };
@@ -149,15 +147,13 @@ impl Lab {
 
     /// The shipped configuration, for this namespace and this machine, with a second entry beside it.
     fn configuration(&self, port: u16) -> MutatingWebhookConfiguration {
-        let image: install::Image = names::IMAGE.parse().unwrap();
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
-        let mut shipped = documents.into_iter().next_back().unwrap();
+        let mut shipped = shipped().pop().unwrap();
         shipped["metadata"]["name"] = json!(self.name);
         let entry = &mut shipped["webhooks"][0];
         entry["clientConfig"] =
             json!({"url": format!("https://{}:{port}/mutate", SocketAddr::new(self.address, port).ip())});
         let expressions = entry["namespaceSelector"]["matchExpressions"].as_array_mut().unwrap();
-        expressions.retain(|expression| expression["key"] != OPT_OUT);
+        expressions.retain(|expression| expression["key"] != names::label::WEBHOOK);
         expressions.push(json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.name]}));
         // It matches nothing: it is there to have its caBundle kept.
         let mut second = entry.clone();
@@ -169,9 +165,7 @@ impl Lab {
 
     /// The shipped policies, for this namespace alone, in force as soon as they have been seen to deny something.
     pub async fn apply_policies(&self) {
-        let image: install::Image = names::IMAGE.parse().unwrap();
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
-        for mut policy in documents {
+        for mut policy in shipped() {
             let path = match policy["kind"].as_str() {
                 Some("ValidatingAdmissionPolicy") => {
                     let expressions = &mut policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"];
@@ -202,17 +196,11 @@ impl Lab {
         for (path, object) in canaries
             .map(|(group, kind, object)| (format!("{group}/namespaces/{}/{kind}?dryRun=All", self.name), object))
         {
-            let last = Mutex::new(String::new());
-            let denied = async {
-                loop {
-                    match self.send("POST", &path, object).await {
-                        Err(status) if status.message.contains("denied") => break,
-                        other => *last.lock().unwrap() = format!("{other:?}"),
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            };
-            assert!(tokio::time::timeout(PATIENCE, denied).await.is_ok(), "{path}: {}", last.lock().unwrap());
+            eventually(&path, async || match self.send("POST", &path, object).await {
+                Err(status) if status.message.contains("denied") => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
         }
     }
 
@@ -238,23 +226,17 @@ impl Lab {
             assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "{:?}", self.reports[0].borrow());
         }
         // A configuration takes the API server a moment.
-        let last = Mutex::new(None);
         let canary = json!({"metadata": {"name": "canary", "annotations": {"pgset.dev/canary": ""}}});
-        tokio::time::timeout(PATIENCE, async {
-            loop {
-                let answer = self.dry_run(&stateful_set(&canary)).await;
-                if self.was_asked("canary") {
-                    break;
-                }
-                *last.lock().unwrap() = answer.err().map(|status| status.message);
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let what = format!("the API server of {} asks the webhook at {}", self.kubeconfig.display(), self.address);
+        eventually(&what, async || {
+            let answer = self.dry_run(&stateful_set(&canary)).await;
+            if self.was_asked("canary") {
+                Ok(())
+            } else {
+                Err(format!("{:?}", answer.err().map(|status| status.message)))
             }
         })
-        .await
-        .unwrap_or_else(|_| {
-            let (cluster, last) = (self.kubeconfig.display(), last.lock().unwrap());
-            panic!("the API server of {cluster} does not ask the webhook at {}: {last:?}", self.address)
-        });
+        .await;
     }
 
     pub fn was_asked(&self, name: &str) -> bool {
@@ -341,6 +323,28 @@ impl Lab {
 pub fn essence(stored: &Value) -> Value {
     let metadata = &stored["metadata"];
     json!({"annotations": metadata["annotations"], "labels": metadata["labels"], "spec": stored["spec"]})
+}
+
+/// Looks until there is something to see, and says what was seen last if there never is.
+pub async fn eventually<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    let last = Mutex::new(String::new());
+    let seen = async {
+        loop {
+            match look().await {
+                Ok(seen) => return seen,
+                Err(other) => *last.lock().unwrap() = other,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, seen).await;
+    seen.unwrap_or_else(|_| panic!("{what}: not in time; last seen: {}", last.lock().unwrap()))
+}
+
+/// The objects that `pgset install` prints, in its order: the webhook's configuration is the last.
+pub fn shipped() -> Vec<Value> {
+    let image: install::Image = names::IMAGE.parse().unwrap();
+    serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap()
 }
 
 fn plain(name: &str) -> String {

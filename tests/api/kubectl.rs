@@ -36,6 +36,13 @@ impl<'a> Kubectl<'a> {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Applies a set that is written there; its file.
+    pub async fn apply(&self, manifest: &str) -> String {
+        let file = self.file("set.yaml", manifest);
+        self.does(&format!("apply -f {file}")).await;
+        file
+    }
+
     /// Runs it, whatever comes of it.
     pub async fn tries(&self, arguments: &str) -> Said {
         let mut command = Command::new("kubectl");
@@ -124,8 +131,7 @@ fn generation(set: &StatefulSet) -> i64 {
 async fn apply_then_diff_is_empty_and_applying_again_moves_nothing() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 2, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        let file = kubectl.apply(&manifest("db", 2, "")).await;
         let first = lab.set("db").await;
         assert!(is_injected(&first));
         let revisions = lab.revisions("db").await;
@@ -144,8 +150,7 @@ async fn apply_then_diff_is_empty_and_applying_again_moves_nothing() {
 async fn a_changed_file_shows_in_diff_as_what_its_user_changed() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 2, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 2, "")).await;
         let file = kubectl.file("set.yaml", &manifest("db", 2, "").replace("max_connections=50", "max_connections=60"));
         let diff = kubectl.tries(&format!("diff -f {file}")).await;
         let changed = |sign: char| -> Vec<String> {
@@ -244,8 +249,7 @@ async fn a_set_is_created_replaced_edited_scaled_and_restarted() {
 async fn the_annotation_goes_only_when_no_member_would_lose_its_data() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 2, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 2, "")).await;
         let remove = format!("annotate statefulset db {}-", annotation::INJECT);
         let said = kubectl.tries(&remove).await;
         let hint = format!("kubectl scale statefulset db --namespace={} --replicas=0", lab.name);

@@ -20,8 +20,7 @@ async fn agent_image(lab: &Lab) -> String {
 async fn a_newer_pgset_makes_no_new_revision_of_an_old_set_however_its_file_is_sent() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 3, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        let file = kubectl.apply(&manifest("db", 3, "")).await;
         let (before, revisions) = (lab.set("db").await, lab.revisions("db").await);
 
         lab.upgrade(NEWER);
@@ -53,12 +52,10 @@ async fn a_newer_pgset_makes_no_new_revision_of_an_old_set_however_its_file_is_s
 async fn a_change_of_the_users_keeps_the_old_agent() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 3, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 3, "")).await;
         let image = agent_image(&lab).await;
         lab.upgrade(NEWER);
-        let file = kubectl.file("set.yaml", &manifest("db", 3, "").replace("=50", "=60"));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 3, "").replace("=50", "=60")).await;
         assert_eq!(agent_image(&lab).await, image);
         assert_eq!(lab.revisions("db").await.len(), 2);
     })
@@ -69,8 +66,7 @@ async fn a_change_of_the_users_keeps_the_old_agent() {
 async fn latest_upgrades_a_set_once() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("db", 3, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 3, "")).await;
         lab.upgrade(NEWER);
         let wish = manifest("db", 3, "")
             .replace("    pgset.dev/claim", &format!("    {}: latest\n    pgset.dev/claim", annotation::REVISION));

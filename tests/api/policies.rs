@@ -1,22 +1,17 @@
 //! What the API server checks by itself: the final state of a set, and who labels its members.
 
-use std::{sync::Mutex, time::Duration};
-
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use pgset::{
-    cli::install,
-    names::{self, annotation, label},
-};
+use pgset::names::{annotation, label};
 use serde_json::{Value, json};
 
 use super::{
     cases::{self, Answer},
     goldens::unplaced,
-    harness::{Lab, PATIENCE, stateful_set, with_webhook},
+    harness::{Lab, eventually, shipped, stateful_set, with_webhook},
 };
 
 /// The group of those who may do everything.
@@ -25,22 +20,6 @@ const EVERYTHING: &[&str] = &["system:masters"];
 /// A set that asks for pgset.
 fn asks(name: &str) -> Value {
     stateful_set(&json!({"metadata": {"name": name, "annotations": {annotation::INJECT: "enabled"}}}))
-}
-
-/// Looks until there is something to see, and says what was seen last if there never is.
-async fn eventually<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
-    let last = Mutex::new(String::new());
-    let seen = async {
-        loop {
-            match look().await {
-                Ok(seen) => return seen,
-                Err(other) => *last.lock().unwrap() = other,
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let seen = tokio::time::timeout(PATIENCE, seen).await;
-    seen.unwrap_or_else(|_| panic!("{what}: not in time; last seen: {}", last.lock().unwrap()))
 }
 
 /// Takes the webhook's configuration away, and waits until the API server has noticed: the message of the denial that follows.
@@ -146,8 +125,7 @@ async fn a_set_that_was_never_injected_can_still_be_deleted() {
 
 #[test]
 fn the_policies_leave_out_the_namespaces_that_the_webhook_leaves_out() {
-    let image: install::Image = names::IMAGE.parse().unwrap();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
+    let documents = shipped();
     let of = |kind: &str, pointer: &str| -> Vec<Value> {
         documents.iter().filter(|it| it["kind"] == kind).map(|it| it.pointer(pointer).unwrap().clone()).collect()
     };

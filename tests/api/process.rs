@@ -31,15 +31,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pgset::{
-    cli::install,
-    names::{self, annotation},
-};
+use pgset::names::{self, annotation};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    harness::{PATIENCE, stateful_set},
+    harness::{PATIENCE, shipped, stateful_set},
     pace::Load,
 };
 
@@ -154,10 +151,7 @@ impl Cluster {
     /// What of pgset's installation matters here: the webhook's configuration, and a Service that leads to the forwarder.
     async fn install(&self, port: u16) {
         let parameters = PostParams::default();
-        let image: install::Image = names::IMAGE.parse().unwrap();
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&install::manifests(&image, &image)).unwrap();
-        let mut configuration =
-            documents.into_iter().find(|document| document["kind"] == "MutatingWebhookConfiguration").unwrap();
+        let mut configuration = shipped().pop().unwrap();
         configuration["webhooks"][0]["clientConfig"]["service"]["port"] = json!(port);
         let namespace = json!({"metadata": {"name": names::SYSTEM_NAMESPACE}});
         let service = json!({

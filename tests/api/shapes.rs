@@ -15,8 +15,7 @@ async fn a_set_whose_ordinals_start_at_three_goes_from_none_to_three_members_and
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
         let more = "ordinals: {start: 3}\npodManagementPolicy: Parallel";
-        let file = kubectl.file("set.yaml", &manifest("db", 0, more));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 0, more)).await;
         let none = lab.set("db").await;
         assert!(is_injected(&none) && command(&none).contains(&"--first-ordinal=3".to_owned()));
         for replicas in ["3", "1"] {
@@ -25,8 +24,7 @@ async fn a_set_whose_ordinals_start_at_three_goes_from_none_to_three_members_and
             assert_eq!(scaled.spec.unwrap().template, none.spec.clone().unwrap().template);
         }
         assert_eq!(lab.revisions("db").await.len(), 1);
-        let file = kubectl.file("set.yaml", &manifest("db", 1, "podManagementPolicy: Parallel"));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("db", 1, "podManagementPolicy: Parallel")).await;
         assert!(command(&lab.set("db").await).contains(&"--first-ordinal=0".to_owned()), "the agents learn of it");
     })
     .await;
@@ -36,8 +34,7 @@ async fn a_set_whose_ordinals_start_at_three_goes_from_none_to_three_members_and
 async fn a_copy_under_another_name_and_the_first_stand_side_by_side() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        let file = kubectl.file("set.yaml", &manifest("first", 2, ""));
-        kubectl.does(&format!("apply -f {file}")).await;
+        kubectl.apply(&manifest("first", 2, "")).await;
         // As people rename: they take what is stored, and write another name into it.
         let stored = kubectl.does("get statefulset first -o yaml").await.out;
         let mut copy: serde_json::Value = super::cases::object(&stored);

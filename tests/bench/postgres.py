@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+
+import tools
+from tools import TOP, run
 
 SPACE = "pgset-bench"
 CONTAINERD = "/run/pgset-lab/containerd.sock"
@@ -24,7 +25,6 @@ EXPORT = LAB / "export" / SPACE
 SCALE = int(os.environ.get("SCALE", "70"))  # of pgbench; 70 is about 1 GB
 REPEAT = int(os.environ.get("REPEAT", "3"))  # of the scale-up and the bare clone
 WINDOW = int(os.environ.get("WINDOW", "60"))  # seconds of idleness that are watched
-TOP = Path(__file__).resolve().parents[2]
 
 rows = []
 
@@ -32,13 +32,6 @@ rows = []
 def note(what, figure, aim, beside=""):
     rows.append((what, figure, aim, beside))
     print(f"bench: {what}: {figure}", flush=True)
-
-
-def run(*command, text=None, check=True):
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=900)
-    if check and done.returncode != 0:
-        raise SystemExit(f"bench: {' '.join(command)[:200]}: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def kubectl(words, text=None, check=True):
@@ -54,15 +47,7 @@ def apply(*objects):
 
 
 def wait_for(limit, what, look):
-    deadline = time.monotonic() + limit
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        if time.monotonic() > deadline:
-            print(kubectl("get pods,events", check=False), file=sys.stderr)
-            raise SystemExit(f"bench: {what}: not within {limit} s")
-        time.sleep(0.1)
+    return tools.wait_for(limit, what, look, why=lambda: kubectl("get pods,events", check=False))
 
 
 def client(line, check=True):

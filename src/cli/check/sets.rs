@@ -88,8 +88,8 @@ fn sets_injected(sets: &[Value], exempt: impl Fn(&Value) -> Option<String>) -> V
         return Verdict::failure("some sets are not as pgset would have them", wrong, cure);
     }
     if !exempted.is_empty() {
-        let cure =
-            "remove the namespace's label pgset.dev/webhook and apply the sets again, or remove their annotation";
+        let label = names::label::WEBHOOK;
+        let cure = format!("remove the namespace's label {label} and apply the sets again, or remove their annotation");
         return Verdict::warning("some sets ask for an injection that their namespace is exempt from", exempted, cure);
     }
     Verdict::ok(format!("{} injected", counted(sets.len(), "set is", "sets are")))

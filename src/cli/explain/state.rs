@@ -94,8 +94,11 @@ fn of_bare(facts: &Facts, local: &Locally) -> Because {
     if let (Ok(configuration), Ok(namespace)) = (&facts.configuration, &facts.namespace)
         && let Some(why) = selector::exempt(configuration, namespace)
     {
-        let cure = "use another namespace, or remove the label pgset.dev/webhook from this one if it is that; then apply the set again";
-        return (State::Exempt, format!("its namespace is exempt: {why}"), cure.to_owned());
+        let label = names::label::WEBHOOK;
+        let cure = format!(
+            "use another namespace, or remove the label {label} from this one if it is that; then apply the set again"
+        );
+        return (State::Exempt, format!("its namespace is exempt: {why}"), cure);
     }
     if let Some(because) = unconfigured(&facts.configuration) {
         return because;
