@@ -1,16 +1,16 @@
 //! Everything that is added to one object, and how it is written: what is there already is left alone, what is missing is
 //! appended, and what pgset wrote itself is brought in step.
 
-use json_patch::jsonptr::PointerBuf;
+use json_patch::jsonptr::Pointer;
 use serde_json::{Value, json};
 
 use super::{Reason, command, environment, pod, revision::Pin};
 use crate::{
     names::{annotation, label},
     set::{
-        Contract, Data, Reading, annotations,
+        Contract, Data, Reading,
         data::Parting,
-        edits::{Edits, below, path},
+        edits::{Edits, below, find, path},
         json::covers,
         record::{Parent, Probe, Record, container, member_directory, pod_spec},
     },
@@ -76,61 +76,49 @@ impl Injection {
     }
 
     /// Writes what differs.
-    pub(super) fn write(&self, edits: &mut Edits) {
-        self.write_labels(edits);
-        self.write_service_account(edits);
-        ensure_items(edits, &Parent::Volumes.path(self.index), "name", &self.volumes);
-        ensure_items(edits, &Parent::InitContainers.path(self.index), "name", &self.init_containers);
-        self.write_command(edits);
-        ensure_items(edits, &Parent::Env.path(self.index), "name", &self.environment);
-        ensure_items(edits, &Parent::VolumeMounts.path(self.index), "mountPath", &self.mounts);
-        self.write_sub_paths(edits);
-        self.write_probes(edits);
-        self.write_record(edits);
-    }
-
-    fn write_labels(&self, edits: &mut Edits) {
-        let labels = Parent::Labels.path(self.index);
-        for (key, value) in &self.record.labels {
-            ensure_member(edits, &labels, key, &json!(value));
+    pub(super) fn write(self, edits: &mut Edits) {
+        let Self { index, volumes, init_containers, command, environment, mounts, record } = self;
+        write_labels(edits, index, &record);
+        write_service_account(edits, &record);
+        ensure_items(edits, &Parent::Volumes.path(index), "name", volumes);
+        ensure_items(edits, &Parent::InitContainers.path(index), "name", init_containers);
+        let container = container(index);
+        if let Some(command) = command {
+            ensure_member(edits, &container, "command", command);
         }
-    }
-
-    fn write_service_account(&self, edits: &mut Edits) {
-        let Some(account) = &self.record.service_account_name else { return };
-        ensure_member(edits, &pod_spec(), "serviceAccountName", &json!(account));
-        // The API server mirrors the name in the deprecated field, which must not say another.
-        if edits.get(&below(&pod_spec(), "serviceAccount")).is_some() {
-            ensure_member(edits, &pod_spec(), "serviceAccount", &json!(account));
+        ensure_items(edits, &Parent::Env.path(index), "name", environment);
+        ensure_items(edits, &Parent::VolumeMounts.path(index), "mountPath", mounts);
+        write_sub_paths(edits, index, &record);
+        for probe in &record.probes {
+            ensure_member(edits, &container, probe.field(), probe.value());
         }
+        let annotations = path(["metadata", "annotations"]);
+        ensure_member(edits, &annotations, annotation::INJECTED, json!(record.to_text()));
     }
+}
 
-    fn write_command(&self, edits: &mut Edits) {
-        if let Some(command) = &self.command {
-            ensure_member(edits, &container(self.index), "command", command);
-        }
+fn write_labels(edits: &mut Edits, index: usize, record: &Record) {
+    let labels = Parent::Labels.path(index);
+    for (key, value) in &record.labels {
+        ensure_member(edits, &labels, key, json!(value));
     }
+}
 
-    fn write_sub_paths(&self, edits: &mut Edits) {
-        let mounts = Parent::VolumeMounts.path(self.index);
-        for mount_path in &self.record.sub_paths {
-            if let Some(place) = edits.position(&mounts, "mountPath", mount_path) {
-                let mount = mounts.with_trailing_token(place);
-                ensure_member(edits, &mount, "subPathExpr", &json!(member_directory()));
-            }
-        }
+fn write_service_account(edits: &mut Edits, record: &Record) {
+    let Some(account) = &record.service_account_name else { return };
+    ensure_member(edits, &pod_spec(), "serviceAccountName", json!(account));
+    // The API server mirrors the name in the deprecated field, which must not say another.
+    if edits.get(&below(&pod_spec(), "serviceAccount")).is_some() {
+        ensure_member(edits, &pod_spec(), "serviceAccount", json!(account));
     }
+}
 
-    fn write_probes(&self, edits: &mut Edits) {
-        for probe in &self.record.probes {
-            ensure_member(edits, &container(self.index), probe.field(), &probe.value());
-        }
-    }
-
-    fn write_record(&self, edits: &mut Edits) {
-        let record = self.record.to_text();
-        if annotations::value(edits.document(), annotation::INJECTED) != Some(&record) {
-            edits.set(&path(["metadata", "annotations"]), annotation::INJECTED, json!(record));
+fn write_sub_paths(edits: &mut Edits, index: usize, record: &Record) {
+    let mounts = Parent::VolumeMounts.path(index);
+    for mount_path in &record.sub_paths {
+        if let Some(place) = edits.position(&mounts, "mountPath", mount_path) {
+            let mount = mounts.with_trailing_token(place);
+            ensure_member(edits, &mount, "subPathExpr", json!(member_directory()));
         }
     }
 }
@@ -149,37 +137,43 @@ fn created(record: &Record, own: &Value, index: usize) -> Vec<Parent> {
         Parent::Env => !record.env.is_empty(),
         Parent::VolumeMounts => !record.volume_mounts.is_empty(),
     };
-    let is_missing = |parent: &Parent| own.pointer(parent.path(index).as_str()).is_none_or(Value::is_null);
+    let is_missing = |parent: &Parent| find(own, &parent.path(index)).is_none_or(Value::is_null);
     Parent::ALL.into_iter().filter(|parent| is_needed(parent) && is_missing(parent)).collect()
 }
 
 /// Sees to it that an object's member is as wanted, whatever defaults it has besides.
-fn ensure_member(edits: &mut Edits, object: &PointerBuf, key: &str, wanted: &Value) {
-    if !edits.get(&below(object, key)).is_some_and(|found| covers(found, wanted)) {
-        edits.set(object, key, wanted.clone());
+fn ensure_member(edits: &mut Edits, object: &Pointer, key: &str, wanted: Value) {
+    let found = edits.get(object).and_then(|object| object.get(key));
+    if !found.is_some_and(|found| covers(found, &wanted)) {
+        edits.set(object, key, wanted);
     }
 }
 
-fn ensure_items(edits: &mut Edits, list: &PointerBuf, key: &str, wanted: &[Value]) {
+/// Sees to it that a list has the wanted items, each of which its member `key` identifies.
+fn ensure_items(edits: &mut Edits, list: &Pointer, key: &str, wanted: Vec<Value>) {
+    let (mut missing, mut different) = (Vec::new(), Vec::new());
+    let found = edits.items(list);
+    let ids: Vec<_> = found.iter().map(|item| item.get(key)).collect();
     for item in wanted {
-        ensure_item(edits, list, key, item);
+        let wanted_id = item.get(key);
+        let place = ids.iter().rposition(|id| id.is_some() && *id == wanted_id);
+        match place.and_then(|place| Some((place, found.get(place)?))) {
+            None => missing.push(item),
+            Some((_, found)) if is_as_wanted(found, &item) => {}
+            Some((place, _)) => different.push((place, item)),
+        }
     }
-}
-
-/// Sees to it that a list has the wanted item, which its member `key` identifies.
-fn ensure_item(edits: &mut Edits, list: &PointerBuf, key: &str, wanted: &Value) {
-    let id = wanted.get(key).and_then(Value::as_str).unwrap_or_default();
-    match edits.position(list, key, id) {
-        None => edits.append(list, wanted.clone()),
-        Some(place) if edits.items(list).get(place).is_some_and(|found| is_as_wanted(found, wanted)) => {}
-        Some(place) => edits.replace(list.with_trailing_token(place), wanted.clone()),
+    for (place, item) in different {
+        edits.replace(list.with_trailing_token(place), item);
     }
+    edits.append(list, missing);
 }
 
 /// Whether an item has all that is wanted, and of resources nothing else: they are a copy, and what the user took out of the
 /// original must go from it.
 fn is_as_wanted(found: &Value, wanted: &Value) -> bool {
-    let resources =
-        |item: &Value| item.get("resources").filter(|it| it.as_object().is_some_and(|it| !it.is_empty())).cloned();
+    fn resources(item: &Value) -> Option<&Value> {
+        item.get("resources").filter(|it| it.as_object().is_some_and(|it| !it.is_empty()))
+    }
     covers(found, wanted) && resources(found) == resources(wanted)
 }

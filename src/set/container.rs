@@ -51,13 +51,13 @@ pub(crate) struct Mount<'a> {
 
 impl<'a> Variable<'a> {
     fn of(field: &Field<'a>) -> Result<Self, Error> {
-        let literal = if field.get("valueFrom")?.is_there() {
-            None
+        let source = field.get("valueFrom")?;
+        let (literal, field_path) = if source.is_there() {
+            (None, source.at(&["fieldRef", "fieldPath"])?.text()?)
         } else {
             // A variable without a value is empty; one that names others has a value that only the kubelet knows.
-            Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$("))
+            (Some(field.get("value")?.text()?.unwrap_or_default()).filter(|value| !value.contains("$(")), None)
         };
-        let field_path = field.at(&["valueFrom", "fieldRef", "fieldPath"])?.text()?;
         Ok(Self { name: field.get("name")?.text()?.unwrap_or_default(), literal, field_path })
     }
 }

@@ -1,4 +1,4 @@
-//! JSON Patch operations, built by hand and tried at once: each is applied to a working copy, so that every next one sees
+//! JSON Patch operations, built by hand and tried at once: each edit is made in a working copy, so that every next one sees
 //! the object as it will be, and a patch that does not apply can't leave this module.
 
 use json_patch::{
@@ -18,7 +18,7 @@ pub(crate) fn below<'a>(parent: &Pointer, key: impl Into<Token<'a>>) -> PointerB
 }
 
 /// What is at a path. (`Value::pointer` makes two copies of every part of it, which was a third of the time of a review.)
-fn find<'v>(document: &'v Value, at: &Pointer) -> Option<&'v Value> {
+pub(crate) fn find<'v>(document: &'v Value, at: &Pointer) -> Option<&'v Value> {
     at.resolve(document).ok()
 }
 
@@ -31,13 +31,30 @@ fn find_mut<'v>(document: &'v mut Value, at: &Pointer) -> Option<&'v mut Value> 
 #[derive(Clone, Debug)]
 pub(crate) struct Edits {
     document: Value,
-    operations: Vec<PatchOperation>,
+    changes: Vec<Change>,
+}
+
+/// One operation of the patch.
+#[derive(Clone, Debug)]
+enum Change {
+    /// As it will be told.
+    Settled(PatchOperation),
+    /// A value that was put into the document, and is taken from there in the end, with whatever has been put into it by then:
+    /// copies of what is added were most of the time of a review. Of such places none lies in another.
+    Standing {
+        /// Where it is.
+        place: PointerBuf,
+        /// What the patch calls the place: in a list, `-` for a new item.
+        path: PointerBuf,
+        /// Whether something else was there.
+        replaces: bool,
+    },
 }
 
 impl Edits {
     /// No edits yet.
     pub(crate) fn new(object: &Value) -> Self {
-        Self { document: object.clone(), operations: Vec::new() }
+        Self { document: object.clone(), changes: Vec::new() }
     }
 
     /// The object as it is after the edits so far.
@@ -51,8 +68,13 @@ impl Edits {
     }
 
     /// The edits as a patch.
-    pub(crate) fn into_patch(self) -> Patch {
-        Patch(self.operations)
+    pub(crate) fn into_patch(mut self) -> Patch {
+        self.settle(Value::take);
+        let settled = |change| match change {
+            Change::Settled(operation) => Some(operation),
+            Change::Standing { .. } => None,
+        };
+        Patch(self.changes.into_iter().filter_map(settled).collect())
     }
 
     /// The value at a path; `null` counts as absent.
@@ -72,31 +94,42 @@ impl Edits {
 
     /// Sets a member of an object, and makes the object if there is none.
     pub(crate) fn set(&mut self, object: &Pointer, key: &str, value: Value) {
-        self.ensure(object, Value::Object(Map::new()));
-        let at = below(object, key);
-        if find(&self.document, &at).is_some() {
-            self.replace(at, value);
-        } else {
-            self.add(at, value);
+        let place = below(object, key);
+        self.clear(&place);
+        self.ensure(object, || Value::Object(Map::new()));
+        if let Some(Value::Object(members)) = find_mut(&mut self.document, object) {
+            let replaces = members.insert(key.to_owned(), value).is_some();
+            self.note(place.clone(), place, replaces);
         }
     }
 
     /// Appends to a list, and makes the list if there is none.
-    pub(crate) fn append(&mut self, list: &Pointer, value: Value) {
-        self.ensure(list, Value::Array(Vec::new()));
-        self.add(below(list, "-"), value);
+    pub(crate) fn append(&mut self, list: &Pointer, values: Vec<Value>) {
+        if values.is_empty() {
+            return;
+        }
+        self.ensure(list, || Value::Array(Vec::new()));
+        if let Some(Value::Array(items)) = find_mut(&mut self.document, list) {
+            let new = items.len()..items.len() + values.len();
+            items.extend(values);
+            for index in new {
+                self.note(list.with_trailing_token(index), below(list, "-"), false);
+            }
+        }
     }
 
     /// Puts another value in the place of one that is there.
     pub(crate) fn replace(&mut self, at: PointerBuf, value: Value) {
+        self.clear(&at);
         if let Some(place) = find_mut(&mut self.document, &at) {
-            *place = value.clone();
-            self.operations.push(PatchOperation::Replace(ReplaceOperation { path: at, value }));
+            *place = value;
+            self.note(at.clone(), at, true);
         }
     }
 
     /// Takes out what is at a path.
     pub(crate) fn remove(&mut self, at: PointerBuf) {
+        self.settle(|value| value.clone());
         let Some((parent, key)) = at.split_back() else { return };
         let removed = match find_mut(&mut self.document, parent) {
             // What stays keeps its order.
@@ -111,35 +144,58 @@ impl Edits {
             _ => false,
         };
         if removed {
-            self.operations.push(PatchOperation::Remove(RemoveOperation { path: at }));
+            self.changes.push(Change::Settled(PatchOperation::Remove(RemoveOperation { path: at })));
         }
-    }
-
-    fn add(&mut self, at: PointerBuf, value: Value) {
-        let Some((parent, key)) = at.split_back() else { return };
-        match find_mut(&mut self.document, parent) {
-            Some(Value::Object(map)) => {
-                map.insert(key.decoded().into_owned(), value.clone());
-            }
-            Some(Value::Array(items)) => items.push(value.clone()),
-            _ => return,
-        }
-        self.operations.push(PatchOperation::Add(AddOperation { path: at, value }));
     }
 
     /// Makes the parent that is missing. Only the last one can be: whatever is above it was read before.
-    fn ensure(&mut self, at: &Pointer, empty: Value) {
+    fn ensure(&mut self, at: &Pointer, empty: impl FnOnce() -> Value) {
         if self.get(at).is_some() {
             return;
         }
-        if let Some(parent) = at.parent().filter(|parent| !parent.is_root()) {
-            self.ensure(parent, Value::Object(Map::new()));
+        if let Some((parent, key)) = at.split_back() {
+            self.set(parent, key.decoded().as_ref(), empty());
         }
-        if find(&self.document, at).is_some() {
-            self.replace(at.to_buf(), empty);
-        } else {
-            self.add(at.to_buf(), empty);
+    }
+
+    /// Remembers that a value was put somewhere. What was put into something new goes with that.
+    fn note(&mut self, place: PointerBuf, path: PointerBuf, replaces: bool) {
+        if !self.standing().any(|outer| place.starts_with(outer)) {
+            self.changes.push(Change::Standing { place, path, replaces });
         }
+    }
+
+    /// Before another value takes a place with what was put in it.
+    fn clear(&mut self, place: &Pointer) {
+        if self.standing().any(|inner| inner.starts_with(place) && inner.len() > place.len()) {
+            self.settle(|value| value.clone());
+        }
+    }
+
+    fn standing(&self) -> impl Iterator<Item = &Pointer> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Standing { place, .. } => Some(place.as_ref()),
+            Change::Settled(_) => None,
+        })
+    }
+
+    /// Takes, or copies, the values from where they stand.
+    fn settle(&mut self, get: impl Fn(&mut Value) -> Value) {
+        for change in &mut self.changes {
+            if let Change::Standing { place, path, replaces } = change {
+                let value = find_mut(&mut self.document, place).map(&get).unwrap_or_default();
+                *change = Change::Settled(put(std::mem::take(path), *replaces, value));
+            }
+        }
+    }
+}
+
+/// The operation that puts a value at a path.
+fn put(path: PointerBuf, replaces: bool, value: Value) -> PatchOperation {
+    if replaces {
+        PatchOperation::Replace(ReplaceOperation { path, value })
+    } else {
+        PatchOperation::Add(AddOperation { path, value })
     }
 }
 
@@ -165,17 +221,54 @@ mod tests {
         let expected = json!({ "metadata": { "annotations": { "pgset.dev/a~b": "1", "pgset.dev/c": "2" } } });
         assert_eq!(edits.document(), &expected);
         let patch = edits.into_patch();
-        assert_eq!(patch.0.len(), 3);
-        assert_eq!(patch.0[1].path().as_str(), "/metadata/annotations/pgset.dev~1a~0b");
+        assert_eq!(patch.0.len(), 1, "the parent comes with all that is in it");
         assert_eq!(applied(&object, &patch), expected);
+    }
+
+    #[test]
+    fn keys_are_escaped_in_paths() {
+        let object = json!({ "metadata": { "annotations": {} } });
+        let mut edits = Edits::new(&object);
+        edits.set(&path(["metadata", "annotations"]), "pgset.dev/a~b", json!("1"));
+        let patch = edits.into_patch();
+        assert_eq!(patch.0[0].path().as_str(), "/metadata/annotations/pgset.dev~1a~0b");
+        assert_eq!(applied(&object, &patch), json!({ "metadata": { "annotations": { "pgset.dev/a~b": "1" } } }));
+    }
+
+    /// Each in every order, and each after each: what is said must come to the same as what was done.
+    #[test]
+    fn the_patch_makes_what_the_edits_made() {
+        type Edit = fn(&mut Edits);
+        let steps: [Edit; 8] = [
+            |edits| edits.set(&path(["a"]), "new", json!({ "in": 1 })),
+            |edits| edits.set(&path(["a", "new"]), "more", json!(2)),
+            |edits| edits.append(&path(["a", "list"]), vec![json!({ "n": 1 }), json!({ "n": 2 })]),
+            |edits| edits.set(&path(["a", "list", "1"]), "n", json!(3)),
+            |edits| edits.replace(path(["a", "list", "0"]), json!("other")),
+            |edits| edits.replace(path(["a"]), json!({ "list": [0] })),
+            |edits| edits.remove(path(["a", "list", "0"])),
+            |edits| edits.remove(path(["a", "new"])),
+        ];
+        for object in [json!({ "a": {} }), json!({ "a": { "list": null } }), json!({ "a": { "list": [9], "new": 0 } })]
+        {
+            for order in 0..steps.len().pow(4) {
+                let mut edits = Edits::new(&object);
+                for place in 0..4 {
+                    steps[order / steps.len().pow(place) % steps.len()](&mut edits);
+                }
+                let expected = edits.document().clone();
+                let patch = edits.into_patch();
+                assert_eq!(applied(&object, &patch), expected, "{order:o} on {object}: {patch}");
+            }
+        }
     }
 
     #[test]
     fn a_null_list_is_a_missing_one() {
         let object = json!({ "env": null });
         let mut edits = Edits::new(&object);
-        edits.append(&path(["env"]), json!({ "name": "A" }));
-        edits.append(&path(["env"]), json!({ "name": "B" }));
+        edits.append(&path(["env"]), vec![json!({ "name": "A" })]);
+        edits.append(&path(["env"]), vec![json!({ "name": "B" })]);
         edits.remove(path(["env", "0"]));
         assert_eq!(edits.document(), &json!({ "env": [{ "name": "B" }] }));
         assert_eq!(applied(&object, &edits.into_patch()), json!({ "env": [{ "name": "B" }] }));
