@@ -10,10 +10,11 @@ use std::{
 use axum::Router;
 use axum_server::{
     Handle,
-    accept::NoDelayAcceptor,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
 use rustls::server::{ResolvesServerCert, ServerConfig};
+
+use super::connections::{self, Bounded};
 
 /// How long a connection may take over its TLS handshake. The API server takes milliseconds.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ impl Bound {
     pub async fn serve_http(self, router: Router, handle: Handle<SocketAddr>) -> Result<(), Error> {
         let mut server = axum_server::from_tcp(self.listener)
             .map_err(Error::Serve)?
-            .acceptor(NoDelayAcceptor::new())
+            .acceptor(Bounded::new(connections::MOST))
             .handle(handle)
             .first_request_timeout(FIRST_REQUEST)
             .http1_only();
@@ -93,7 +94,8 @@ impl Bound {
         handle: Handle<SocketAddr>,
     ) -> Result<(), Error> {
         let config = RustlsConfig::from_config(Arc::new(tls(certificates)?));
-        let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(NoDelayAcceptor::new());
+        let acceptor =
+            RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(Bounded::new(connections::MOST));
         let mut server = axum_server::from_tcp(self.listener)
             .map_err(Error::Serve)?
             .acceptor(acceptor)

@@ -22,6 +22,7 @@ SECONDS = int(os.environ.get("SECONDS_EACH", "6"))  # of load for each figure
 REPEAT = int(os.environ.get("REPEAT", "3"))
 CONNECTIONS = (1, 25, 200)
 REVIEWS = {"2 kB": objects.review(), "18 kB": objects.review(extra_env=170)}
+UNTOUCHED = "2 kB, left alone"  # for pgset alone: what a review costs in which nothing is to be done
 
 
 class Server:
@@ -52,10 +53,9 @@ class Server:
 
 def wrk(server, size, connections, seconds):
     """Requests per second, p50 and p99 in ms, and the server's processor time for each in ms."""
-    script = WORK / f"review-{size.replace(' ', '')}.lua"
     before = server.process.processor_seconds()
     out = run("wrk", "--threads", min(2, connections), "--connections", connections, "--duration", f"{seconds}s", "--timeout", "10s",
-              "--latency", "--script", script, f"https://127.0.0.1:{server.port}{server.path}?timeout=10s")
+              "--latency", "--script", script_of(size), f"https://127.0.0.1:{server.port}{server.path}?timeout=10s")
     bad = re.search(r"Non-2xx.*|Socket errors.*", out)
     def milliseconds(pattern):
         number, unit = re.search(pattern + r"\s+([\d.]+)(us|ms|s|m)\b", out).groups()
@@ -65,9 +65,13 @@ def wrk(server, size, connections, seconds):
             "bad": bad.group(0) if bad else ""}
 
 
+def script_of(size):
+    return WORK / f"review-{size.replace(' ', '').replace(',', '-')}.lua"
+
+
 def lua_scripts():
-    for size, review in REVIEWS.items():
-        (WORK / f"review-{size.replace(' ', '')}.lua").write_text(
+    for size, review in {**REVIEWS, UNTOUCHED: REVIEWS["2 kB"].replace("pgset.dev/", "somebody.else/")}.items():
+        script_of(size).write_text(
             'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[' + review + "]==]\n", encoding="utf-8")
 
 
@@ -133,9 +137,9 @@ def main():
                     server.cold.append(ready())
                     server.check()
                     server.idle.append(server.process.memory()[0])
-                for size in REVIEWS:
+                for size in (*REVIEWS, UNTOUCHED):
                     for connections in CONNECTIONS:
-                        for server in servers:
+                        for server in servers if size in REVIEWS else servers[:1]:
                             wrk(server, size, connections, 1)
                             figures = wrk(server, size, connections, SECONDS)
                             server.loads.setdefault((size, connections), []).append(figures)
@@ -160,19 +164,21 @@ def show(servers):
                        for server in servers})
     def median(runs, what):
         return statistics.median(run[what] for run in runs)
+    def cell(runs):
+        bad = " (errors)" if any(run["bad"] for run in runs) else ""
+        return f"{median(runs, 'rps'):.0f}, {median(runs, 'p50'):.2f}, {median(runs, 'p99'):.1f}, {median(runs, 'cpu'):.2f}{bad}"
+    def times(ours, theirs):
+        """Of each turn's own ratio: both saw the same machine."""
+        return f"{statistics.median(our['rps'] / max(their['rps'], 0.1) for our, their in zip(ours, theirs)):.1f}"
     pgset, *peers = servers
     rows = []
     for place in pgset.loads:
-        row = list(place)
-        for server in servers:
-            runs = server.loads[place]
-            bad = " (errors)" if any(run["bad"] for run in runs) else ""
-            row.append(f"{median(runs, 'rps'):.0f}, {median(runs, 'p50'):.2f}, {median(runs, 'p99'):.1f}, {median(runs, 'cpu'):.2f}{bad}")
-        for server in peers:
-            # each turn's own ratio: both saw the same machine
-            ratios = [ours["rps"] / max(theirs["rps"], 0.1) for ours, theirs in zip(pgset.loads[place], server.loads[place])]
-            row.append(f"{statistics.median(ratios):.1f}")
-        rows.append(row)
+        if place[0] == UNTOUCHED:
+            # beside what the first peer makes of a review in which something is to be done
+            rows.append([*place, cell(pgset.loads[place]), "", "", times(pgset.loads[place], peers[0].loads["2 kB", place[1]]), ""])
+        else:
+            rows.append([*place, *(cell(server.loads[place]) for server in servers),
+                         *(times(pgset.loads[place], server.loads[place]) for server in peers)])
     head = ["review", "connections", *(f"{server.name}: rps, p50, p99, processor ms" for server in servers), *(f"times {server.name}" for server in peers)]
     table(f"Admission servers (median of {REPEAT} runs of {SECONDS} s; aims: 4 times controller-runtime, 10 times Gatekeeper; p99 5 ms at 25 with 2 kB)", head, rows)
     table("Memory and start", ["", *(server.name for server in servers)], [
