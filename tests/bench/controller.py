@@ -79,9 +79,10 @@ def stop_controllers(plane):
 
 
 def injected(binary):
-    text = run(binary, "inject", "-o", "json", "-f", "-", text=json.dumps(objects.stateful_set(namespace="NAMESPACE", name="set-name")))
+    # two words that stand nowhere else
+    text = run(binary, "inject", "-o", "json", "-f", "-", text=json.dumps(objects.stateful_set(namespace="set-team", name="set-name")))
     template = json.dumps(json.loads(text))
-    return lambda number: json.loads(template.replace("NAMESPACE", namespace(number)).replace("set-name", name(number)))
+    return lambda number: json.loads(template.replace("set-team", namespace(number)).replace("set-name", name(number)))
 
 
 def pod(set_object, ordinal):
