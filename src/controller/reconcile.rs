@@ -16,7 +16,7 @@ use super::memory::{CONTEST, Memory, Occasion, spread};
 use super::notice::{Notice, Reason};
 use super::plan::{self, Member, Plan, Step, World};
 use super::requests::{Error, Requests};
-use super::view::{State, View};
+use super::view::{Means, View};
 use super::watches::Stores;
 use crate::children::compare::{Standing, standing};
 use crate::children::{self, Child, Kind, Owner};
@@ -44,20 +44,21 @@ pub struct Context {
 
 /// Looks at one set. Errors end here: they are logged, told to the user where he can do something, and tried again later.
 pub async fn reconcile(view: Arc<View>, context: Arc<Context>) -> Result<Action, Infallible> {
-    let Some(uid) = view.uid() else { return Ok(Action::await_change()) };
+    let uid = view.uid();
+    let means = view.means();
     // What belongs to a set that goes away goes with it.
-    if matches!(view.state, State::Other | State::Leaving) {
-        context.forget(&uid);
+    if uid.is_empty() || matches!(means, Means::Other | Means::Leaving) {
+        context.forget(uid);
         return Ok(Action::await_change());
     }
     // The runtime never looks at one set twice at a time.
-    let mut memory = context.remember(&uid);
+    let mut memory = context.remember(uid);
     let pause = match memory.lets_be_for(Instant::now()) {
         Some(rest) => rest,
-        None => match look(&view, &context, &mut memory).await {
+        None => match look(&view, means, &context, &mut memory).await {
             Ok(again_in) => {
                 memory.succeeded();
-                spread(&uid, again_in)
+                spread(uid, again_in)
             }
             Err(error) => failed(&view, &error, &mut memory),
         },
@@ -85,15 +86,15 @@ fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
 }
 
 /// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(view: &View, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
+async fn look(view: &View, means: Means, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
     let namespace = view.namespace().unwrap_or_default();
-    let owner = Owner { namespace, name: view.name_any(), uid: view.uid().unwrap_or_default() };
+    let owner = Owner { namespace, name: view.name_any(), uid: view.uid().to_owned() };
     let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
-    let in_the_way = match &view.state {
-        State::Injected(set) => return look_after(set, view.generation, &requests, &context.stores, memory).await,
-        State::NotInjected(set) => Some(plan::not_injected(set)),
-        State::Invalid(reason) => Some(Notice::new(Reason::InvalidSet, reason.as_ref())),
-        State::Other | State::Leaving => None,
+    let in_the_way = match means {
+        Means::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, memory).await,
+        Means::NotInjected(set) => Some(plan::not_injected(&set)),
+        Means::Invalid(reason) => Some(Notice::new(Reason::InvalidSet, reason)),
+        Means::Other | Means::Leaving => None,
     };
     tell(&requests, memory, in_the_way.as_slice()).await;
     Ok(RESYNC)
@@ -306,13 +307,14 @@ impl Context {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    fn keep(&self, uid: String, memory: Memory) {
+    fn keep(&self, uid: &str, memory: Memory) {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.insert(uid, memory);
+        memories.insert(uid.to_owned(), memory);
         // Sets that were deleted outright are not looked at again.
         if memories.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
-            let there: HashSet<String> = self.stores.sets.state().iter().filter_map(|set| set.uid()).collect();
-            memories.retain(|uid, _| there.contains(uid));
+            let sets = self.stores.sets.state();
+            let there: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
+            memories.retain(|uid, _| there.contains(uid.as_str()));
         }
     }
 }

@@ -25,9 +25,13 @@ struct Known {
 impl Shapes {
     /// A JSON text without the names, the same for all that differ in nothing else.
     pub fn share(&self, json: &str, names: Names<'_>) -> Arc<str> {
-        let shape = fold(json, names);
+        self.once(fold(json, names).into())
+    }
+
+    /// A text that [`fold`] made, the same for all that are alike.
+    pub fn once(&self, shape: Arc<str>) -> Arc<str> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shape) = known.texts.get(shape.as_str()) {
+        if let Some(shape) = known.texts.get(&shape) {
             return Arc::clone(shape);
         }
         if known.texts.len() > FORGET_FROM.max(2 * known.used) {
@@ -35,7 +39,6 @@ impl Shapes {
             known.texts.shrink_to_fit();
             known.used = known.texts.len();
         }
-        let shape: Arc<str> = shape.into();
         known.texts.insert(Arc::clone(&shape));
         shape
     }
@@ -53,8 +56,8 @@ pub fn unfold(shape: &str, names: Names<'_>) -> String {
     text
 }
 
-/// Longer names first: one may be a part of another.
-fn fold(json: &str, names: Names<'_>) -> String {
+/// A JSON text without the names. Longer ones first: one may be a part of another.
+pub fn fold(json: &str, names: Names<'_>) -> String {
     let mut order = [0, 1, 2];
     order.sort_by_key(|&place| std::cmp::Reverse(names[place].len()));
     let mut text = json.to_owned();

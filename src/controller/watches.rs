@@ -83,7 +83,7 @@ impl Stores {
         let made = everything.clone().labels(&format!("{}={}", names::label::MANAGED_BY, names::MANAGER));
         let members = everything.clone().labels(names::label::SET);
 
-        let (take, sets, neighbours) = sets();
+        let (take, sets, neighbours) = sets(Arc::clone(&shapes));
         tasks.spawn(follow(Api::all(client.clone()), everything.clone(), take, sender.clone(), Arc::clone(&turns)));
         let (take, pods) = pods(Arc::clone(&shapes));
         tasks.spawn(follow(Api::all(client.clone()), members, take, sender.clone(), Arc::clone(&turns)));
@@ -169,12 +169,12 @@ async fn follow<K>(
 }
 
 /// Keeps the annotated `StatefulSets`, as a whole and by their places.
-fn sets() -> (impl Take<View>, Store<View>, Index<()>) {
+fn sets(shapes: Arc<Shapes>) -> (impl Take<View>, Store<View>, Index<()>) {
     let mut writer = Writer::new(());
     let store = writer.as_reader();
     let (mut places, index) = index();
     let take = move |event: Event<View>| {
-        let Some(event) = annotated(event) else { return Vec::new() };
+        let Some(event) = annotated(event, &shapes) else { return Vec::new() };
         writer.apply_watcher_event(&event);
         places.apply(&event, |_| Some(()));
         // Of a deleted one nothing is left to be looked at.
@@ -224,13 +224,13 @@ fn services(shapes: Arc<Shapes>, sets: Index<()>) -> (impl Take<Seen>, Index<Kep
     (take, ours, strangers)
 }
 
-/// An event as it is for one who knows annotated sets only. Versions are for the watch, which has read them.
-fn annotated(event: Event<View>) -> Option<Event<View>> {
+/// An event as it is for one who knows annotated sets only.
+fn annotated(event: Event<View>, shapes: &Shapes) -> Option<Event<View>> {
     match event {
         Event::InitApply(set) if !set.is_annotated() => None,
-        Event::InitApply(set) => Some(Event::InitApply(set.without_version())),
+        Event::InitApply(set) => Some(Event::InitApply(set.keep(shapes))),
         Event::Apply(set) if !set.is_annotated() => Some(Event::Delete(set)),
-        Event::Apply(set) => Some(Event::Apply(set.without_version())),
+        Event::Apply(set) => Some(Event::Apply(set.keep(shapes))),
         Event::Delete(_) | Event::Init | Event::InitDone => Some(event),
     }
 }

@@ -39,7 +39,7 @@ fn names(sets: Vec<ObjectRef<View>>) -> Vec<String> {
 /// Stores with what the events have brought.
 fn stores(views: Vec<View>, owned: Vec<PartialObjectMeta<Pod>>, live: Vec<Seen>) -> Stores {
     let shapes = Arc::new(Shapes::default());
-    let (mut take, sets, neighbours) = sets();
+    let (mut take, sets, neighbours) = sets(Arc::default());
     for set in views {
         take(Event::Apply(set));
     }
@@ -56,7 +56,7 @@ fn stores(views: Vec<View>, owned: Vec<PartialObjectMeta<Pod>>, live: Vec<Seen>)
 
 #[test]
 fn of_stateful_sets_only_annotated_ones_are_kept_and_looked_at() {
-    let (mut take, store, places) = sets();
+    let (mut take, store, places) = sets(Arc::default());
     assert_eq!(names(take(Event::Apply(view("db", true)))), ["shop/db"]);
     assert_eq!(names(take(Event::Apply(view("web", false)))), [""; 0]);
     assert_eq!((store.len(), places.starting_with("shop", "").len()), (1, 1));
@@ -66,7 +66,7 @@ fn of_stateful_sets_only_annotated_ones_are_kept_and_looked_at() {
 
 #[test]
 fn a_service_of_somebody_elses_is_about_all_sets_of_its_namespace_and_ours_about_its_own() {
-    let (mut take, _store, places) = sets();
+    let (mut take, _store, places) = sets(Arc::default());
     for set in ["db", "db-archive"] {
         take(Event::Apply(view(set, true)));
     }
@@ -100,7 +100,7 @@ fn any_service_is_found_by_name_and_only_other_peoples_by_namespace() {
 
 #[test]
 fn a_service_that_loses_or_gets_our_labels_changes_sides() {
-    let (mut take, services, strangers) = services(Arc::default(), sets().2);
+    let (mut take, services, strangers) = services(Arc::default(), sets(Arc::default()).2);
     let sides = |services: &Index<Kept>, strangers: &Index<Kept>| {
         (services.get("shop", "db-master").is_some(), strangers.get("shop", "db-master").is_some())
     };
