@@ -137,6 +137,7 @@ def measure(binary, count):
                 raise SystemExit(f"bench: not everything was made: {missing}\n{pgset.tail()}")
 
             stored = {}
+            client = plane.client()  # the API server has closed the one that rested meanwhile
             for number in range(0, count, PER_NAMESPACE):
                 path = f"/apis/apps/v1/namespaces/{namespace(number)}/statefulsets"
                 for item in json.loads(client.ask("GET", path)[1])["items"]:
