@@ -18,7 +18,7 @@ IMAGE ?= pgset.dev/pgset:$(VERSION)
 THREADS ?= 3
 export IMAGE CLUSTER LAB
 
-BINARY := target/$(TARGET)/$(PROFILE)/pgset
+PROGRAM := target/$(TARGET)/$(PROFILE)/pgset
 LAB := $(or $(PGSET_LAB),$(CURDIR)/target/lab)
 # A cluster that somebody has in his environment is for install, which says so, not for tests.
 LAB_ONLY = KUBECONFIG=$(LAB)/kubeconfig
@@ -52,16 +52,16 @@ binary: ## the program, static
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile $(PROFILE) --target $(TARGET) --bin pgset
 
 image: binary ## the image, loaded into the lab if that is up
-	@deploy/build-image $(BINARY) $(IMAGE)
+	@deploy/build-image $(PROGRAM) $(IMAGE)
 
 push: image ## the image, to the registry that its name says
 	@deploy/build-image --push $(IMAGE)
 
 install: image ## pgset, into the cluster of KUBECONFIG, by default the lab
-	@deploy/install-image $(BINARY) $(IMAGE)
+	@deploy/install-image $(PROGRAM) $(IMAGE)
 
 uninstall: binary ## take pgset away; refused while sets depend on it, unless FORCE=yes
-	@manifests=$$($(BINARY) uninstall $(if $(FORCE),--force)); \
+	@manifests=$$($(PROGRAM) uninstall $(if $(FORCE),--force)); \
 	kubectl delete --ignore-not-found --timeout=120s -f - <<<"$$manifests"
 
 lint: ## formatting, lints, licences, scripts

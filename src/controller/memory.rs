@@ -1,7 +1,8 @@
 //! What the controller remembers of a set between two looks at it, so that it neither asks nor says the same thing again.
 //! Nothing here has to survive: a new controller asks and says everything once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,11 +21,27 @@ const TOLD_FOR: Duration = Duration::from_secs(300);
 const CONTEST_ROUNDS: u32 = 5;
 /// See [`CONTEST_ROUNDS`].
 pub const CONTEST: Duration = Duration::from_secs(60);
+/// How long the Secret is taken to be there after pods of the set have changed: whoever deletes it then wants new passwords.
+const SECRET_LATELY_FOR: Duration = Duration::from_secs(600);
+/// How long the Secret is taken to be there as long as nobody needs it: with ten thousand sets, a request every few seconds.
+const SECRET_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How long a set is let be that goes with its namespace.
+const FAREWELL_FOR: Duration = Duration::from_secs(300);
 /// The longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// When the Secret is needed: for the generation of the set, and for each of its pods, by UID.
-pub type Occasion = (Option<i64>, Vec<String>);
+/// When the Secret is needed: for a generation of the set, and for each of its pods. Only whether it is the same matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occasion(u64);
+
+impl Occasion {
+    /// The generation of the set, and the UIDs of its pods.
+    pub fn new<'a>(generation: Option<i64>, pods: impl Iterator<Item = &'a str>) -> Self {
+        let mut pods: Vec<&str> = pods.collect();
+        pods.sort_unstable();
+        Self(hash(&(generation, pods)))
+    }
+}
 
 /// How often an object was put right lately, and to say what.
 struct Contest {
@@ -37,10 +54,13 @@ struct Contest {
 #[derive(Default)]
 pub struct Memory {
     foreign: HashMap<(Kind, String), (Instant, Value)>,
-    told: BTreeMap<Notice, Instant>,
+    told: Vec<(Notice, Instant)>,
     contests: HashMap<(Kind, String), Contest>,
     failures: u32,
-    secret: Option<(Instant, Occasion)>,
+    /// On which occasion the Secret was there last, and until when that is good.
+    secret: Option<(Occasion, Instant)>,
+    /// When the namespace was found to be going away.
+    farewell: Option<Instant>,
 }
 
 impl Memory {
@@ -64,9 +84,10 @@ impl Memory {
     /// Whether an object may be put right once more; `false` if somebody keeps changing it back. Putting it right to say
     /// something else, as when a set is scaled, is no contest.
     pub fn may_restore(&mut self, place: &(Kind, String), wanted: &Value, now: Instant) -> bool {
+        self.contests.retain(|_, contest| now.duration_since(contest.since) < CONTEST);
         let fresh = || Contest { since: now, rounds: 0, wanted: wanted.clone() };
         let contest = self.contests.entry(place.clone()).or_insert_with(fresh);
-        if now.duration_since(contest.since) >= CONTEST || contest.wanted != *wanted {
+        if contest.wanted != *wanted {
             *contest = fresh();
         }
         contest.rounds = contest.rounds.saturating_add(1);
@@ -75,11 +96,12 @@ impl Memory {
 
     /// Those of the notices that are worth an Event now, and remembers them.
     pub fn news(&mut self, notices: &[Notice], now: Instant) -> Vec<Notice> {
-        self.told.retain(|notice, told| {
+        self.told.retain(|(notice, told)| {
             let good_for = if notice.reason.is_warning() && notices.contains(notice) { WARNED_FOR } else { TOLD_FOR };
             now.duration_since(*told) < good_for
         });
-        let news: Vec<Notice> = notices.iter().filter(|notice| !self.told.contains_key(*notice)).cloned().collect();
+        let is_news = |notice: &&Notice| !self.told.iter().any(|(told, _)| told == *notice);
+        let news: Vec<Notice> = notices.iter().filter(is_news).cloned().collect();
         self.told.extend(news.iter().map(|notice| (notice.clone(), now)));
         news
     }
@@ -87,14 +109,29 @@ impl Memory {
     /// Whether to see to the Secret. It is not watched, because nobody should have to let pgset read Secrets: trying to make it
     /// again whenever a pod needs it, and once in a while, is enough.
     #[must_use]
-    pub fn wants_secret(&self, occasion: &Occasion, now: Instant) -> bool {
-        let known = |(seen, last): &(Instant, Occasion)| last == occasion && now.duration_since(*seen) < FOREIGN_FOR;
-        !self.secret.as_ref().is_some_and(known)
+    pub fn wants_secret(&self, occasion: Occasion, now: Instant) -> bool {
+        !self.secret.is_some_and(|(last, good_until)| last == occasion && now < good_until)
     }
 
-    /// Remembers that the Secret is there, and answers whether it was known to be there before.
-    pub fn has_secret(&mut self, occasion: Occasion, now: Instant) -> bool {
-        self.secret.replace((now, occasion)).is_some()
+    /// Remembers that the Secret is there, and answers whether it was known to be there before. `set` is any word that is
+    /// another one for each set, so that not all of them ask again in one moment.
+    pub fn has_secret(&mut self, occasion: Occasion, set: &str, now: Instant) -> bool {
+        let changed = self.secret.is_some_and(|(last, _)| last != occasion);
+        let good_for = if changed { SECRET_LATELY_FOR } else { SECRET_FOR };
+        self.secret.replace((occasion, now + spread(set, good_for))).is_some()
+    }
+
+    /// Remembers that the namespace goes away, and answers how long to let the set be.
+    pub fn goes_with_its_namespace(&mut self, now: Instant) -> Duration {
+        self.farewell = Some(now);
+        FAREWELL_FOR
+    }
+
+    /// How long to let the set be, because its namespace goes away: whatever is deleted in it meanwhile is not made again.
+    #[must_use]
+    pub fn lets_be_for(&self, now: Instant) -> Option<Duration> {
+        let passed = now.duration_since(self.farewell?);
+        FAREWELL_FOR.checked_sub(passed).filter(|rest| !rest.is_zero())
     }
 
     /// The pause after one more error.
@@ -107,7 +144,29 @@ impl Memory {
     /// Everything went well.
     pub fn succeeded(&mut self) {
         self.failures = 0;
+        self.farewell = None;
     }
+
+    /// Gives room back that was for what is past.
+    pub fn shrink(&mut self, now: Instant) {
+        self.contests.retain(|_, contest| now.duration_since(contest.since) < CONTEST);
+        self.contests.shrink_to_fit();
+        self.told.shrink_to_fit();
+        self.foreign.shrink_to_fit();
+    }
+}
+
+/// Up to half as long again, always the same for one set, so that many sets are not looked at in one moment.
+#[must_use]
+pub fn spread(set: &str, pause: Duration) -> Duration {
+    let thousandths = u32::try_from(hash(&set) % 500).unwrap_or_default();
+    pause + pause / 1000 * thousandths
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -163,5 +222,72 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         memory.succeeded();
         assert_eq!(memory.failed(), Duration::from_secs(1));
+    }
+
+    fn occasion(generation: i64, pods: &[&str]) -> Occasion {
+        Occasion::new(Some(generation), pods.iter().copied())
+    }
+
+    #[test]
+    fn the_secret_is_seen_to_whenever_a_pod_needs_it() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        assert!(memory.wants_secret(occasion(1, &[]), now));
+        assert!(!memory.has_secret(occasion(1, &[]), "set", now), "it was not known before");
+        assert!(!memory.wants_secret(occasion(1, &[]), now));
+        assert!(memory.wants_secret(occasion(1, &["pod"]), now), "a pod");
+        assert!(memory.has_secret(occasion(1, &["pod"]), "set", now));
+        assert!(memory.wants_secret(occasion(2, &["pod"]), now), "another template");
+        assert!(memory.wants_secret(occasion(1, &["another pod"]), now), "a pod made anew");
+        assert_eq!(occasion(1, &["a", "b"]), occasion(1, &["b", "a"]));
+    }
+
+    #[test]
+    fn the_secret_of_a_set_at_rest_is_seen_to_every_six_to_nine_hours() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        memory.has_secret(occasion(1, &["pod"]), "set", start);
+        let after = |hours: u64| start + Duration::from_secs(3600 * hours);
+        assert!(
+            !memory.wants_secret(occasion(1, &["pod"]), after(6))
+                && memory.wants_secret(occasion(1, &["pod"]), after(9))
+        );
+    }
+
+    #[test]
+    fn the_secret_is_seen_to_once_more_soon_after_pods_have_changed() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        memory.has_secret(occasion(1, &[]), "set", start);
+        memory.has_secret(occasion(1, &["pod"]), "set", start);
+        let later = start + Duration::from_secs(900);
+        assert!(memory.wants_secret(occasion(1, &["pod"]), later));
+        memory.has_secret(occasion(1, &["pod"]), "set", later);
+        assert!(!memory.wants_secret(occasion(1, &["pod"]), later + Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn sets_are_spread_over_half_as_long_again() {
+        let pauses: Vec<u64> =
+            (0..1000).map(|set| spread(&set.to_string(), Duration::from_secs(1000)).as_secs()).collect();
+        assert!(pauses.iter().all(|pause| (1000..1500).contains(pause)));
+        let in_second_half = pauses.iter().filter(|pause| **pause >= 1250).count();
+        assert!((400..600).contains(&in_second_half), "{in_second_half}");
+    }
+
+    #[test]
+    fn a_set_that_goes_with_its_namespace_is_let_be_for_five_minutes() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        assert_eq!(memory.lets_be_for(start), None);
+        assert_eq!(memory.goes_with_its_namespace(start), Duration::from_secs(300));
+        assert_eq!(memory.lets_be_for(start + Duration::from_secs(100)), Some(Duration::from_secs(200)));
+        assert_eq!(memory.lets_be_for(start + Duration::from_secs(300)), None);
+    }
+
+    #[test]
+    fn of_a_contest_that_is_over_nothing_is_kept() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        memory.may_restore(&(Kind::Service, "pgset-master".to_owned()), &Value::from("one"), start);
+        memory.shrink(start);
+        assert_eq!(memory.contests.len(), 1);
+        memory.shrink(start + CONTEST);
+        assert_eq!(memory.contests.capacity(), 0);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
 
+mod index;
 mod kept;
 mod leadership;
 mod memory;
@@ -11,6 +12,8 @@ mod plan;
 mod reconcile;
 mod requests;
 mod selection;
+mod shape;
+mod view;
 mod watches;
 
 use std::collections::{HashMap, HashSet};
@@ -24,13 +27,13 @@ use kube::runtime::controller::{Action, Config, applier};
 use kube::runtime::reflector::ObjectRef;
 use tracing::debug;
 
-use kept::Kept;
 use leadership::Leadership;
 use reconcile::Context;
+use view::View;
 use watches::{Queue, Stores};
 
-/// How many sets are looked at at once.
-const CONCURRENCY: u16 = 16;
+/// How many sets are looked at at once. Each may have four requests under way, and a connection for each takes memory.
+const CONCURRENCY: u16 = 8;
 
 /// How the controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +117,7 @@ async fn work(client: Client, identity: String) -> Error {
 
 /// Waits until everything has been seen: before, what is there would look absent. Answers the sets that it was about. The queue
 /// has to be emptied meanwhile: a watch that waits for room in it would never have seen everything.
-async fn seen(stores: &Stores, queue: &mut Queue) -> Result<HashSet<ObjectRef<Kept>>, watches::Ended> {
+async fn seen(stores: &Stores, queue: &mut Queue) -> Result<HashSet<ObjectRef<View>>, watches::Ended> {
     let mut sets = HashSet::new();
     let mut ready = std::pin::pin!(stores.ready());
     loop {

@@ -31,7 +31,7 @@ pub struct Member {
 pub struct World {
     /// What stands under the names of the desired objects, and of those that the set may have had.
     pub children: BTreeMap<(Kind, String), Value>,
-    /// Every Service of the namespace.
+    /// The Services of the namespace that pgset did not make, and any others.
     pub services: Vec<Value>,
     /// The pods that the set owns.
     pub members: Vec<Member>,

@@ -1,37 +1,32 @@
 //! One look at one set: read what is known, plan, do it, tell it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::PartialObjectMeta;
+use futures::{StreamExt, TryStreamExt};
 use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::kept::Kept;
-use super::memory::{CONTEST, Memory};
+use super::memory::{CONTEST, Memory, Occasion, spread};
 use super::notice::{Notice, Reason};
 use super::plan::{self, Member, Plan, Step, World};
 use super::requests::{Error, Requests};
+use super::view::{Means, View};
 use super::watches::Stores;
 use crate::children::compare::{Standing, standing};
 use crate::children::{self, Child, Kind, Owner};
-use crate::errors::with_causes;
 use crate::names;
 use crate::set::Set;
 
 /// How often a set is looked at though nothing has changed: for what is not watched, and against a missed event.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
 /// How many requests for one set are under way at once.
-const PARALLEL: usize = 8;
+const PARALLEL: usize = 4;
 /// From how many remembered sets on the forgotten ones are looked for.
 const FORGET_FROM: usize = 64;
 
@@ -48,75 +43,87 @@ pub struct Context {
 }
 
 /// Looks at one set. Errors end here: they are logged, told to the user where he can do something, and tried again later.
-pub async fn reconcile(object: Arc<Kept>, context: Arc<Context>) -> Result<Action, Infallible> {
-    let Some(uid) = object.uid() else { return Ok(Action::await_change()) };
-    let stateful_set = object.value();
-    let metadata = |field: &str| stateful_set.get("metadata").and_then(|metadata| metadata.get(field));
-    let asks = metadata("annotations").is_some_and(|annotations| annotations.get(names::annotation::INJECT).is_some());
+pub async fn reconcile(view: Arc<View>, context: Arc<Context>) -> Result<Action, Infallible> {
+    let uid = view.uid();
+    let means = view.means();
     // What belongs to a set that goes away goes with it.
-    if metadata("deletionTimestamp").is_some() || !asks {
-        context.forget(&uid);
+    if uid.is_empty() || matches!(means, Means::Other | Means::Leaving) {
+        context.forget(uid);
         return Ok(Action::await_change());
     }
     // The runtime never looks at one set twice at a time.
-    let mut memory = context.remember(&uid);
-    let result = look(&stateful_set, &object, &context, &mut memory).await;
-    let pause = match &result {
-        Ok(again_in) => {
-            memory.succeeded();
-            *again_in + spread(&uid, *again_in)
-        }
-        Err(error) => {
-            let pause = memory.failed();
-            let (namespace, set, code) = (object.namespace().unwrap_or_default(), object.name_any(), error.code());
-            if code == "conflict" {
-                // Somebody changed it at the same moment; the change is on its way to us.
-                debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
-            } else if error.is_farewell() {
-                debug!(namespace, set, %error, "the set goes with its namespace");
-            } else {
-                warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+    let mut memory = context.remember(uid);
+    let pause = match memory.lets_be_for(Instant::now()) {
+        Some(rest) => rest,
+        None => match look(&view, means, &context, &mut memory).await {
+            Ok(again_in) => {
+                memory.succeeded();
+                spread(uid, again_in)
             }
-            pause
-        }
+            Err(error) => failed(&view, &error, &mut memory),
+        },
     };
+    memory.shrink(Instant::now());
     context.keep(uid, memory);
     Ok(Action::requeue(pause))
 }
 
-/// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(stateful_set: &Value, object: &Kept, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
-    let namespace = object.namespace().unwrap_or_default();
-    let owner = Owner { namespace, name: object.name_any(), uid: object.uid().unwrap_or_default() };
-    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
-    let set = match Set::parse(stateful_set) {
-        Ok(set) => set,
-        Err(error) => {
-            tell(&requests, memory, &[Notice::new(Reason::InvalidSet, with_causes(&error))]).await;
-            return Ok(RESYNC);
-        }
-    };
-    if !plan::is_injected(stateful_set, &set) {
-        tell(&requests, memory, &[plan::not_injected(&set)]).await;
-        return Ok(RESYNC);
+/// Logs an error; answers how long to wait.
+fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
+    let (namespace, set, code) = (view.namespace().unwrap_or_default(), view.name_any(), error.code());
+    if error.is_farewell() {
+        debug!(namespace, set, %error, "the set goes with its namespace");
+        return memory.goes_with_its_namespace(Instant::now());
     }
+    let pause = memory.failed();
+    if code == "conflict" {
+        // Somebody changed it at the same moment; the change is on its way to us.
+        debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+    } else {
+        warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+    }
+    pause
+}
 
-    let members = context.members(&owner);
-    let desired = children::desired(&set, &owner, &plan::role_members(&set, &members))?;
-    let world = observe(&requests, &context.stores, memory, &desired, members).await?;
-    let Plan { steps, mut notices } = plan::plan(&set, &owner, desired, &world);
+/// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
+async fn look(view: &View, means: Means, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
+    let namespace = view.namespace().unwrap_or_default();
+    let owner = Owner { namespace, name: view.name_any(), uid: view.uid().to_owned() };
+    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
+    let in_the_way = match means {
+        Means::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, memory).await,
+        Means::NotInjected(set) => Some(plan::not_injected(&set)),
+        Means::Invalid(reason) => Some(Notice::new(Reason::InvalidSet, reason)),
+        Means::Other | Means::Leaving => None,
+    };
+    tell(&requests, memory, in_the_way.as_slice()).await;
+    Ok(RESYNC)
+}
+
+/// Looks after a set that the webhook has done its work on.
+async fn look_after(
+    set: &Set,
+    generation: Option<i64>,
+    requests: &Requests<'_>,
+    stores: &Stores,
+    memory: &mut Memory,
+) -> Result<Duration, Error> {
+    let owner = requests.owner;
+    let members = stores.members(owner);
+    let desired = children::desired(set, owner, &plan::role_members(set, &members))?;
+    let world = observe(requests, stores, memory, &desired, members).await?;
+    let Plan { steps, mut notices } = plan::plan(set, owner, desired, &world);
     let steps = uncontested(steps, memory, &mut notices);
 
-    let generation = stateful_set.pointer("/metadata/generation").and_then(Value::as_i64);
-    let occasion = (generation, sorted(world.members.iter().map(|member| member.uid.clone())));
+    let occasion = Occasion::new(generation, world.members.iter().map(|member| member.uid.as_str()));
     // A Secret that the user names is the user's to make.
     let secret_wanted =
-        set.credentials == names::credentials(&set.name) && memory.wants_secret(&occasion, Instant::now());
+        set.credentials == names::credentials(&set.name) && memory.wants_secret(occasion, Instant::now());
     let secret = async { if secret_wanted { requests.create_secret().await.map(Some) } else { Ok(None) } };
     let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
     let taken = async {
-        let mut taken = take(&requests, first).await;
-        taken.extend(take(&requests, last).await);
+        let mut taken = take(requests, first).await;
+        taken.extend(take(requests, last).await);
         taken
     };
     let (secret, taken) = tokio::join!(secret, taken);
@@ -126,12 +133,12 @@ async fn look(stateful_set: &Value, object: &Kept, context: &Context, memory: &m
     match secret {
         Ok(None) => {}
         Ok(Some(made)) => {
-            let known = memory.has_secret(occasion, Instant::now());
+            let known = memory.has_secret(occasion, &owner.uid, Instant::now());
             if made {
                 created.push(format!("Secret {}", set.credentials));
             }
-            if made && (known || has_leader(&world, &set)) {
-                notices.push(credentials_replaced(&set));
+            if made && (known || has_leader(&world, set)) {
+                notices.push(credentials_replaced(set));
             }
         }
         Err(error) => failure = Some(error),
@@ -146,8 +153,8 @@ async fn look(stateful_set: &Value, object: &Kept, context: &Context, memory: &m
             }
         }
     }
-    notices.extend(news_of(created, &done, &set));
-    tell(&requests, memory, &notices).await;
+    notices.extend(news_of(created, &done, set));
+    tell(requests, memory, &notices).await;
     let contested = notices.iter().any(|notice| notice.reason == Reason::Contended);
     failure.map_or(Ok(if contested { CONTEST } else { RESYNC }), Err)
 }
@@ -176,7 +183,7 @@ async fn observe(
     for place in places.chain([budget.clone()]) {
         if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
             memory.not_foreign(&place);
-            world.children.insert(place, live.value());
+            world.children.insert(place, live);
         } else if let Some(foreign) = memory.foreign(&place, now) {
             world.children.insert(place, foreign.clone());
         } else if !unknown.contains(&place)
@@ -186,7 +193,7 @@ async fn observe(
         }
     }
     let questions: Vec<_> = unknown.iter().map(|(kind, name)| requests.get(*kind, name)).collect();
-    let found = try_join_all(questions).await?;
+    let found: Vec<_> = futures::stream::iter(questions).buffered(PARALLEL).try_collect().await?;
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
@@ -195,7 +202,7 @@ async fn observe(
         }
         world.children.insert(place, live);
     }
-    world.services = stores.services(&owner.namespace).iter().map(|service| service.value()).collect();
+    world.services = stores.foreign_services(&owner.namespace);
     Ok(world)
 }
 
@@ -292,17 +299,6 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
 }
 
 impl Context {
-    /// The pods that the set itself owns; a label alone makes no member.
-    fn members(&self, owner: &Owner) -> Vec<Member> {
-        let ours = |pod: &PartialObjectMeta<Pod>| {
-            pod.metadata.namespace.as_deref() == Some(&owner.namespace)
-                && pod.owner_references().iter().any(|reference| reference.uid == owner.uid)
-        };
-        let mut members: Vec<Member> = self.stores.pods.state_filter(ours).iter().map(|pod| member(pod)).collect();
-        members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        members
-    }
-
     fn remember(&self, uid: &str) -> Memory {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
     }
@@ -311,42 +307,19 @@ impl Context {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    fn keep(&self, uid: String, memory: Memory) {
+    fn keep(&self, uid: &str, memory: Memory) {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.insert(uid, memory);
+        memories.insert(uid.to_owned(), memory);
         // Sets that were deleted outright are not looked at again.
         if memories.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
-            let there: Vec<String> = self.stores.sets.state().iter().filter_map(|set| set.uid()).collect();
-            memories.retain(|uid, _| there.contains(uid));
+            let sets = self.stores.sets.state();
+            let there: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
+            memories.retain(|uid, _| there.contains(uid.as_str()));
         }
-    }
-}
-
-fn member(pod: &PartialObjectMeta<Pod>) -> Member {
-    Member {
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-        resource_version: pod.resource_version().unwrap_or_default(),
-        labels: pod.labels().clone(),
-        leaving: pod.metadata.deletion_timestamp.is_some(),
     }
 }
 
 /// Objects that came as JSON become JSON again.
 fn value(object: &impl serde::Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_default()
-}
-
-fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
-    let mut items: Vec<String> = items.collect();
-    items.sort_unstable();
-    items
-}
-
-/// Up to half as long again, always the same for one set, so that many sets are not looked at in one moment.
-fn spread(uid: &str, pause: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    uid.hash(&mut hasher);
-    let thousandths = u32::try_from(hasher.finish() % 500).unwrap_or_default();
-    pause / 1000 * thousandths
 }

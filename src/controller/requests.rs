@@ -72,7 +72,8 @@ impl Error {
     #[must_use]
     pub fn is_farewell(&self) -> bool {
         let Self::Request { cause, .. } = self else { return false };
-        matches!(cause.as_ref(), kube::Error::Api(status) if status.message.contains("is being terminated"))
+        let kube::Error::Api(status) = cause.as_ref() else { return false };
+        status.is_forbidden() && status.message.contains("because it is being terminated")
     }
 
     /// The API server's own words where it refused for good: something that the user has to know.

@@ -80,3 +80,21 @@ async fn what_is_removed_is_the_very_object_that_was_seen() {
     let (method, _, _, body) = asked(step).await;
     assert_eq!((method.as_str(), &body["preconditions"]["uid"]), ("DELETE", &json!("seen")));
 }
+
+/// The error for an answer of the API server's.
+fn refused(code: u16, reason: &str, message: &str) -> Error {
+    let status = json!({"status": "Failure", "code": code, "reason": reason, "message": message});
+    Error::request("create", "Secret", "pgset-credentials", kube::Error::Api(serde_json::from_value(status).unwrap()))
+}
+
+#[test]
+fn that_a_namespace_goes_away_is_no_refusal() {
+    let message = "secrets \"pgset-credentials\" is forbidden: unable to create new content in namespace shop because it is \
+                   being terminated";
+    let farewell = refused(403, "Forbidden", message);
+    assert!(farewell.is_farewell());
+    assert_eq!(farewell.refusal(), None);
+    let quota = refused(403, "Forbidden", "secrets \"pgset-credentials\" is forbidden: exceeded quota");
+    assert!(!quota.is_farewell());
+    assert!(quota.refusal().is_some());
+}

@@ -79,9 +79,10 @@ def stop_controllers(plane):
 
 
 def injected(binary):
-    text = run(binary, "inject", "-o", "json", "-f", "-", text=json.dumps(objects.stateful_set(namespace="NAMESPACE", name="set-name")))
+    # two words that stand nowhere else
+    text = run(binary, "inject", "-o", "json", "-f", "-", text=json.dumps(objects.stateful_set(namespace="set-team", name="set-name")))
     template = json.dumps(json.loads(text))
-    return lambda number: json.loads(template.replace("NAMESPACE", namespace(number)).replace("set-name", name(number)))
+    return lambda number: json.loads(template.replace("set-team", namespace(number)).replace("set-name", name(number)))
 
 
 def pod(set_object, ordinal):
@@ -136,6 +137,7 @@ def measure(binary, count):
                 raise SystemExit(f"bench: not everything was made: {missing}\n{pgset.tail()}")
 
             stored = {}
+            client = plane.client()  # the API server has closed the one that rested meanwhile
             for number in range(0, count, PER_NAMESPACE):
                 path = f"/apis/apps/v1/namespaces/{namespace(number)}/statefulsets"
                 for item in json.loads(client.ask("GET", path)[1])["items"]:
