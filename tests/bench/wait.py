@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 
 import objects
-from admission import certificates, listens
+from admission import LEAST, WHOLE, additions, certificates, listens, whole
 from cluster import ControlPlane, free_ports, install, serve, wait_ready
 from tools import Process, peer, percentile, release_binary, save, say, table, wait_for
 
@@ -19,6 +19,8 @@ WAYS = {
     "policy": "MutatingAdmissionPolicy (CEL in the API server)",
     "thin": "controller-runtime webhook",
     "pgset": "pgset",
+    "policy-least": "MutatingAdmissionPolicy, only the least",
+    "thin-least": "controller-runtime webhook, only the least",
     # of what pgset's time is made
     "larger": "nothing, but the object is the one that pgset makes",
     "call": "pgset, which leaves this one alone: the call",
@@ -50,9 +52,14 @@ def main():
         install(plane, binary, https)
         pgset = stack.enter_context(serve(plane, binary, https, http))
         wait_ready(pgset, http)
-        webhook = stack.enter_context(Process("thin", thin, f"--port={thin_port}", f"--cert-dir={folder}"))
+        operations = {WHOLE: whole(https), LEAST: objects.LEAST}
+        webhook = stack.enter_context(Process("thin", thin, f"--port={thin_port}", f"--cert-dir={folder}", *additions(operations)))
         webhook.ready(60, lambda: listens(thin_port))
-        plane.create(*objects.policy("policy"), objects.webhook("thin", f"https://127.0.0.1:{thin_port}/mutate", authority))
+        mutated = {"pgset": operations[WHOLE]}
+        for work, suffix in ((WHOLE, ""), (LEAST, "-least")):
+            mutated |= {f"policy{suffix}": operations[work], f"thin{suffix}": operations[work]}
+            plane.create(*objects.policy(f"policy{suffix}", operations[work]),
+                         objects.webhook(f"thin{suffix}", f"https://127.0.0.1:{thin_port}/{work}", authority))
         plane.create(call_only(plane, https))
         client = plane.client()
         bodies = {way: json.dumps(objects.stateful_set(namespace=way)) for way in WAYS}
@@ -63,15 +70,13 @@ def main():
             return client.post(f"/apis/apps/v1/namespaces/{way}/statefulsets?dryRun=All", bodies[way])
 
         def is_mutated(way):
-            pod = json.loads(create(way))["spec"]["template"]["spec"]
-            mounts = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == "/pgdata"]
-            return pod.get("serviceAccountName") == f"{objects.NAME}-sa" and bool(mounts and mounts[0].get("subPathExpr"))
+            return objects.covers(json.loads(create(way)), objects.patched(json.loads(bodies[way]), mutated[way]))
 
-        for way in ("policy", "thin", "pgset"):
+        for way in mutated:
             wait_for(60, f"a mutation by {way}", lambda way=way: is_mutated(way), lambda way=way: create(way).decode()[:3000])
         made = json.loads(create("pgset"))
         bodies["larger"] = json.dumps({**made, "metadata": {**bare(made["metadata"]), "namespace": "larger"}})
-        if is_mutated("nothing"):
+        if any(json.loads(create(way))["spec"]["template"]["spec"].get("serviceAccountName") for way in ("nothing", "call")):
             raise SystemExit("bench: something mutates where nothing should")
 
         runs = []

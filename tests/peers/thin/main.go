@@ -1,5 +1,6 @@
 // Thin is the webhook that most operators have: a handler on controller-runtime which decodes the StatefulSet, changes it, and
-// lets the library compare both. The bench measures it beside pgset; it does the same as its Gatekeeper mutators and its policy.
+// lets the library compare both. The bench measures it beside pgset. What it adds stands in the files that are its arguments,
+// each a StatefulSet with nothing else in it; NAME.json is served at /NAME.
 package main
 
 import (
@@ -8,10 +9,11 @@ import (
 	"flag"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -19,14 +21,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 )
 
-type injector struct{ decoder admission.Decoder }
+type injector struct {
+	decoder   admission.Decoder
+	additions *appsv1.StatefulSet
+}
 
 func (i injector) Handle(_ context.Context, request admission.Request) admission.Response {
 	set := &appsv1.StatefulSet{}
 	if err := i.decoder.Decode(request, set); err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	inject(set)
+	inject(set, i.additions)
 	changed, err := json.Marshal(set)
 	if err != nil {
 		return admission.Errored(http.StatusInternalServerError, err)
@@ -34,33 +39,51 @@ func (i injector) Handle(_ context.Context, request admission.Request) admission
 	return admission.PatchResponseFromRaw(request.Object.Raw, changed)
 }
 
-// inject adds what a PostgreSQL set needs at the very least, to the first container.
-func inject(set *appsv1.StatefulSet) {
-	template := &set.Spec.Template
-	template.Spec.ServiceAccountName = set.Name + "-sa"
-	if template.Labels == nil {
-		template.Labels = map[string]string{}
+// inject adds all that stands in the additions, to the first container what stands in theirs.
+func inject(set, additions *appsv1.StatefulSet) {
+	set.Annotations = merged(set.Annotations, additions.Annotations)
+	template, more := &set.Spec.Template, &additions.Spec.Template
+	template.Labels = merged(template.Labels, more.Labels)
+	template.Spec.ServiceAccountName = more.Spec.ServiceAccountName
+	template.Spec.Volumes = append(template.Spec.Volumes, more.Spec.Volumes...)
+	template.Spec.InitContainers = append(template.Spec.InitContainers, more.Spec.InitContainers...)
+	container, extra := &template.Spec.Containers[0], &more.Spec.Containers[0]
+	container.Env = append(container.Env, extra.Env...)
+	container.VolumeMounts = append(container.VolumeMounts, extra.VolumeMounts...)
+	if extra.Command != nil {
+		container.Command = extra.Command
 	}
-	template.Labels["pgset.dev/role"] = "replica"
-	template.Spec.Volumes = append(template.Spec.Volumes, corev1.Volume{
-		Name: "pgset-data",
-		VolumeSource: corev1.VolumeSource{
-			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "pgset-pvc"},
-		},
-	})
-	container := &template.Spec.Containers[0]
-	container.Env = append(container.Env,
-		corev1.EnvVar{Name: "PG_MODE", Value: "set"},
-		corev1.EnvVar{Name: "PG_MASTER_HOST", Value: set.Name + "-master"},
-		corev1.EnvVar{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{
-			FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"},
-		}})
-	container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{
-		Name: "pgset-data", MountPath: "/pgdata", SubPathExpr: "$(POD_NAME)",
-	})
+	if extra.StartupProbe != nil {
+		container.StartupProbe = extra.StartupProbe
+	}
+	if extra.ReadinessProbe != nil {
+		container.ReadinessProbe = extra.ReadinessProbe
+	}
+	if extra.LivenessProbe != nil {
+		container.LivenessProbe = extra.LivenessProbe
+	}
 }
 
-func main() {
+func merged(own, more map[string]string) map[string]string {
+	if own == nil {
+		own = map[string]string{}
+	}
+	for key, value := range more {
+		own[key] = value
+	}
+	return own
+}
+
+func read(file string) (*appsv1.StatefulSet, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	additions := &appsv1.StatefulSet{}
+	return additions, json.Unmarshal(text, additions)
+}
+
+func run() error {
 	port := flag.Int("port", 9443, "port of the webhook")
 	certificates := flag.String("cert-dir", "", "folder with tls.crt and tls.key")
 	flag.Parse()
@@ -68,11 +91,22 @@ func main() {
 
 	scheme := runtime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		panic(err)
+		return err
 	}
 	server := webhook.NewServer(webhook.Options{Port: *port, CertDir: *certificates})
-	server.Register("/mutate", &webhook.Admission{Handler: injector{admission.NewDecoder(scheme)}})
-	if err := server.Start(ctrl.SetupSignalHandler()); err != nil {
+	for _, file := range flag.Args() {
+		additions, err := read(file)
+		if err != nil {
+			return err
+		}
+		path := "/" + strings.TrimSuffix(filepath.Base(file), ".json")
+		server.Register(path, &webhook.Admission{Handler: injector{admission.NewDecoder(scheme), additions}})
+	}
+	return server.Start(ctrl.SetupSignalHandler())
+}
+
+func main() {
+	if err := run(); err != nil {
 		os.Stderr.WriteString("thin: " + err.Error() + "\n")
 		os.Exit(1)
 	}
