@@ -52,10 +52,8 @@ struct Room {
 impl Room {
     async fn open(name: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(std::env::var("RUST_LOG").unwrap_or_default())
-            .with_test_writer()
-            .try_init();
+        let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse::<tracing::Level>().ok());
+        let _ = tracing_subscriber::fmt().with_max_level(level).with_test_writer().try_init();
         let config = Config::infer().await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
         let namespace = format!("controller-{name}-{}", std::process::id());

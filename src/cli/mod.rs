@@ -14,6 +14,7 @@ mod uninstall;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::{Layer, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// A PostgreSQL master and its replicas from an annotated Kubernetes `StatefulSet`.
 #[derive(Debug, Parser)]
@@ -77,14 +78,15 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Logs to standard error, at `info` unless `RUST_LOG` says otherwise.
 pub fn start_logging() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .try_init();
+    start_logging_as(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false));
+}
+
+/// The same in a form of one's own. `RUST_LOG` is a level, or several by target: `debug`, `info,kube=debug`.
+fn start_logging_as(form: impl Layer<Registry> + Send + Sync) {
+    let wished = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = wished.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    // An error means that somebody logs already.
+    let _ = tracing_subscriber::registry().with(form.with_filter(filter)).try_init();
 }
 
 /// rustls takes its cryptography from ring, in every part of this program.

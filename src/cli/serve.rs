@@ -8,7 +8,6 @@ use tokio::{
     sync::watch,
     task::{JoinError, JoinSet, LocalSet},
 };
-use tracing_subscriber::EnvFilter;
 
 use super::{Outcome, install::Image};
 use crate::{
@@ -263,16 +262,14 @@ impl Signals {
     }
 }
 
-/// Logs to standard error: JSON for machines, text for a terminal. `RUST_LOG=debug` tells more.
+/// Logs to standard error: JSON for machines, text for a terminal.
 fn log_to_standard_error() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // An error means that somebody logs already.
-    let _ = if std::io::stderr().is_terminal() {
-        log.try_init()
+    let form = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        super::start_logging_as(form);
     } else {
-        log.json().flatten_event(true).with_span_list(false).try_init()
-    };
+        super::start_logging_as(form.json().flatten_event(true).with_span_list(false));
+    }
     // The place of a panic, without its text: that may quote an object.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -9,6 +9,7 @@ use crate::{
     set::{
         edits::Edits,
         error::named,
+        json::at,
         record::{Record, undo_status},
     },
 };
@@ -33,7 +34,7 @@ fn take_out(edits: &mut Edits, record: &Record) {
 pub(super) fn leave(object: &Value, stored: &Record) -> Result<Outcome, Reason> {
     // Its own record, if it differs, may be one that somebody edited: what the stored one names goes too.
     let own = Record::of(object).ok().flatten().filter(|own| own != stored);
-    let replicas = object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+    let replicas = at(object, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
     // Without its volume or its sub-path, a member would start on an empty directory and look as if all rows were gone.
     let parts_data = !stored.sub_paths.is_empty() || stored.volumes.iter().any(|volume| volume == pod::DATA_VOLUME);
     let (limit, why) = if parts_data {

@@ -10,9 +10,9 @@ use crate::{
     set::{
         Contract, Data, Reading,
         data::Parting,
-        edits::{Edits, below, find, path},
-        json::covers,
-        record::{Parent, Probe, Record, container, member_directory, pod_spec},
+        edits::{ANNOTATIONS, Edits, below},
+        json::{at, covers},
+        record::{POD_SPEC, Parent, Probe, Record, container, member_directory},
     },
 };
 
@@ -51,7 +51,7 @@ impl Injection {
             volume_mounts: texts(&mounts, "mountPath"),
             ..Record::default()
         };
-        let labels = own.pointer("/spec/template/metadata/labels");
+        let labels = at(own, &["spec", "template", "metadata", "labels"]);
         for (key, value) in [(label::SET, &set.name), (set.role_label.key.as_str(), &set.role_label.replica)] {
             if labels.and_then(|labels| labels.get(key)).is_none_or(Value::is_null) {
                 record.labels.insert(key.to_owned(), value.clone());
@@ -92,8 +92,7 @@ impl Injection {
         for probe in &record.probes {
             ensure_member(edits, &container, probe.field(), probe.value());
         }
-        let annotations = path(["metadata", "annotations"]);
-        ensure_member(edits, &annotations, annotation::INJECTED, json!(record.to_text()));
+        ensure_member(edits, ANNOTATIONS, annotation::INJECTED, json!(record.to_text()));
     }
 }
 
@@ -106,10 +105,10 @@ fn write_labels(edits: &mut Edits, index: usize, record: &Record) {
 
 fn write_service_account(edits: &mut Edits, record: &Record) {
     let Some(account) = &record.service_account_name else { return };
-    ensure_member(edits, &pod_spec(), "serviceAccountName", json!(account));
+    ensure_member(edits, POD_SPEC, "serviceAccountName", json!(account));
     // The API server mirrors the name in the deprecated field, which must not say another.
-    if edits.get(&below(&pod_spec(), "serviceAccount")).is_some() {
-        ensure_member(edits, &pod_spec(), "serviceAccount", json!(account));
+    if edits.get(&below(POD_SPEC, "serviceAccount")).is_some() {
+        ensure_member(edits, POD_SPEC, "serviceAccount", json!(account));
     }
 }
 
@@ -137,16 +136,13 @@ fn created(record: &Record, own: &Value, index: usize) -> Vec<Parent> {
         Parent::Env => !record.env.is_empty(),
         Parent::VolumeMounts => !record.volume_mounts.is_empty(),
     };
-    let is_missing = |parent: &Parent| find(own, &parent.path(index)).is_none_or(Value::is_null);
+    let is_missing = |parent: &Parent| parent.find(own, index).is_none_or(Value::is_null);
     Parent::ALL.into_iter().filter(|parent| is_needed(parent) && is_missing(parent)).collect()
 }
 
 /// Sees to it that an object's member is as wanted, whatever defaults it has besides.
 fn ensure_member(edits: &mut Edits, object: &Pointer, key: &str, wanted: Value) {
-    let found = edits.get(object).and_then(|object| object.get(key));
-    if !found.is_some_and(|found| covers(found, &wanted)) {
-        edits.set(object, key, wanted);
-    }
+    edits.set_unless(object, key, wanted, covers);
 }
 
 /// Sees to it that a list has the wanted items, each of which its member `key` identifies.

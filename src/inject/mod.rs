@@ -32,6 +32,7 @@ use crate::{
     set::{
         Contract, Reading, annotations,
         edits::Edits,
+        json::at,
         record::{Record, carries_parts},
     },
 };
@@ -161,7 +162,7 @@ fn bystander(object: &Value) -> Result<Outcome, Reason> {
 
 /// Whether the object is being deleted: then only its finalizers change.
 fn is_going(object: &Value) -> bool {
-    object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
+    at(object, &["metadata", "deletionTimestamp"]).is_some_and(|time| !time.is_null())
 }
 
 /// Whether an update leaves everything alone that the injection depends on.
@@ -175,7 +176,7 @@ fn is_same(old: &Value, object: &Value) -> bool {
 }
 
 fn our_annotations(object: &Value) -> Vec<(&String, &Value)> {
-    let all = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    let all = at(object, &["metadata", "annotations"]).and_then(Value::as_object);
     let is_ours = |(key, _): &(&String, &Value)| key.starts_with(names::PREFIX) && *key != annotation::STATUS;
     let mut ours: Vec<_> = all.into_iter().flatten().filter(is_ours).collect();
     ours.sort_by_key(|(key, _)| *key);
@@ -184,9 +185,10 @@ fn our_annotations(object: &Value) -> Vec<(&String, &Value)> {
 
 /// Whether pgset has any business with the object at all.
 fn speaks_of_pgset(object: &Value) -> bool {
-    let places = ["/metadata/annotations", "/metadata/labels", "/spec/template/metadata/annotations"];
+    let places: [&[&str]; 3] =
+        [&["metadata", "annotations"], &["metadata", "labels"], &["spec", "template", "metadata", "annotations"]];
     places.iter().any(|place| {
-        let members = object.pointer(place).and_then(Value::as_object);
+        let members = at(object, place).and_then(Value::as_object);
         members.is_some_and(|members| members.keys().any(|key| key.starts_with(names::PREFIX)))
     })
 }

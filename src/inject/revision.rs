@@ -7,8 +7,9 @@ use crate::{
     names::{annotation, pod},
     set::{
         annotations,
-        edits::{Edits, path},
+        edits::{ANNOTATIONS, Edits},
         error::shown,
+        json::at,
         record::Record,
     },
 };
@@ -73,14 +74,14 @@ impl Pin {
     /// Writes the annotation where it says something else.
     pub(crate) fn write(&self, edits: &mut Edits) {
         if annotations::value(edits.document(), annotation::REVISION) != Some(self.revision) {
-            edits.set(&path(["metadata", "annotations"]), annotation::REVISION, json!(self.revision));
+            edits.set(ANNOTATIONS, annotation::REVISION, json!(self.revision));
         }
     }
 }
 
 /// The agent's image in an injected object.
 fn image(object: &Value) -> Option<String> {
-    let containers = object.pointer("/spec/template/spec/initContainers")?.as_array()?;
+    let containers = at(object, &["spec", "template", "spec", "initContainers"])?.as_array()?;
     let ours = containers
         .iter()
         .find(|container| container.get("name").and_then(Value::as_str) == Some(pod::INIT_CONTAINER))?;

@@ -12,6 +12,7 @@ use crate::{
         data::{Parting, Pgdata, Placement},
         error::named,
         image::Family,
+        json::at,
         record::{Record, member_directory},
     },
 };
@@ -35,7 +36,7 @@ struct Location {
 /// Refuses an update that moves the data of members that run.
 pub(super) fn check(old: &Value, new: &Reading<'_>) -> Result<(), Reason> {
     // Between two states, one of which has no members, the user can have moved the data himself.
-    let old_replicas = old.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+    let old_replicas = at(old, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
     if old_replicas == 0 || new.set.replicas == 0 {
         return Ok(());
     }

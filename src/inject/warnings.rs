@@ -12,7 +12,7 @@ use crate::{
         error::named,
         grammar::nearly_ours,
         image::Family,
-        json::Field,
+        json::{Field, at},
         record::Record,
     },
 };
@@ -78,28 +78,28 @@ pub(super) fn of_bystander(object: &Value, ours: &[(&str, Field<'_>)]) -> Vec<St
 /// Of a set that ceases to be one, and whose data lies where only pgset looked.
 pub(super) fn of_leaving(object: &Value) -> Vec<String> {
     let mut warnings = Warnings::default();
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = at(object, &["metadata", "name"]).and_then(Value::as_str).unwrap_or_default();
     warnings.push(&format!("each member's data stays in the volume's directory {}-<ordinal>: mount that", named(name)));
     warnings.0
 }
 
 fn misplaced(warnings: &mut Warnings, object: &Value) {
-    let keys = |place: &str| {
-        let members = object.pointer(place).and_then(Value::as_object);
+    let keys = |place: &[&str]| {
+        let members = at(object, place).and_then(Value::as_object);
         members.into_iter().flat_map(serde_json::Map::keys).filter(|key| key.starts_with(names::PREFIX))
     };
-    for key in keys("/spec/template/metadata/annotations") {
+    for key in keys(&["spec", "template", "metadata", "annotations"]) {
         warnings.push(&format!(
             "annotation {} does nothing on the pod template: move it to metadata.annotations",
             named(key)
         ));
     }
-    for place in ["/metadata/labels", "/spec/template/metadata/labels"] {
+    for place in [&["metadata", "labels"][..], &["spec", "template", "metadata", "labels"]] {
         for key in keys(place).filter(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())) {
             warnings.push(&format!("label {} does nothing: make it an annotation of the StatefulSet", named(key)));
         }
     }
-    let others = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    let others = at(object, &["metadata", "annotations"]).and_then(Value::as_object);
     for key in others.into_iter().flat_map(serde_json::Map::keys).filter(|key| !key.starts_with(names::PREFIX)) {
         if let Some(meant) = nearly_ours(key, &annotation::ON_STATEFUL_SET) {
             warnings.push(&format!("annotation {} is not pgset's: did you mean {meant}?", named(key)));

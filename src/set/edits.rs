@@ -1,28 +1,23 @@
 //! JSON Patch operations, built by hand and tried at once: each edit is made in a working copy, so that every next one sees
 //! the object as it will be, and a patch that does not apply can't leave this module.
 
+use std::ops::Range;
+
 use json_patch::{
     AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation,
     jsonptr::{Pointer, PointerBuf, Token},
 };
 use serde_json::{Map, Value};
 
-/// A path from its parts; `~` and `/` in them are escaped.
-pub(crate) fn path<'a>(tokens: impl IntoIterator<Item = &'a str>) -> PointerBuf {
-    PointerBuf::from_tokens(tokens.into_iter().map(Token::new))
-}
+/// The object's annotations.
+pub(crate) const ANNOTATIONS: &Pointer = Pointer::from_static("/metadata/annotations");
 
 /// The path of one item or member below another.
 pub(crate) fn below<'a>(parent: &Pointer, key: impl Into<Token<'a>>) -> PointerBuf {
     parent.with_trailing_token(key)
 }
 
-/// What is at a path. (`Value::pointer` makes two copies of every part of it, which was a third of the time of a review.)
-pub(crate) fn find<'v>(document: &'v Value, at: &Pointer) -> Option<&'v Value> {
-    at.resolve(document).ok()
-}
-
-/// The same, to be changed.
+/// What is at a path, to be changed.
 fn find_mut<'v>(document: &'v mut Value, at: &Pointer) -> Option<&'v mut Value> {
     at.resolve_mut(document).ok()
 }
@@ -31,30 +26,47 @@ fn find_mut<'v>(document: &'v mut Value, at: &Pointer) -> Option<&'v mut Value> 
 #[derive(Clone, Debug)]
 pub(crate) struct Edits {
     document: Value,
-    changes: Vec<Change>,
+    /// The operations that are as they will be told.
+    operations: Vec<PatchOperation>,
+    /// Those after them, whose values still stand in the document.
+    standing: Vec<Standing>,
 }
 
-/// One operation of the patch.
+/// What was put into the document, and is taken from there in the end, with whatever has been put into it by then: copies of what is
+/// added were most of the time of a review. None of them lies in another.
 #[derive(Clone, Debug)]
-enum Change {
-    /// As it will be told.
-    Settled(PatchOperation),
-    /// A value that was put into the document, and is taken from there in the end, with whatever has been put into it by then:
-    /// copies of what is added were most of the time of a review. Of such places none lies in another.
-    Standing {
-        /// Where it is.
-        place: PointerBuf,
-        /// What the patch calls the place: in a list, `-` for a new item.
-        path: PointerBuf,
-        /// Whether something else was there.
-        replaces: bool,
-    },
+enum Standing {
+    /// A value, and whether something else was there.
+    Value { place: PointerBuf, replaces: bool },
+    /// Items that were appended to a list.
+    Items { list: PointerBuf, range: Range<usize> },
+}
+
+impl Standing {
+    /// Whether a place is in it, or is it.
+    fn holds(&self, place: &Pointer) -> bool {
+        match self {
+            Self::Value { place: own, .. } => place.starts_with(own),
+            Self::Items { list, range } => {
+                let item = place.strip_prefix(list).and_then(Pointer::first);
+                item.and_then(|item| item.decoded().parse().ok()).is_some_and(|item| range.contains(&item))
+            }
+        }
+    }
+
+    /// Whether it is below a place.
+    fn is_below(&self, place: &Pointer) -> bool {
+        match self {
+            Self::Value { place: own, .. } => own.starts_with(place) && own.len() > place.len(),
+            Self::Items { list, .. } => list.starts_with(place),
+        }
+    }
 }
 
 impl Edits {
     /// No edits yet.
     pub(crate) fn new(object: &Value) -> Self {
-        Self { document: object.clone(), changes: Vec::new() }
+        Self { document: object.clone(), operations: Vec::new(), standing: Vec::new() }
     }
 
     /// The object as it is after the edits so far.
@@ -70,16 +82,12 @@ impl Edits {
     /// The edits as a patch.
     pub(crate) fn into_patch(mut self) -> Patch {
         self.settle(Value::take);
-        let settled = |change| match change {
-            Change::Settled(operation) => Some(operation),
-            Change::Standing { .. } => None,
-        };
-        Patch(self.changes.into_iter().filter_map(settled).collect())
+        Patch(self.operations)
     }
 
     /// The value at a path; `null` counts as absent.
     pub(crate) fn get(&self, at: &Pointer) -> Option<&Value> {
-        find(&self.document, at).filter(|value| !value.is_null())
+        at.resolve(&self.document).ok().filter(|value| !value.is_null())
     }
 
     /// The items of the list at a path; none if it is absent.
@@ -94,12 +102,27 @@ impl Edits {
 
     /// Sets a member of an object, and makes the object if there is none.
     pub(crate) fn set(&mut self, object: &Pointer, key: &str, value: Value) {
+        self.set_unless(object, key, value, |_, _| false);
+    }
+
+    /// The same, but leaves alone what is there already if it `fits` what is wanted.
+    pub(crate) fn set_unless(
+        &mut self,
+        object: &Pointer,
+        key: &str,
+        wanted: Value,
+        fits: impl FnOnce(&Value, &Value) -> bool,
+    ) {
+        match self.get(object) {
+            Some(object) if object.get(key).is_some_and(|found| fits(found, &wanted)) => return,
+            Some(_) => {}
+            None => self.make(object, Value::Object(Map::new())),
+        }
         let place = below(object, key);
         self.clear(&place);
-        self.ensure(object, || Value::Object(Map::new()));
         if let Some(Value::Object(members)) = find_mut(&mut self.document, object) {
-            let replaces = members.insert(key.to_owned(), value).is_some();
-            self.note(place.clone(), place, replaces);
+            let replaces = members.insert(key.to_owned(), wanted).is_some();
+            self.note(place, replaces);
         }
     }
 
@@ -108,12 +131,14 @@ impl Edits {
         if values.is_empty() {
             return;
         }
-        self.ensure(list, || Value::Array(Vec::new()));
+        if self.get(list).is_none() {
+            self.make(list, Value::Array(Vec::new()));
+        }
         if let Some(Value::Array(items)) = find_mut(&mut self.document, list) {
-            let new = items.len()..items.len() + values.len();
+            let range = items.len()..items.len() + values.len();
             items.extend(values);
-            for index in new {
-                self.note(list.with_trailing_token(index), below(list, "-"), false);
+            if !self.standing.iter().any(|outer| outer.holds(list)) {
+                self.standing.push(Standing::Items { list: list.to_buf(), range });
             }
         }
     }
@@ -123,7 +148,7 @@ impl Edits {
         self.clear(&at);
         if let Some(place) = find_mut(&mut self.document, &at) {
             *place = value;
-            self.note(at.clone(), at, true);
+            self.note(at, true);
         }
     }
 
@@ -144,47 +169,46 @@ impl Edits {
             _ => false,
         };
         if removed {
-            self.changes.push(Change::Settled(PatchOperation::Remove(RemoveOperation { path: at })));
+            self.operations.push(PatchOperation::Remove(RemoveOperation { path: at }));
         }
     }
 
     /// Makes the parent that is missing. Only the last one can be: whatever is above it was read before.
-    fn ensure(&mut self, at: &Pointer, empty: impl FnOnce() -> Value) {
-        if self.get(at).is_some() {
-            return;
-        }
+    fn make(&mut self, at: &Pointer, empty: Value) {
         if let Some((parent, key)) = at.split_back() {
-            self.set(parent, key.decoded().as_ref(), empty());
+            self.set(parent, key.decoded().as_ref(), empty);
         }
     }
 
     /// Remembers that a value was put somewhere. What was put into something new goes with that.
-    fn note(&mut self, place: PointerBuf, path: PointerBuf, replaces: bool) {
-        if !self.standing().any(|outer| place.starts_with(outer)) {
-            self.changes.push(Change::Standing { place, path, replaces });
+    fn note(&mut self, place: PointerBuf, replaces: bool) {
+        if !self.standing.iter().any(|outer| outer.holds(&place)) {
+            self.standing.push(Standing::Value { place, replaces });
         }
     }
 
     /// Before another value takes a place with what was put in it.
     fn clear(&mut self, place: &Pointer) {
-        if self.standing().any(|inner| inner.starts_with(place) && inner.len() > place.len()) {
+        if self.standing.iter().any(|inner| inner.is_below(place)) {
             self.settle(|value| value.clone());
         }
     }
 
-    fn standing(&self) -> impl Iterator<Item = &Pointer> {
-        self.changes.iter().filter_map(|change| match change {
-            Change::Standing { place, .. } => Some(place.as_ref()),
-            Change::Settled(_) => None,
-        })
-    }
-
     /// Takes, or copies, the values from where they stand.
     fn settle(&mut self, get: impl Fn(&mut Value) -> Value) {
-        for change in &mut self.changes {
-            if let Change::Standing { place, path, replaces } = change {
-                let value = find_mut(&mut self.document, place).map(&get).unwrap_or_default();
-                *change = Change::Settled(put(std::mem::take(path), *replaces, value));
+        for standing in std::mem::take(&mut self.standing) {
+            match standing {
+                Standing::Value { place, replaces } => {
+                    let value = find_mut(&mut self.document, &place).map(&get).unwrap_or_default();
+                    self.operations.push(put(place, replaces, value));
+                }
+                Standing::Items { list, range } => {
+                    let items =
+                        find_mut(&mut self.document, &list).and_then(|items| items.as_array_mut()?.get_mut(range));
+                    let end = below(&list, "-");
+                    let values = items.into_iter().flatten().map(&get);
+                    self.operations.extend(values.map(|value| put(end.clone(), false, value)));
+                }
             }
         }
     }
@@ -205,6 +229,10 @@ mod tests {
 
     use super::*;
 
+    fn path<'a>(tokens: impl IntoIterator<Item = &'a str>) -> PointerBuf {
+        PointerBuf::from_tokens(tokens)
+    }
+
     fn applied(object: &Value, patch: &Patch) -> Value {
         let mut object = object.clone();
         json_patch::patch(&mut object, patch).unwrap();
@@ -215,9 +243,8 @@ mod tests {
     fn makes_a_missing_parent_once() {
         let object = json!({ "metadata": {} });
         let mut edits = Edits::new(&object);
-        let annotations = path(["metadata", "annotations"]);
-        edits.set(&annotations, "pgset.dev/a~b", json!("1"));
-        edits.set(&annotations, "pgset.dev/c", json!("2"));
+        edits.set(ANNOTATIONS, "pgset.dev/a~b", json!("1"));
+        edits.set(ANNOTATIONS, "pgset.dev/c", json!("2"));
         let expected = json!({ "metadata": { "annotations": { "pgset.dev/a~b": "1", "pgset.dev/c": "2" } } });
         assert_eq!(edits.document(), &expected);
         let patch = edits.into_patch();
@@ -229,7 +256,7 @@ mod tests {
     fn keys_are_escaped_in_paths() {
         let object = json!({ "metadata": { "annotations": {} } });
         let mut edits = Edits::new(&object);
-        edits.set(&path(["metadata", "annotations"]), "pgset.dev/a~b", json!("1"));
+        edits.set(ANNOTATIONS, "pgset.dev/a~b", json!("1"));
         let patch = edits.into_patch();
         assert_eq!(patch.0[0].path().as_str(), "/metadata/annotations/pgset.dev~1a~0b");
         assert_eq!(applied(&object, &patch), json!({ "metadata": { "annotations": { "pgset.dev/a~b": "1" } } }));

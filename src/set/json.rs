@@ -140,6 +140,11 @@ impl<'a> Field<'a> {
     }
 }
 
+/// What is at a path of members. (`Value::pointer` would make two copies of every part of the path.)
+pub(crate) fn at<'v>(object: &'v Value, keys: &[&str]) -> Option<&'v Value> {
+    keys.iter().try_fold(object, |value, key| value.get(key))
+}
+
 /// Whether `actual` has everything that `wanted` has. The API server fills in defaults, which `wanted` does not know:
 /// only what pgset writes itself is compared.
 pub(crate) fn covers(actual: &Value, wanted: &Value) -> bool {

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use json_patch::jsonptr::PointerBuf;
+use json_patch::jsonptr::{Pointer, PointerBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
     Error, annotations,
-    edits::{Edits, below, path},
-    json::covers,
+    edits::{ANNOTATIONS, Edits, below},
+    json::{at, covers},
 };
 use crate::names::{annotation, env, pod};
 
@@ -138,25 +138,47 @@ impl Parent {
     /// Where it is, for a container at `index`.
     pub(crate) fn path(self, index: usize) -> PointerBuf {
         match self {
-            Self::Metadata => path(["spec", "template", "metadata"]),
-            Self::Labels => path(["spec", "template", "metadata", "labels"]),
-            Self::Volumes => path(["spec", "template", "spec", "volumes"]),
-            Self::InitContainers => path(["spec", "template", "spec", "initContainers"]),
+            Self::Metadata => below(TEMPLATE, "metadata"),
+            Self::Labels => LABELS.to_buf(),
+            Self::Volumes => below(POD_SPEC, "volumes"),
+            Self::InitContainers => below(POD_SPEC, "initContainers"),
             Self::Command => below(&container(index), "command"),
             Self::Env => below(&container(index), "env"),
             Self::VolumeMounts => below(&container(index), "volumeMounts"),
         }
     }
+
+    /// What an object has there.
+    pub(crate) fn find(self, object: &Value, index: usize) -> Option<&Value> {
+        let template = at(object, &["spec", "template"])?;
+        let container = || at(template, &["spec", "containers"])?.get(index);
+        match self {
+            Self::Metadata => template.get("metadata"),
+            Self::Labels => at(template, &["metadata", "labels"]),
+            Self::Volumes => at(template, &["spec", "volumes"]),
+            Self::InitContainers => at(template, &["spec", "initContainers"]),
+            Self::Command => container()?.get("command"),
+            Self::Env => container()?.get("env"),
+            Self::VolumeMounts => container()?.get("volumeMounts"),
+        }
+    }
 }
+
+/// The template.
+const TEMPLATE: &Pointer = Pointer::from_static("/spec/template");
+
+/// The template's labels.
+const LABELS: &Pointer = Pointer::from_static("/spec/template/metadata/labels");
+
+/// The template's pod.
+pub(crate) const POD_SPEC: &Pointer = Pointer::from_static("/spec/template/spec");
+
+/// The template's containers.
+const CONTAINERS: &Pointer = Pointer::from_static("/spec/template/spec/containers");
 
 /// The path of a container of the template.
 pub(crate) fn container(index: usize) -> PointerBuf {
-    path(["spec", "template", "spec", "containers"]).with_trailing_token(index)
-}
-
-/// The path of the template's pod.
-pub(crate) fn pod_spec() -> PointerBuf {
-    path(["spec", "template", "spec"])
+    CONTAINERS.with_trailing_token(index)
 }
 
 /// The sub-path that parts the members' directories.
@@ -209,8 +231,7 @@ impl Record {
 
     /// Takes out what this record names and `keep` does not.
     pub(crate) fn undo(&self, edits: &mut Edits, keep: &Self) {
-        let containers = path(["spec", "template", "spec", "containers"]);
-        let index = edits.position(&containers, "name", &self.container);
+        let index = edits.position(CONTAINERS, "name", &self.container);
         // What belongs to another container can't stay.
         let empty = Self::default();
         let keep_here = if keep.container == self.container { keep } else { &empty };
@@ -239,10 +260,9 @@ impl Record {
 
     /// Takes out the annotations that tell of the injection.
     pub(crate) fn undo_annotations(&self, edits: &mut Edits) {
-        let at = path(["metadata", "annotations"]);
-        edits.remove(below(&at, annotation::INJECTED));
+        edits.remove(below(ANNOTATIONS, annotation::INJECTED));
         if self.revision {
-            edits.remove(below(&at, annotation::REVISION));
+            edits.remove(below(ANNOTATIONS, annotation::REVISION));
         }
     }
 
@@ -314,7 +334,7 @@ impl Record {
         };
         // The API server mirrors the name in the deprecated field.
         for field in ["serviceAccount", "serviceAccountName"] {
-            let at = below(&pod_spec(), field);
+            let at = below(POD_SPEC, field);
             if edits.get(&at).and_then(Value::as_str) == Some(recorded) {
                 edits.remove(at);
             }
@@ -323,7 +343,7 @@ impl Record {
 
     fn undo_labels(&self, edits: &mut Edits, keep: &Self) {
         for (key, recorded) in self.labels.iter().rev().filter(|(key, _)| !keep.labels.contains_key(*key)) {
-            let at = below(&Parent::Labels.path(0), key.as_str());
+            let at = below(LABELS, key.as_str());
             if edits.get(&at).and_then(Value::as_str) == Some(recorded) {
                 edits.remove(at);
             }
@@ -342,7 +362,7 @@ fn is_as_recorded(entry: &Value, name: &str, recorded: &Value) -> bool {
         // Somebody else's of that name is to be refused, not taken for ours.
         Value::Null => {
             let field = env::FIELDS.iter().find(|(private, _)| *private == name).map(|(_, field)| *field);
-            let found = entry.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str);
+            let found = at(entry, &["valueFrom", "fieldRef", "fieldPath"]).and_then(Value::as_str);
             name.starts_with(env::PRIVATE_PREFIX) && field.is_none_or(|field| found == Some(field))
         }
         Value::Object(_) => entry.get("valueFrom").is_some_and(|source| covers(source, recorded)),
@@ -366,7 +386,7 @@ fn is_ours(name: &str) -> bool {
 
 /// Everything that tells of pgset on an object's metadata but is no wish of the user's.
 pub(crate) fn undo_status(edits: &mut Edits) {
-    edits.remove(below(&path(["metadata", "annotations"]), annotation::STATUS));
+    edits.remove(below(ANNOTATIONS, annotation::STATUS));
 }
 
 /// Whether the object is marked as a set of ours in any way that the record has to explain.
