@@ -83,10 +83,16 @@ pub fn start_logging() {
 
 /// The same in a form of one's own. `RUST_LOG` is a level, or several by target: `debug`, `info,kube=debug`.
 fn start_logging_as(form: impl Layer<Registry> + Send + Sync) {
-    let wished = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
-    let filter = wished.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    let wished = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose();
+    let filter = match &wished {
+        Ok(Some(filter)) => Targets::clone(filter),
+        Ok(None) | Err(_) => Targets::new().with_default(tracing::Level::INFO),
+    };
     // An error means that somebody logs already.
     let _ = tracing_subscriber::registry().with(form.with_filter(filter)).try_init();
+    if let Err(error) = wished {
+        tracing::warn!("RUST_LOG is not understood ({error}), so `info` it is: write a level, or TARGET=LEVEL,...");
+    }
 }
 
 /// rustls takes its cryptography from ring, in every part of this program.
