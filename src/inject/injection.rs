@@ -10,7 +10,7 @@ use crate::{
     set::{
         Contract, Data, Reading,
         data::Parting,
-        edits::{ANNOTATIONS, Edits, below},
+        edits::{ANNOTATIONS, Edits, below, find},
         json::{at, covers},
         record::{POD_SPEC, Parent, Probe, Record, container, member_directory},
     },
@@ -136,7 +136,7 @@ fn created(record: &Record, own: &Value, index: usize) -> Vec<Parent> {
         Parent::Env => !record.env.is_empty(),
         Parent::VolumeMounts => !record.volume_mounts.is_empty(),
     };
-    let is_missing = |parent: &Parent| parent.find(own, index).is_none_or(Value::is_null);
+    let is_missing = |parent: &Parent| find(own, &parent.path(index)).is_none();
     Parent::ALL.into_iter().filter(|parent| is_needed(parent) && is_missing(parent)).collect()
 }
 

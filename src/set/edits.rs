@@ -17,6 +17,11 @@ pub(crate) fn below<'a>(parent: &Pointer, key: impl Into<Token<'a>>) -> PointerB
     parent.with_trailing_token(key)
 }
 
+/// The value at a path; `null` counts as absent.
+pub(crate) fn find<'v>(document: &'v Value, at: &Pointer) -> Option<&'v Value> {
+    at.resolve(document).ok().filter(|value| !value.is_null())
+}
+
 /// What is at a path, to be changed.
 fn find_mut<'v>(document: &'v mut Value, at: &Pointer) -> Option<&'v mut Value> {
     at.resolve_mut(document).ok()
@@ -43,6 +48,14 @@ enum Standing {
 }
 
 impl Standing {
+    /// Where it is; of items, their list.
+    fn place(&self) -> &Pointer {
+        match self {
+            Self::Value { place, .. } => place,
+            Self::Items { list, .. } => list,
+        }
+    }
+
     /// Whether a place is in it, or is it.
     fn holds(&self, place: &Pointer) -> bool {
         match self {
@@ -87,7 +100,7 @@ impl Edits {
 
     /// The value at a path; `null` counts as absent.
     pub(crate) fn get(&self, at: &Pointer) -> Option<&Value> {
-        at.resolve(&self.document).ok().filter(|value| !value.is_null())
+        find(&self.document, at)
     }
 
     /// The items of the list at a path; none if it is absent.
@@ -122,7 +135,7 @@ impl Edits {
         self.clear(&place);
         if let Some(Value::Object(members)) = find_mut(&mut self.document, object) {
             let replaces = members.insert(key.to_owned(), wanted).is_some();
-            self.note(place, replaces);
+            self.note(Standing::Value { place, replaces });
         }
     }
 
@@ -137,9 +150,7 @@ impl Edits {
         if let Some(Value::Array(items)) = find_mut(&mut self.document, list) {
             let range = items.len()..items.len() + values.len();
             items.extend(values);
-            if !self.standing.iter().any(|outer| outer.holds(list)) {
-                self.standing.push(Standing::Items { list: list.to_buf(), range });
-            }
+            self.note(Standing::Items { list: list.to_buf(), range });
         }
     }
 
@@ -148,7 +159,7 @@ impl Edits {
         self.clear(&at);
         if let Some(place) = find_mut(&mut self.document, &at) {
             *place = value;
-            self.note(at, true);
+            self.note(Standing::Value { place: at, replaces: true });
         }
     }
 
@@ -180,10 +191,10 @@ impl Edits {
         }
     }
 
-    /// Remembers that a value was put somewhere. What was put into something new goes with that.
-    fn note(&mut self, place: PointerBuf, replaces: bool) {
-        if !self.standing.iter().any(|outer| outer.holds(&place)) {
-            self.standing.push(Standing::Value { place, replaces });
+    /// Remembers what was put somewhere. What was put into something new goes with that.
+    fn note(&mut self, new: Standing) {
+        if !self.standing.iter().any(|outer| outer.holds(new.place())) {
+            self.standing.push(new);
         }
     }
 

@@ -147,21 +147,6 @@ impl Parent {
             Self::VolumeMounts => below(&container(index), "volumeMounts"),
         }
     }
-
-    /// What an object has there.
-    pub(crate) fn find(self, object: &Value, index: usize) -> Option<&Value> {
-        let template = at(object, &["spec", "template"])?;
-        let container = || at(template, &["spec", "containers"])?.get(index);
-        match self {
-            Self::Metadata => template.get("metadata"),
-            Self::Labels => at(template, &["metadata", "labels"]),
-            Self::Volumes => at(template, &["spec", "volumes"]),
-            Self::InitContainers => at(template, &["spec", "initContainers"]),
-            Self::Command => container()?.get("command"),
-            Self::Env => container()?.get("env"),
-            Self::VolumeMounts => container()?.get("volumeMounts"),
-        }
-    }
 }
 
 /// The template.

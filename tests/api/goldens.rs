@@ -70,7 +70,7 @@ async fn check(lab: &Lab, case: &Case) -> Result<(), String> {
     let (stored, _) = lab.send(method, &path, &asked).await.map_err(|status| status.message)?;
     let name = stored["metadata"]["name"].as_str().unwrap();
     // As it comes: typed, a null of an older API server's would be lost.
-    let (read, _) = lab.send("GET", &format!("{base}/{name}"), &json!(null)).await.map_err(|status| status.message)?;
+    let (read, _) = lab.send("GET", &format!("{base}/{name}"), &Value::Null).await.map_err(|status| status.message)?;
     for (way, found) in [("a dry run", &dry), ("the answer", &stored), ("the store", &read)] {
         if essence(found) != expected {
             return Err(format!("{way} has\n{}\ninstead of\n{expected}", essence(found)));
