@@ -152,7 +152,7 @@ impl Set {
 
     /// Parses an annotated `StatefulSet`, as its user wrote it or as it is stored with the injection: the result is the same.
     pub fn parse(object: &Value) -> Result<Self, Error> {
-        let record = record::Record::of(object)?;
+        let record = record::Record::to_look_at(object)?;
         let settled = Settled::by_object(object, record.as_ref());
         let own = match &record {
             Some(record) => &record.undone(object),

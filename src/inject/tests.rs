@@ -162,3 +162,16 @@ fn who_comes_back_from_an_earlier_pgset_finds_the_set_as_it_left_it() {
     changed["spec"]["template"]["spec"]["nodeSelector"] = json!({ "a": "b" });
     assert_eq!(admitted(&changed, Some(&meanwhile), LATER)["spec"], changed["spec"]);
 }
+
+#[test]
+fn a_set_with_the_record_of_a_later_pgset_is_looked_after() {
+    let mut stored = stored_by_a_later_pgset(None);
+    let annotations = &mut stored["metadata"]["annotations"];
+    let mut record: Value = serde_json::from_str(annotations[annotation::INJECTED].as_str().unwrap()).unwrap();
+    record["version"] = json!(2);
+    annotations[annotation::INJECTED] = json!(record.to_string());
+    assert_eq!(
+        crate::set::Set::parse(&stored).unwrap(),
+        crate::set::Set::parse(&admitted(&own(), None, LATER)).unwrap()
+    );
+}

@@ -67,6 +67,12 @@ pub(crate) struct Record {
     pub(crate) created: Vec<Parent>,
 }
 
+/// The record as it stands; what is no text is an empty one.
+fn text(object: &Value) -> Result<Option<&str>, Error> {
+    let is_there = annotations::of(object)?.get(annotation::INJECTED)?.is_there();
+    Ok(is_there.then(|| annotations::value(object, annotation::INJECTED).unwrap_or_default()))
+}
+
 /// Of a record only its version; absent is the first.
 #[derive(Deserialize)]
 struct Version {
@@ -200,17 +206,22 @@ pub(crate) fn unwrapped(command: &[Value]) -> Option<&[Value]> {
 impl Record {
     /// The record of a raw object; `None` if it carries none.
     pub(crate) fn of(object: &Value) -> Result<Option<Self>, Error> {
-        if annotations::of(object)?.get(annotation::INJECTED)?.is_there() {
-            let text = annotations::value(object, annotation::INJECTED).unwrap_or_default();
-            // First: what a later version says besides may have another form.
-            let version = serde_json::from_str(text).map_or(VERSION, |Version { version }| version.unwrap_or(VERSION));
-            if version > VERSION {
-                return Err(Error::LaterRecord { found: version, known: VERSION });
-            }
-            let record = serde_json::from_str(text).ok().filter(Self::is_short);
-            return record.map(Some).ok_or(Error::Record);
+        let Some(text) = text(object)? else { return Ok(None) };
+        // First: what a later version says besides may have another form.
+        let version = serde_json::from_str(text).map_or(VERSION, |Version { version }| version.unwrap_or(VERSION));
+        if version > VERSION {
+            return Err(Error::LaterRecord { found: version, known: VERSION });
         }
-        Ok(None)
+        Self::read(text).map(Some)
+    }
+
+    /// The same to look at only: whatever a later version has added, a set is looked after.
+    pub(crate) fn to_look_at(object: &Value) -> Result<Option<Self>, Error> {
+        text(object)?.map(Self::read).transpose()
+    }
+
+    fn read(text: &str) -> Result<Self, Error> {
+        serde_json::from_str(text).ok().filter(Self::is_short).ok_or(Error::Record)
     }
 
     /// Whether an object carries a record, be it one that can be read or not.

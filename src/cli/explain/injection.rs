@@ -41,7 +41,7 @@ pub struct Injection {
 impl Injection {
     /// Reads what an injected object says of itself; `None` if it says nothing, or nothing that can be read.
     pub fn of(object: &Value) -> Option<Self> {
-        let record = Record::of(object).ok()??;
+        let record = Record::to_look_at(object).ok()??;
         let set = Set::parse(object).ok()?;
         let mut init_containers = items(object, "/spec/template/spec/initContainers");
         let agent = init_containers.find(|container| text(container, "/name") == pod::INIT_CONTAINER);
