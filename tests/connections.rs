@@ -147,7 +147,7 @@ fn serve_reviews() -> Reviews {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let material = Material::new(&[NAME.to_owned()], now).unwrap();
     let resolver = Arc::new(Resolver::new());
-    resolver.serve(material.certificate().unwrap());
+    resolver.serve(material.certificate().unwrap(), now).unwrap();
     let bound = Bound::new(0).unwrap();
     let address = local(&bound);
     let state = State::new(|_| Decision::Untouched, Arc::new(Metrics::new()));
@@ -246,6 +246,30 @@ async fn handshakes_that_never_end_keep_no_review_and_no_probe_waiting() {
         until_open(&held, 0..=if sources == ONE { of_one_peer } else { most }).await;
         blocking(move || kept.review().unwrap()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_whose_tls_is_done_keep_no_review_waiting_and_the_first_of_them_go() {
+    let reviews = serve_reviews();
+    let mut working = reviews.connect(CALLER).await;
+    let mut held = Vec::new();
+    for round in 0..11 {
+        for _ in 0..Limits::REVIEWS.of_one_peer / 10 {
+            held.push(reviews.connect(ONE[0]).await);
+        }
+        reviews.review().await;
+        working = blocking(move || {
+            working.review().unwrap();
+            working
+        })
+        .await;
+        assert!(held.len() > Limits::REVIEWS.of_one_peer || round < 10);
+    }
+    blocking(move || {
+        held[0].review().unwrap_err();
+        held.last_mut().unwrap().review().unwrap();
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
