@@ -33,9 +33,12 @@ struct Server {
     stopped: tokio::task::JoinHandle<()>,
 }
 
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 fn material() -> Material {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    Material::new(&[NAME.to_owned()], now).unwrap()
+    Material::new(&[NAME.to_owned()], now()).unwrap()
 }
 
 fn serve() -> Server {
@@ -119,8 +122,8 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     let nothing_yet = old_bundle.clone();
     assert!(blocking(move || Client::connect(address, &nothing_yet).ask()).await.is_err());
 
-    assert!(server.resolver.serve(old.certificate().unwrap()));
-    assert!(!server.resolver.serve(old.certificate().unwrap()), "the same is no news");
+    assert!(server.resolver.serve(old.certificate().unwrap(), now()).unwrap());
+    assert!(!server.resolver.serve(old.certificate().unwrap(), now()).unwrap(), "the same is no news");
     let bundle = old_bundle.clone();
     let mut open = blocking(move || {
         let mut client = Client::connect(address, &bundle);
@@ -131,7 +134,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
     })
     .await;
 
-    assert!(server.resolver.serve(new.certificate().unwrap()));
+    assert!(server.resolver.serve(new.certificate().unwrap(), now()).unwrap());
     blocking(move || {
         open.ask().unwrap();
         Client::connect(address, &new_bundle).ask().unwrap();
@@ -144,7 +147,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
 async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_too() {
     let Server { state, resolver, handle, address, stopped } = serve();
     let made = material();
-    resolver.serve(made.certificate().unwrap());
+    resolver.serve(made.certificate().unwrap(), now()).unwrap();
     let bundle = made.bundle().to_owned();
     let (mut busy, mut idle) = blocking(move || {
         let mut pair = (Client::connect(address, &bundle), Client::connect(address, &bundle));
@@ -173,7 +176,7 @@ async fn a_draining_webhook_answers_and_closes_and_then_ends_idle_connections_to
 async fn who_says_nothing_or_half_a_header_or_half_a_body_is_cut_off_while_others_are_answered() {
     let Server { resolver, address, .. } = serve();
     let made = material();
-    resolver.serve(made.certificate().unwrap());
+    resolver.serve(made.certificate().unwrap(), now()).unwrap();
     let bundle = made.bundle().to_owned();
     let half_a_body = format!("{HEAD}content-length: {}\r\n\r\n{}", REVIEW.len(), &REVIEW[..40]);
     let slow = ["", "POST /mutate HTTP/1.1\r\nhost: web", &half_a_body].map(|sent| {
@@ -215,7 +218,7 @@ async fn who_says_nothing_or_half_a_header_or_half_a_body_is_cut_off_while_other
 async fn four_hundred_open_connections_are_all_answered() {
     let Server { resolver, address, .. } = serve();
     let made = material();
-    resolver.serve(made.certificate().unwrap());
+    resolver.serve(made.certificate().unwrap(), now()).unwrap();
     let bundle = made.bundle().to_owned();
     blocking(move || {
         let ask = |_| {

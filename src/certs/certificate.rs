@@ -99,6 +99,12 @@ impl Certificate {
         self.certified_key.cert == other.certified_key.cert
     }
 
+    /// Its first second, in Unix time.
+    #[must_use]
+    pub fn begins(&self) -> u64 {
+        self.validity.not_before
+    }
+
     /// Its last second, in Unix time.
     #[must_use]
     pub fn ends(&self) -> u64 {

@@ -15,7 +15,7 @@ use super::{
     certificate::{self, Certificate, certificate, key},
     upkeep,
     validity::Validity,
-    watching::{SPREAD, Seen, cause, watched},
+    watching::{SPREAD, Seen, cause, now, watched},
 };
 use crate::errors::with_causes;
 
@@ -167,8 +167,10 @@ impl Files {
             || served.as_deref().is_none_or(|served| refused(served).is_some());
         let verified_for = self.verified.map(|since| since.elapsed());
         if may_be_served(nobody_trusts_the_served, verified_for) {
-            self.resolver.serve(candidate.clone());
-            tracing::info!(ends = candidate.ends(), "a new certificate is served");
+            match self.resolver.serve(candidate.clone(), now()) {
+                Ok(_) => tracing::info!(ends = candidate.ends(), "a new certificate is served"),
+                Err(error) => self.failure = Some(format!("{}: {error}", self.directory.display())),
+            }
         } else {
             tracing::debug!(refusal, "a new certificate waits until API servers trust it");
         }

@@ -73,7 +73,11 @@ impl Mounted {
 }
 
 fn material() -> Material {
-    Material::new(&Settings::new(NAMESPACE, "pgset").names, now()).unwrap()
+    made_at(now())
+}
+
+fn made_at(moment: u64) -> Material {
+    Material::new(&Settings::new(NAMESPACE, "pgset").names, moment).unwrap()
 }
 
 fn data(material: &Material) -> Vec<(&'static str, Vec<u8>)> {
@@ -179,4 +183,18 @@ async fn a_certificate_that_api_servers_refuse_gives_way_at_once() {
     mounted.swap("new", &data(&new));
     assert_eq!(mounted.look().await.trouble, None);
     assert!(mounted.serves(&new));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet_is_not_served_and_told() {
+    let (mut mounted, first, early) = (Mounted::new(), material(), made_at(now() + 2 * 60 * 60));
+    mounted.swap("..early", &data(&early));
+    assert!(mounted.look().await.failure.unwrap().contains("not valid before"));
+    assert!(!mounted.serves(&early));
+    mounted.swap("..first", &data(&first));
+    assert_eq!(mounted.look().await.failure, None);
+    assert!(mounted.serves(&first));
+    mounted.swap("..again", &data(&early));
+    assert!(mounted.look().await.failure.unwrap().contains("not valid before"));
+    assert!(mounted.serves(&first), "it stays");
 }

@@ -18,8 +18,10 @@ use super::{
 const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * DAY);
 /// For how long the webhook's certificate is good.
 const LEAF_LIFE: Duration = Duration::from_secs(90 * DAY);
-/// How far certificates are back-dated, for API servers whose clock is behind ours.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+/// How far certificates are back-dated, for API servers and replicas whose clock is behind ours. An hour, because a clock that lost its
+/// time source drifts by minutes a month, and one that is set by hand or by the wrong rule of summer time is off by an hour at most;
+/// it takes nothing from a life of months.
+const BACKDATED: Duration = Duration::from_secs(60 * 60);
 /// After which part of its life, in thousandths, a certificate is renewed: a third is left to notice that it fails.
 const RENEWAL_PERMILLE: u64 = 667;
 /// How many authorities the bundle holds at most: the present one and those before it that are still valid.
@@ -116,13 +118,15 @@ impl Material {
                 // The authority's parameters are deterministic, so its issuer is rebuilt without parsing its certificate.
                 let common_name = authority_name(self.authority_validity.not_before);
                 let parameters = authority_parameters(&common_name, self.authority_validity.not_before, names);
-                let (leaf, leaf_key) = new_leaf(names, now, &Issuer::from_params(&parameters, key))?;
+                let life = leaf_life(now, self.authority_validity);
+                let (leaf, leaf_key) = new_leaf(names, life, &Issuer::from_params(&parameters, key))?;
                 let leaf_validity = Validity::of(&certificate(key::LEAF, &leaf)?)?;
                 let new = Self { leaf, leaf_key, leaf_validity, ..self.clone() };
                 if names.iter().all(|name| new.verifies(&new.bundle, name, now).is_ok()) {
                     Ok(new)
                 } else {
-                    // The key is not the authority's, or the bundle lacks it: somebody has edited the Secret.
+                    // The key is not the authority's, or the bundle lacks it: somebody has edited the Secret. Or the authority itself
+                    // is not valid now.
                     Self::with_new_authority(names, now, &self.bundle)
                 }
             }
@@ -131,13 +135,14 @@ impl Material {
 
     fn with_new_authority(names: &[String], now: u64, old_bundle: &str) -> Result<Self, Error> {
         // The date names the authority: two with one subject make Go's verifier report the wrong one.
-        let not_before = now.saturating_sub(SKEW.as_secs());
+        let not_before = now.saturating_sub(BACKDATED.as_secs());
         let parameters = authority_parameters(&authority_name(not_before), not_before, names);
         let key = KeyPair::generate()?;
         let authority = parameters.self_signed(&key)?.pem();
         let authority_key = key.serialize_pem();
-        let (leaf, leaf_key) = new_leaf(names, now, &Issuer::from_params(&parameters, key))?;
         let authority_validity = Validity::of(&certificate(key::AUTHORITY, &authority)?)?;
+        let life = leaf_life(now, authority_validity);
+        let (leaf, leaf_key) = new_leaf(names, life, &Issuer::from_params(&parameters, key))?;
         let leaf_validity = Validity::of(&certificate(key::LEAF, &leaf)?)?;
         let bundle = bundle(&authority, old_bundle, now);
         Ok(Self { authority, authority_key, leaf, leaf_key, bundle, authority_validity, leaf_validity })
@@ -195,7 +200,7 @@ fn authority_parameters(common_name: &str, not_before: u64, names: &[String]) ->
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     parameters.name_constraints = Some(constraints(names));
-    set_dates(&mut parameters, not_before, AUTHORITY_LIFE);
+    set_dates(&mut parameters, Validity { not_before, not_after: not_before + AUTHORITY_LIFE.as_secs() });
     parameters
 }
 
@@ -221,8 +226,17 @@ fn constraints(names: &[String]) -> NameConstraints {
     NameConstraints { permitted_subtrees, excluded_subtrees }
 }
 
+/// When a certificate that is made now is valid: back-dated, and never outside of its authority's own life.
+fn leaf_life(now: u64, authority: Validity) -> Validity {
+    let not_before = now.saturating_sub(BACKDATED.as_secs());
+    Validity {
+        not_before: not_before.max(authority.not_before),
+        not_after: (not_before + LEAF_LIFE.as_secs()).min(authority.not_after),
+    }
+}
+
 /// A certificate for the names, in PEM, and its key.
-fn new_leaf(names: &[String], now: u64, issuer: &Issuer<'_, KeyPair>) -> Result<(String, String), Error> {
+fn new_leaf(names: &[String], life: Validity, issuer: &Issuer<'_, KeyPair>) -> Result<(String, String), Error> {
     let mut parameters = CertificateParams::new(names)?;
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     // Nobody reads it where there are alternative names; a host's name could exceed its 64 characters.
@@ -230,15 +244,16 @@ fn new_leaf(names: &[String], now: u64, issuer: &Issuer<'_, KeyPair>) -> Result<
     parameters.use_authority_key_identifier_extension = true;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    set_dates(&mut parameters, now.saturating_sub(SKEW.as_secs()), LEAF_LIFE);
+    set_dates(&mut parameters, life);
     let key = KeyPair::generate()?;
     Ok((parameters.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
 }
 
-/// Valid from a moment on, for a time. (rcgen's own defaults are the years 1975 to 4096.)
-fn set_dates(parameters: &mut CertificateParams, not_before: u64, life: Duration) {
-    parameters.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(not_before);
-    parameters.not_after = parameters.not_before + life;
+/// Valid between two moments. (rcgen's own defaults are the years 1975 to 4096.)
+fn set_dates(parameters: &mut CertificateParams, life: Validity) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    parameters.not_before = epoch + Duration::from_secs(life.not_before);
+    parameters.not_after = epoch + Duration::from_secs(life.not_after);
 }
 
 /// The authority first, then those of the old bundle that are still valid: certificates that they signed are still served by

@@ -18,8 +18,8 @@ fn the_chain_verifies_for_its_names_and_its_time_only() {
         made.verifies(made.bundle(), &name, NOW).unwrap();
     }
     // An API server whose clock is behind ours.
-    made.verifies(made.bundle(), &names()[0], NOW - 4 * MINUTE).unwrap();
-    made.verifies(made.bundle(), &names()[0], NOW - 6 * MINUTE).unwrap_err();
+    made.verifies(made.bundle(), &names()[0], NOW - 59 * MINUTE).unwrap();
+    made.verifies(made.bundle(), &names()[0], NOW - 61 * MINUTE).unwrap_err();
     made.verifies(made.bundle(), &names()[0], made.leaf_ends() + 1).unwrap_err();
     made.verifies(made.bundle(), "pgset-webhook.elsewhere.svc", NOW).unwrap_err();
     let stranger = Material::new(&names(), NOW).unwrap();
@@ -97,9 +97,41 @@ fn an_authority_is_good_for_the_webhooks_names_only() {
         let key = KeyPair::from_pem(&made.authority_key).unwrap();
         let not_before = made.authority_validity.not_before;
         let parameters = authority_parameters(&authority_name(not_before), not_before, names);
-        let (leaf, leaf_key) = new_leaf(&wanted, NOW, &Issuer::from_params(&parameters, key)).unwrap();
+        let life = made.leaf_validity;
+        let (leaf, leaf_key) = new_leaf(&wanted, life, &Issuer::from_params(&parameters, key)).unwrap();
         let stolen = Material { leaf, leaf_key, ..made };
         let refused = stolen.verifies(stolen.bundle(), &wanted[0], NOW).unwrap_err();
         assert!(format!("{refused:?}").contains("NameConstraint"), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_one_replica_makes_is_valid_by_the_clock_of_another_that_is_minutes_behind() {
+    let fast = NOW + 50 * MINUTE;
+    let first = Material::new(&names(), NOW).unwrap();
+    for made in [
+        Material::new(&names(), fast).unwrap(),
+        first.renewed(Due::Leaf, &names(), fast).unwrap(),
+        first.renewed(Due::Authority, &names(), fast).unwrap(),
+    ] {
+        for clock in [NOW, fast] {
+            made.verifies(made.bundle(), &names()[0], clock).unwrap();
+            assert_eq!(made.due(&names(), clock), None, "neither makes it anew");
+        }
+    }
+}
+
+#[test]
+fn a_leaf_neither_precedes_nor_outlives_its_authority_whatever_the_clock_says() {
+    let made = Material::new(&names(), NOW).unwrap();
+    for clock in [NOW - 400 * DAY, NOW - DAY, NOW - 30 * MINUTE, NOW, NOW + 200 * DAY, NOW + 300 * DAY, NOW + 400 * DAY]
+    {
+        let new = made.renewed(Due::Leaf, &names(), clock).unwrap();
+        let (leaf, authority) = (new.leaf_validity, new.authority_validity);
+        assert!(
+            leaf.not_before >= authority.not_before && leaf.not_after <= authority.not_after,
+            "{leaf:?} {authority:?}"
+        );
+        new.verifies(new.bundle(), &names()[0], clock).unwrap();
     }
 }

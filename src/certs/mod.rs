@@ -19,7 +19,7 @@ pub use self::{
     certificate::Certificate,
     files::Files,
     material::Material,
-    resolver::Resolver,
+    resolver::{NotYetValid, Resolver},
     upkeep::{Error, Upkeep},
 };
 

@@ -14,7 +14,7 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Report, Resolver, Settings, configuration,
+    NotYetValid, Report, Resolver, Settings, configuration,
     material::{self, Due, Material},
     watching::{SPREAD, Seen, cause, now, watched},
 };
@@ -56,6 +56,9 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Another replica, by another clock, has made what can't be served yet.
+    #[error(transparent)]
+    Clock(#[from] NotYetValid),
     /// An object could not be watched; it is tried again.
     #[error("failed to watch {what}")]
     Watch {
@@ -162,22 +165,22 @@ impl Upkeep {
         let published =
             matches!(&self.configuration, Seen::Present(found) if configuration::is_in_sync(found, material.bundle()));
         self.published = if published { self.published.or_else(|| Some(Instant::now())) } else { None };
-        self.serve(&material)
+        self.serve(&material, now())
     }
 
     /// Serves the certificate as soon as API servers can verify it. Tells when to look again.
-    fn serve(&mut self, material: &Material) -> Result<Duration, Error> {
+    fn serve(&mut self, material: &Material, now: u64) -> Result<Duration, Error> {
         let name = self.settings.called_by();
         // At once: the first of this process, one of an authority that API servers know, and one that nobody calls for.
         let known = matches!(self.configuration, Seen::Absent)
-            || self.served_bundle.as_deref().is_none_or(|served| material.verifies(served, name, now()).is_ok());
+            || self.served_bundle.as_deref().is_none_or(|served| material.verifies(served, name, now).is_ok());
         let spread = self.published.map(|since| SPREAD.saturating_sub(since.elapsed()));
         match spread {
             Some(left) if !known && !left.is_zero() => return Ok(left),
             None if !known => return Ok(CHECK),
             _ => {}
         }
-        if self.resolver.serve(material.certificate()?) {
+        if self.resolver.serve(material.certificate()?, now)? {
             tracing::info!(ends = material.leaf_ends(), "a new certificate is served");
         }
         self.served_bundle = Some(material.bundle().to_owned());
@@ -308,3 +311,7 @@ impl Upkeep {
         self.report.send_if_modified(|old| std::mem::replace(old, new.clone()) != new);
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;

@@ -45,9 +45,12 @@ pub struct Arguments {
     /// The port of the webhook.
     #[arg(long, default_value_t = 8443)]
     https_port: u16,
-    /// The port of /livez, /readyz and /metrics.
+    /// The port of /metrics.
     #[arg(long, default_value_t = 8080)]
     http_port: u16,
+    /// The port of /livez and /readyz, for the kubelet.
+    #[arg(long, default_value_t = 8081)]
+    health_port: u16,
     /// The namespace that pgset runs in.
     #[arg(long, default_value = names::SYSTEM_NAMESPACE)]
     namespace: String,
@@ -103,11 +106,19 @@ pub fn run(arguments: Arguments) -> Outcome {
 }
 
 async fn serve(arguments: Arguments) -> Result<(), Error> {
-    let Arguments { agent_image, https_port, http_port, namespace, webhook_configuration, certificate_directory } =
-        arguments;
+    let Arguments {
+        agent_image,
+        https_port,
+        http_port,
+        health_port,
+        namespace,
+        webhook_configuration,
+        certificate_directory,
+    } = arguments;
+    server::allow_connections();
     let mut signals = Signals::new().map_err(Error::Start)?;
     let client = kube::Client::try_default().await.map_err(|error| Error::Cluster(Box::new(error)))?;
-    let (https, http) = (Bound::new(https_port)?, Bound::new(http_port)?);
+    let (https, http, health) = (Bound::new(https_port)?, Bound::new(http_port)?, Bound::new(health_port)?);
     let (review_handle, admin_handle) = (Handle::new(), Handle::new());
 
     let metrics = Arc::new(Metrics::new());
@@ -118,10 +129,12 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
     let settings = inject::Settings { agent_image: agent_image.as_str().to_owned() };
     let state = State::new(webhook::by_injection(settings), metrics.clone());
 
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), https = %https.address(), http = %http.address(), "pgset serves");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), https = %https.address(), http = %http.address(), health = %health.address(),
+        "pgset serves");
     let mut parts = JoinSet::new();
     parts.spawn(part("report", tell(reports, readiness.clone(), metrics.clone(), stopped.clone())));
-    parts.spawn(part("HTTP server", http.serve_http(health::router(readiness.clone(), metrics), admin_handle.clone())));
+    parts.spawn(part("metrics", http.serve_http(health::router(readiness.clone(), metrics), admin_handle.clone())));
+    parts.spawn(part("probes", health.serve_http(health::probes(readiness.clone()), admin_handle.clone())));
     parts.spawn(part(
         "webhook",
         https.serve_https(webhook::router(state.clone()), resolver.clone(), review_handle.clone()),

@@ -1,112 +1,220 @@
-//! How many connections there are: one more than that is closed at once, so that a flood of them takes no memory from those that
-//! are there.
+//! Who is connected to a port, and who gives way when there are too many: nobody can fill the places, nor hold what he doesn't use.
 
 use std::{
-    future::{Ready, ready},
-    io::{self, IoSlice},
-    pin::Pin,
-    sync::Arc,
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
-use axum_server::accept::Accept;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use futures::task::AtomicWaker;
 
-/// The most connections to the webhook. An API server keeps one open for each review that it sends at the same time; each takes some
-/// 40 kB here.
-pub(super) const MOST: usize = 1024;
+/// How long a connection in the middle of a request may move no byte before it may have to give way. A review waits for nothing but
+/// its own body and, if it is a large one, its turn: without a flood it is answered within milliseconds.
+const STALLED: Duration = Duration::from_secs(1);
 
-/// Accepts so many connections, and sends what is written at once.
+/// How many connections there are at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub most: usize,
+    /// From one address.
+    pub of_one_peer: usize,
+}
+
+impl Limits {
+    /// Of the webhook, each with its TLS done. An API server keeps one open for each review that it sends at the same time. In a
+    /// managed cluster all API servers may come through one address, so one has half. 40 kB each: 40 MB.
+    pub const REVIEWS: Self = Self { most: 1024, of_one_peer: 512 };
+    /// Of TLS handshakes under way. An API server's cold start brings as many at once as it handles mutating requests (200 unless
+    /// told otherwise); each is done in milliseconds. 15 kB each, and 60 kB with a hello that never ends: 30 MB.
+    pub const HANDSHAKES: Self = Self { most: 512, of_one_peer: 256 };
+    /// Of a port for probes or metrics: the kubelet, Prometheus and a person need a handful. They cost next to nothing.
+    pub const PLAIN: Self = Self { most: 64, of_one_peer: 16 };
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to find a place: all connections that could give way are in the middle of a request")]
+pub(super) struct Full;
+
+impl From<Full> for io::Error {
+    fn from(full: Full) -> Self {
+        Self::other(full)
+    }
+}
+
+/// The places of a port. They are locked where a connection comes or goes, never while it works.
 #[derive(Clone, Debug)]
-pub(super) struct Bounded(Arc<Semaphore>);
+pub(super) struct Connections(Arc<Table>);
 
-/// A connection that counts as long as it is open.
 #[derive(Debug)]
-pub(super) struct Counted {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
+struct Table {
+    limits: Limits,
+    since: Instant,
+    peers: Mutex<HashMap<IpAddr, Vec<Arc<Connection>>>>,
 }
 
-impl Bounded {
-    pub(super) fn new(most: usize) -> Self {
-        Self(Arc::new(Semaphore::new(most)))
+/// What is known of a connection.
+#[derive(Debug)]
+struct Connection {
+    peer: IpAddr,
+    /// When it last moved bytes, in microseconds of [`Table::since`].
+    moved: AtomicU64,
+    /// From the header of a request to the first byte of its answer.
+    in_request: AtomicBool,
+    gives_way: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// A connection's place, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    connection: Arc<Connection>,
+    connections: Connections,
+}
+
+/// Marks that a request of the connection is being answered.
+#[derive(Clone, Debug)]
+pub(super) struct Requests(Arc<Connection>);
+
+/// Who gives way first: who is in no request, then who comes from the address with the most, then who moved nothing for longest.
+/// By the address before the time, or else a peer that lets single bytes drip would outlast one that has nothing to say.
+type Order = (bool, std::cmp::Reverse<usize>, u64);
+
+// === impl Connections ===
+
+impl Connections {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Table { limits, since: Instant::now(), peers: Mutex::default() }))
     }
 
-    fn admit(&self, stream: TcpStream) -> io::Result<Counted> {
-        let too_many = |_| io::Error::other("there are too many connections");
-        let permit = self.0.clone().try_acquire_owned().map_err(too_many)?;
-        stream.set_nodelay(true)?;
-        Ok(Counted { stream, _permit: permit })
+    /// Lets a connection in. Where there is no place left, in all or for its peer, another one gives way.
+    pub(super) fn admit(&self, peer: IpAddr) -> Result<Place, Full> {
+        // A socket for IPv6 and IPv4 tells an IPv4 address as one of IPv6.
+        let peer = peer.to_canonical();
+        let connection = Arc::new(Connection {
+            peer,
+            moved: AtomicU64::new(self.now()),
+            in_request: AtomicBool::new(false),
+            gives_way: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        let mut peers = self.peers();
+        let of_peer = peers.get(&peer).map_or(0, Vec::len);
+        let give_way = if of_peer >= self.0.limits.of_one_peer {
+            Some(self.first_to_go(peers.get(&peer)))
+        } else if peers.values().map(Vec::len).sum::<usize>() >= self.0.limits.most {
+            Some(self.first_to_go(peers.values()))
+        } else {
+            None
+        };
+        if let Some(found) = give_way {
+            let found = found.ok_or(Full)?;
+            remove(&mut peers, &found);
+            found.give_way();
+        }
+        peers.entry(peer).or_default().push(connection.clone());
+        drop(peers);
+        Ok(Place { connection, connections: self.clone() })
+    }
+
+    fn first_to_go<'a>(&self, of: impl IntoIterator<Item = &'a Vec<Arc<Connection>>>) -> Option<Arc<Connection>> {
+        let stalled = self.now().saturating_sub(microseconds(STALLED));
+        of.into_iter()
+            .flat_map(|all| all.iter().map(|connection| (connection, connection.order(all.len()))))
+            .filter(|(_, (in_request, _, moved))| !in_request || *moved <= stalled)
+            .min_by_key(|(_, order)| *order)
+            .map(|(connection, _)| connection.clone())
+    }
+
+    fn now(&self) -> u64 {
+        microseconds(self.0.since.elapsed())
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Connection>>>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S> Accept<TcpStream, S> for Bounded {
-    type Stream = Counted;
-    type Service = S;
-    type Future = Ready<io::Result<(Counted, S)>>;
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        ready(self.admit(stream).map(|stream| (stream, service)))
+/// Removes a connection if it is still there.
+fn remove(peers: &mut HashMap<IpAddr, Vec<Arc<Connection>>>, connection: &Arc<Connection>) {
+    let Some(of_peer) = peers.get_mut(&connection.peer) else { return };
+    if let Some(index) = of_peer.iter().position(|other| Arc::ptr_eq(other, connection)) {
+        of_peer.swap_remove(index);
+    }
+    if of_peer.is_empty() {
+        peers.remove(&connection.peer);
     }
 }
 
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+// === impl Connection ===
+
+impl Connection {
+    fn order(&self, of_its_peer: usize) -> Order {
+        let (in_request, moved) = (self.in_request.load(Ordering::Relaxed), self.moved.load(Ordering::Relaxed));
+        (in_request, std::cmp::Reverse(of_its_peer), moved)
+    }
+
+    /// Its task finds it out at its next read or write, and is woken for it.
+    fn give_way(&self) {
+        self.gives_way.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+// === impl Place ===
+
+impl Place {
+    /// What marks the requests of this connection.
+    pub(super) fn requests(&self) -> Requests {
+        Requests(self.connection.clone())
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    /// Bytes are about to be written: whatever was asked is being answered.
+    pub(super) fn answers(&self) {
+        self.connection.in_request.store(false, Ordering::Relaxed);
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    /// Notes a read or write, and breaks it off if the connection has to give way.
+    pub(super) fn note<T>(&self, context: &Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() {
+            self.connection.waker.register(context.waker());
+        } else {
+            self.connection.moved.store(self.connections.now(), Ordering::Relaxed);
+        }
+        // After the waker is there: whoever orders it later wakes it.
+        if self.connection.gives_way.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::Error::other("the connection gives way to another one")));
+        }
+        outcome
     }
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove(&mut self.connections.peers(), &self.connection);
     }
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+// === impl Requests ===
+
+impl Requests {
+    /// The header of a request is read.
+    pub(super) fn begun(&self) {
+        self.0.in_request.store(true, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn one_connection_too_many_is_closed_and_another_takes_the_place_of_one_that_ended() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let acceptor = Bounded::new(2);
-        let connect = async || {
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            acceptor.accept(listener.accept().await.unwrap().0, ()).await
-        };
-        let (first, _second) = (connect().await.unwrap(), connect().await.unwrap());
-        assert_eq!(connect().await.unwrap_err().to_string(), "there are too many connections");
-        drop(first);
-        connect().await.unwrap();
-    }
-}
+#[path = "connections_tests.rs"]
+mod tests;

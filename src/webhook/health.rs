@@ -1,4 +1,4 @@
-//! Whether this process lives, and whether it may be asked: the plain HTTP port.
+//! Whether this process lives, and whether it may be asked: the plain HTTP ports.
 
 use std::{
     collections::BTreeMap,
@@ -74,13 +74,17 @@ fn lines(texts: &BTreeMap<&'static str, String>) -> String {
     texts.iter().flat_map(|(part, text)| [part, ": ", text.as_str(), "\n"]).collect()
 }
 
-/// The routes of the HTTP port: `/livez`, `/readyz`, `/metrics`.
-pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
+/// The routes of the port for probes: `/livez`, `/readyz`. It is the kubelet's alone, so that nobody's scrapes stand in its way.
+pub fn probes(readiness: Readiness) -> Router {
     Router::new()
         // To answer is to live: what does not get better by a restart belongs into `/readyz`.
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready).with_state(readiness))
-        .route("/metrics", get(scrape).with_state(metrics))
+}
+
+/// The routes of the port for metrics: `/metrics`, and what the probes see, for people.
+pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
+    probes(readiness).route("/metrics", get(scrape).with_state(metrics))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -3,6 +3,7 @@
 //! [`router`] does no I/O and knows nothing of TLS, so that tests call it in process; [`server`] puts it on a port. What is
 //! injected is decided by the function in [`State`]: no API calls, no clock, no randomness (the design's rule 3).
 
+mod accept;
 mod connections;
 mod decide;
 pub mod health;

@@ -8,16 +8,12 @@ use std::{
 };
 
 use axum::Router;
-use axum_server::{
-    Handle,
-    tls_rustls::{RustlsAcceptor, RustlsConfig},
-};
+use axum_server::{Handle, Server};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::server::{ResolvesServerCert, ServerConfig};
 
-use super::connections::{self, Bounded};
-
-/// How long a connection may take over its TLS handshake. The API server takes milliseconds.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+use super::accept::{Plain, Tls};
+pub use super::connections::Limits;
 
 /// How long a connection may take over the header of a request, idle keep-alive included. It exceeds the 90 s after which the
 /// API server itself closes idle connections, so that we never close one just as it sends.
@@ -25,6 +21,9 @@ const HEADER: Duration = Duration::from_secs(120);
 
 /// How long a new connection may take to its first request: port scanners hold none open.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// How many files the process may need: one for each connection, and as many again for those that are just closing and for all else.
+const FILES: u64 = 4096;
 
 /// Why a port could not be opened or a server not run.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +44,26 @@ pub enum Error {
     /// The server broke off.
     #[error("failed to serve")]
     Serve(#[source] io::Error),
+}
+
+/// Lets the process have a file for each connection: a container may start with as few as 1,024, and where
+/// those are used up nobody is let in, not even a probe.
+pub fn allow_connections() {
+    let allowed = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = FILES.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).map(|()| wanted)
+    });
+    match allowed {
+        Ok(files) if files >= FILES => {}
+        Ok(files) => {
+            tracing::warn!(
+                files,
+                wanted = FILES,
+                "too few open files are allowed for a flood: raise the container's hard limit (nofile)"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "failed to raise the limit of open files (nofile)"),
+    }
 }
 
 /// A port that is open and not yet served.
@@ -76,13 +95,7 @@ impl Bound {
 
     /// Serves plain HTTP until the handle says stop.
     pub async fn serve_http(self, router: Router, handle: Handle<SocketAddr>) -> Result<(), Error> {
-        let mut server = axum_server::from_tcp(self.listener)
-            .map_err(Error::Serve)?
-            .acceptor(Bounded::new(connections::MOST))
-            .handle(handle)
-            .first_request_timeout(FIRST_REQUEST)
-            .http1_only();
-        server.http_builder().http1().header_read_timeout(HEADER);
+        let server = self.server(handle)?.acceptor(Plain::new(Limits::PLAIN));
         server.serve(router.into_make_service()).await.map_err(Error::Serve)
     }
 
@@ -93,23 +106,24 @@ impl Bound {
         certificates: Arc<dyn ResolvesServerCert>,
         handle: Handle<SocketAddr>,
     ) -> Result<(), Error> {
-        let config = RustlsConfig::from_config(Arc::new(tls(certificates)?));
-        let acceptor =
-            RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(Bounded::new(connections::MOST));
+        let server = self.server(handle)?.acceptor(Tls::new(tls(certificates)?));
+        server.serve(router.into_make_service()).await.map_err(Error::Serve)
+    }
+
+    /// What both have in common. HTTP/1.1 only: it is all that the API server speaks to webhooks (kubernetes#82090).
+    fn server(self, handle: Handle<SocketAddr>) -> Result<Server<SocketAddr>, Error> {
         let mut server = axum_server::from_tcp(self.listener)
             .map_err(Error::Serve)?
-            .acceptor(acceptor)
             .handle(handle)
             .first_request_timeout(FIRST_REQUEST)
             .accept_error_handler(|peer, error| tracing::debug!(?peer, %error, "a connection failed"))
             .http1_only();
         server.http_builder().http1().header_read_timeout(HEADER);
-        server.serve(router.into_make_service()).await.map_err(Error::Serve)
+        Ok(server)
     }
 }
 
-/// TLS 1.3 only: every API server that has `matchConditions` speaks it. HTTP/1.1 only: it is all that the API server speaks
-/// to webhooks (kubernetes#82090).
+/// TLS 1.3 only: every API server that has `matchConditions` speaks it.
 fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -118,4 +132,18 @@ fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_file_for_each_connection_of_all_ports() {
+        allow_connections();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert!(soft >= FILES.min(hard));
+        let connections = Limits::REVIEWS.most + Limits::HANDSHAKES.most + 2 * Limits::PLAIN.most;
+        assert!(u64::try_from(2 * connections).unwrap() <= FILES);
+    }
 }

@@ -246,7 +246,7 @@ impl Process {
     /// Starts it on free ports, which its log tells.
     fn start(kubeconfig: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pgset"))
-            .args(["serve", "--https-port=0", "--http-port=0"])
+            .args(["serve", "--https-port=0", "--http-port=0", "--health-port=0"])
             .env("KUBECONFIG", kubeconfig)
             .stderr(Stdio::piped())
             .spawn()

@@ -150,7 +150,7 @@ def install(plane, binary, https_port, webhook=True):
 def serve(plane, binary, https_port, http_port, name="pgset"):
     """`pgset serve`, with the rights that it has in a cluster."""
     kubeconfig = plane.kubeconfig_of(SYSTEM, "pgset")
-    return Process(name, binary, "serve", f"--https-port={https_port}", f"--http-port={http_port}",
+    return Process(name, binary, "serve", f"--https-port={https_port}", f"--http-port={http_port}", "--health-port=0",
                    env={"KUBECONFIG": str(kubeconfig), **plane.environment})
 
 
