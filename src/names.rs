@@ -245,6 +245,12 @@ pub fn credentials(set: &str) -> String {
     format!("{set}-credentials")
 }
 
+/// `<set>-credentials`: what the Secret of a set that 0.1.0 injected is called.
+#[must_use]
+pub fn older_credentials(set: &str) -> String {
+    format!("{set}-credentials")
+}
+
 /// `<set>-leader`: the Lease.
 #[must_use]
 pub fn leader(set: &str) -> String {

@@ -19,6 +19,10 @@ pub use self::error::Error;
 pub(crate) use self::read::Reading;
 use crate::names;
 
+/// The most members that a set may have. PostgreSQL's sets have a handful; one that asks for thousands asks for nothing that works,
+/// and would cost everybody who has to list them.
+pub const MOST_MEMBERS: u32 = 100;
+
 /// An annotated `StatefulSet`, with every default of the design's table filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    Contract, Error, Failover, RoleLabel, Set,
+    Contract, Error, Failover, MOST_MEMBERS, RoleLabel, Set,
     annotations::Annotations,
     container::Container,
     data::Placement,
@@ -66,8 +66,8 @@ impl<'a> Reading<'a> {
             synchronous: annotations.synchronous.unwrap_or(0),
             lease_seconds: annotations.lease_seconds.unwrap_or(6),
             headless_service: headless_service(&object, name)?,
-            replicas: count(&object.at(&["spec", "replicas"])?, 1)?,
-            first_ordinal: count(&object.at(&["spec", "ordinals", "start"])?, 0)?,
+            replicas: count(&object.at(&["spec", "replicas"])?, 1, MOST_MEMBERS.into())?,
+            first_ordinal: count(&object.at(&["spec", "ordinals", "start"])?, 0, i32::MAX.into())?,
             selector: self::labels(&object.at(&["spec", "selector", "matchLabels"])?)?,
             pod_labels,
         };
@@ -92,8 +92,8 @@ fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {
     }
 }
 
-fn count(field: &Field<'_>, default: u32) -> Result<u32, Error> {
-    let number = field.number(0, i64::from(i32::MAX))?;
+fn count(field: &Field<'_>, default: u32, most: i64) -> Result<u32, Error> {
+    let number = field.number(0, most)?;
     Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default))
 }
 
