@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::notice::Notice;
 use crate::children::Kind;
 
-/// How long an answer about somebody else's object is good: such an object is not watched.
-const FOREIGN_FOR: Duration = Duration::from_secs(600);
+/// How long an answer about somebody else's object is good: such an object is not watched, and its owner waits after he removed it.
+const FOREIGN_FOR: Duration = Duration::from_secs(60);
 /// How long a warning that stands is not repeated: Kubernetes forgets Events after an hour.
 const WARNED_FOR: Duration = Duration::from_secs(3300);
 /// How long the same news, or a warning that comes and goes, is not repeated.

@@ -24,6 +24,8 @@ use crate::set::Set;
 
 /// How often a set is looked at though nothing has changed: for what is not watched, and against a missed event.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
+/// How often where somebody else's object is in the way: when that goes, no event says so.
+const RESYNC_IN_THE_WAY: Duration = Duration::from_secs(60);
 /// How many requests for one set are under way at once.
 const PARALLEL: usize = 4;
 /// From how many remembered sets on the forgotten ones are looked for.
@@ -153,7 +155,9 @@ async fn look_after(
     }
     notices.extend(news_of(created, &done, set));
     tell(requests, memory, &notices).await;
-    failure.map_or(Ok(refusal.map_or(RESYNC, |(_, rest)| rest)), Err)
+    let is_in_the_way = notices.iter().any(|notice| notice.reason == Reason::NameTaken);
+    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
+    failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
 }
 
 /// Takes steps together, and last those that give the Role away: not at all if this look failed to make the Role what it has to be.
