@@ -52,11 +52,11 @@ async fn what_is_made_never_takes_over_what_somebody_made_meanwhile() {
 
 #[tokio::test]
 async fn what_is_put_right_is_the_very_object_that_was_seen() {
-    let patch = json!({"metadata": {"uid": "seen"}, "spec": {"selector": {"app": null}}});
-    let (method, path, query, body) = asked(Step::Restore { child: master_service(), patch: patch.clone() }).await;
+    let wanted = json!({"metadata": {"uid": "seen"}, "spec": {"selector": {"app": null}}});
+    let (method, path, query, body) = asked(Step::Restore { child: master_service(), patch: wanted.clone() }).await;
     assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/api/v1/namespaces/shop/services/pgset-master"));
     assert!(query.contains("fieldManager=pgset"), "{query}");
-    assert_eq!(body, patch);
+    assert_eq!(body, wanted);
 }
 
 #[tokio::test]

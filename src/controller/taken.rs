@@ -14,24 +14,22 @@ use crate::set::Set;
 pub fn notice(child: &Child, live: &Value, set: &Set, owner: &Owner, world: &World) -> Option<Notice> {
     let is_copy = is_labelled(live, &set.name);
     let why = match child.kind {
-        // The user's own account serves as well as ours: pods run as it because their template says so, and all that pgset gives it
-        // are the members' rights. His own budget is his choice. A Lease with the set's labels is the one that the members hold.
-        Kind::ServiceAccount | Kind::PodDisruptionBudget => return None,
-        Kind::Lease if is_copy => return None,
-        Kind::Service if is_copy => copied(child),
-        // Made for another set: that one's own job comes first.
-        Kind::Service if is_made(live) => "but it belongs to another set; rename one of the two sets".to_owned(),
-        Kind::Service => return None,
         Kind::Role => role(child, live, is_copy, set, owner, world)?,
         Kind::RoleBinding if !binds(live, &set.service_account, &owner.namespace) => {
             "but it does not bind the members' account; delete it and pgset makes one, or rename it".to_owned()
         }
-        Kind::RoleBinding if is_copy => copied(child),
-        Kind::RoleBinding => return None,
-        Kind::Lease => {
+        Kind::RoleBinding | Kind::Service if is_copy => copied(child),
+        // Made for another set: that one's own job comes first.
+        Kind::Service if is_made(live) => "but it belongs to another set; rename one of the two sets".to_owned(),
+        Kind::Lease if !is_copy => {
             "but another program may hold it, and the members, who elect the master by it, are not given it; \
-                        delete or rename it"
+                                    delete or rename it"
                 .to_owned()
+        }
+        // The user's own account serves as well as ours: pods run as it because their template says so, and all that pgset gives it
+        // are the members' rights. His own budget is his choice. A Lease with the set's labels is the one that the members hold.
+        Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::Service | Kind::RoleBinding | Kind::Lease => {
+            return None;
         }
     };
     let note = format!("{} {} is not pgset's for set {} and is left alone, {why}", child.kind, child.name, set.name);

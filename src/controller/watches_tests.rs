@@ -51,6 +51,7 @@ fn pod(name: &str, owner: &str) -> PartialObjectMeta<Pod> {
     .unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value)] // what a watch has just brought
 fn names(sets: Vec<Place>) -> Vec<String> {
     sets.iter().map(ToString::to_string).collect()
 }

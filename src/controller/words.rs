@@ -37,7 +37,7 @@ pub fn place(namespace: &str, name: &str) -> Place {
 #[derive(Default)]
 pub struct Words {
     places: BTreeSet<(Word, Place)>,
-    words: BTreeMap<Place, Box<[Word]>>,
+    by_place: BTreeMap<Place, Box<[Word]>>,
     /// What a list that is under way has brought so far.
     coming: Option<BTreeSet<Place>>,
 }
@@ -57,8 +57,10 @@ impl Words {
             }
             Event::InitDone => {
                 let coming = self.coming.take().unwrap_or_default();
-                let gone: Vec<Place> = self.words.keys().filter(|place| !coming.contains(*place)).cloned().collect();
-                gone.into_iter().for_each(|place| self.put(place, Vec::new()));
+                let gone: Vec<Place> = self.by_place.keys().filter(|place| !coming.contains(*place)).cloned().collect();
+                for place in gone {
+                    self.put(place, Vec::new());
+                }
             }
             Event::Delete(object) => self.put(place_of(object), Vec::new()),
         }
@@ -67,7 +69,7 @@ impl Words {
     /// Whether there is anything known of a place.
     #[must_use]
     pub fn has(&self, place: &str) -> bool {
-        self.words.contains_key(place)
+        self.by_place.contains_key(place)
     }
 
     /// The places with all of these words; none if there are no words.
@@ -75,7 +77,7 @@ impl Words {
     pub fn with_all(&self, words: &[Word]) -> Vec<Place> {
         let Some(rarest) = self.rarest(words) else { return Vec::new() };
         let has_all =
-            |place: &Place| self.words.get(place).is_some_and(|own| words.iter().all(|word| own.contains(word)));
+            |place: &Place| self.by_place.get(place).is_some_and(|own| words.iter().all(|word| own.contains(word)));
         self.with(rarest).filter(|place| has_all(place)).cloned().collect()
     }
 
@@ -97,15 +99,15 @@ impl Words {
     }
 
     fn put(&mut self, place: Place, words: Vec<Word>) {
-        if self.words.get(&place).is_some_and(|known| **known == *words) {
+        if self.by_place.get(&place).is_some_and(|known| **known == *words) {
             return;
         }
-        for word in self.words.remove(&place).into_iter().flatten() {
+        for word in self.by_place.remove(&place).into_iter().flatten() {
             self.places.remove(&(word, Arc::clone(&place)));
         }
         if !words.is_empty() {
             self.places.extend(words.iter().map(|word| (*word, Arc::clone(&place))));
-            self.words.insert(place, words.into());
+            self.by_place.insert(place, words.into());
         }
     }
 }
@@ -159,7 +161,7 @@ mod tests {
         put(&mut words, "a", &["two"]);
         assert_eq!((all(&words, &["one"]), all(&words, &["two"])), (vec![], vec!["shop/a".to_owned()]));
         words.apply(&Event::Delete(object("a")), |_, _: &Service| vec![]);
-        assert!(words.places.is_empty() && words.words.is_empty());
+        assert!(words.places.is_empty() && words.by_place.is_empty());
     }
 
     #[test]
