@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -257,6 +257,18 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     room.api::<Lease>().delete("pgset-leader", &DeleteParams::default()).await.unwrap();
     eventually!("a deleted Lease is back", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_some());
     eventually!("told what was put right", room.was_told("pgset", "Restored").await);
+    let edit = json!({"metadata": {"labels": {"app.kubernetes.io/name": "edited"}}});
+    macro_rules! put_right {
+        ($kind:ty, $name:literal) => {
+            merge(&room.api::<$kind>(), $name, edit.clone()).await;
+            eventually!(format!("an edited label on {} {} is right again", stringify!($kind), $name), {
+                room.api::<$kind>().get($name).await.unwrap().labels()["app.kubernetes.io/name"] == "postgresql"
+            });
+        };
+    }
+    put_right!(ServiceAccount, "pgset-sa");
+    put_right!(RoleBinding, "pgset-sa");
+    put_right!(PodDisruptionBudget, "pgset");
 
     // A controller that starts anew finds everything as it should be: it asks for the Secret, blindly, and for nothing else.
     room.stop().await;
@@ -348,6 +360,86 @@ async fn what_is_somebody_elses_is_used_judged_and_left_alone() {
             println!("{name}: {reason}: {note}");
         }
     }
+    room.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_only_make_sets_gets_no_right_and_no_service_by_them() {
+    let mut room = Room::open("attack").await;
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]);
+    create(&room.api::<Role>(), json!({"metadata": {"name": "x-sa"}, "rules": rules})).await;
+    let mut attack = set("x", 1, "postgres:17");
+    attack["metadata"]["annotations"]["pgset.dev/service-account"] = json!("attacker");
+    attack["spec"]["template"]["spec"]["serviceAccountName"] = json!("attacker");
+    attack["spec"]["serviceName"] = json!("victim-master");
+    create(&room.api::<StatefulSet>(), attack).await;
+
+    eventually!("the set has its own Service", room.api::<Service>().get_opt("x-master").await.unwrap().is_some());
+    eventually!("told that the Role is not its", room.was_told("x", "NameTaken").await);
+    eventually!("told that the Service is not its", room.was_told("x", "NoGoverningService").await);
+    assert!(room.api::<RoleBinding>().get_opt("x-sa").await.unwrap().is_none(), "nobody is bound");
+    assert!(room.api::<Service>().get_opt("victim-master").await.unwrap().is_none());
+
+    room.api::<Role>().delete("x-sa", &DeleteParams::default()).await.unwrap();
+    // Somebody else's objects are not watched: this controller looks again within a minute or two, a new one at once.
+    room.stop().await;
+    room.start(Config::infer().await.unwrap());
+    let bindings = room.api::<RoleBinding>();
+    eventually!("after its end, pgset's own is bound", bindings.get_opt("x-sa").await.unwrap().is_some());
+    let role = room.api::<Role>().get("x-sa").await.unwrap();
+    assert!(!json!(role.rules).to_string().contains("secrets"), "{:?}", role.rules);
+    room.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_an_edit_and_whoever_insists_is_left_in_peace() {
+    let room = Room::open("contest").await;
+    let services = room.api::<Service>();
+    create(&room.api::<StatefulSet>(), set("db", 1, "postgres:17")).await;
+    eventually!("it has its Service", services.get_opt("db-master").await.unwrap().is_some());
+    let said = async || {
+        let spec = services.get("db-master").await.unwrap().spec.unwrap();
+        json!([spec.selector, spec.ports, spec.type_])
+    };
+    let right = said().await;
+    let ports = json!([{"name": "postgres", "port": 5433, "targetPort": 5433}]);
+    merge(&services, "db-master", json!({"spec": {"type": "NodePort", "ports": ports, "selector": {"app": "web"}}}))
+        .await;
+    assert_ne!(said().await, right);
+    eventually!("of an edit nothing is left", said().await == right);
+
+    let insist = json!({"spec": {"selector": {"app": "web"}}});
+    eventually!("told that somebody insists", {
+        merge(&services, "db-master", insist.clone()).await;
+        room.was_told("db", "Contended").await
+    });
+    let asked = room.asked().len();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(room.asked()[asked..], [] as [String; 0], "peace");
+    merge(&services, "db-master", json!({"spec": {"selector": {"app": null}}})).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    merge(&services, "db-master", insist).await;
+    eventually!("once it was right it is kept right again", said().await == right);
+    room.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_refused_is_told_and_not_tried_all_the_time() {
+    let room = Room::open("quota").await;
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/secrets": "0"}}});
+    let quotas = room.api::<ResourceQuota>();
+    create(&quotas, quota).await;
+    let counted = async || quotas.get("none").await.unwrap().status.and_then(|status| status.hard).is_some();
+    eventually!("the quota is in force", counted().await);
+    create(&room.api::<StatefulSet>(), set("db", 1, "postgres:17")).await;
+    eventually!("told why", room.was_told("db", "Refused").await);
+    let (_, note) = room.events("db").await.into_iter().find(|(reason, _)| reason == "Refused").unwrap();
+    assert!(note.contains("exceeded quota"), "{note}");
+    eventually!("the rest is there", room.api::<Service>().get_opt("db-master").await.unwrap().is_some());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let tries = room.asked().iter().filter(|path| path.ends_with("/secrets")).count();
+    assert_eq!(tries, 1);
+    assert_eq!(room.events("db").await.iter().filter(|(reason, _)| reason == "Refused").count(), 1);
     room.close().await;
 }
 

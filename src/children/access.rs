@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 
-use super::{Owner, owned};
+use super::{Grants, Owner, owned};
 use crate::names;
 use crate::set::{Contract, Set};
 
@@ -17,18 +17,19 @@ pub fn service_account(owner: &Owner) -> ServiceAccount {
     ServiceAccount { metadata: owned(names::service_account(&owner.name), owner), ..ServiceAccount::default() }
 }
 
-/// What the members may do. Every rule names its objects, so that one set's members can't touch another's.
+/// What the members may do. Every rule about objects that are there names them, so that one set's members can't touch another's.
 #[must_use]
-pub fn role(set: &Set, owner: &Owner, members: &[String]) -> Role {
-    Role { metadata: owned(names::service_account(&owner.name), owner), rules: Some(rules(set, members)) }
+pub fn role(set: &Set, owner: &Owner, grants: &Grants<'_>) -> Role {
+    Role { metadata: owned(names::service_account(&owner.name), owner), rules: Some(rules(set, grants)) }
 }
 
-fn rules(set: &Set, members: &[String]) -> Vec<PolicyRule> {
-    let mut rules = Vec::with_capacity(3);
-    if set.contract == Contract::Agent {
+fn rules(set: &Set, grants: &Grants<'_>) -> Vec<PolicyRule> {
+    let members = grants.members;
+    let mut rules = Vec::with_capacity(4);
+    if set.contract == Contract::Agent && grants.lease {
         // The Lease is the election: a member reads it, watches it, and the one that may holds it. It can't make or delete it.
         let verbs = ["get", "list", "watch", "update", "patch"];
-        rules.push(rule("coordination.k8s.io", "leases", &verbs, vec![names::leader(&set.name)]));
+        rules.push(named_rule("coordination.k8s.io", "leases", &verbs, vec![names::leader(&set.name)]));
     }
     // No names would mean all pods of the namespace: a set without members has no such rule.
     if !members.is_empty() {
@@ -38,21 +39,27 @@ fn rules(set: &Set, members: &[String]) -> Vec<PolicyRule> {
             // So does the image; newer ones update the whole pod instead of patching it.
             Contract::Image => &["get", "update", "patch"],
         };
-        rules.push(rule("", "pods", verbs, members.to_vec()));
+        rules.push(named_rule("", "pods", verbs, members.to_vec()));
     }
     if set.contract == Contract::Agent {
         // How many members there are to be (which slots to keep) and what the user asks for (failover, switchover) is on the set.
-        rules.push(rule("apps", "statefulsets", &["get", "list", "watch"], vec![set.name.clone()]));
+        rules.push(named_rule("apps", "statefulsets", &["get", "list", "watch"], vec![set.name.clone()]));
+        // A member that refuses to start tells its owner why. What is made has no name yet that the rule could say.
+        rules.push(rule("events.k8s.io", "events", &["create"]));
     }
     rules
 }
 
-fn rule(group: &str, resource: &str, verbs: &[&str], resource_names: Vec<String>) -> PolicyRule {
+fn named_rule(group: &str, resource: &str, verbs: &[&str], resource_names: Vec<String>) -> PolicyRule {
+    PolicyRule { resource_names: Some(resource_names), ..rule(group, resource, verbs) }
+}
+
+fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
         verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
-        resource_names: Some(resource_names),
+        resource_names: None,
         non_resource_urls: None,
     }
 }

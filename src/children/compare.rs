@@ -1,79 +1,111 @@
-//! Whether a live object is ours, and whether it says already what we would say.
+//! Whose a live object is, and what has to change for it to say what we would say.
 
 use serde_json::{Map, Value};
 
 use super::Owner;
 use crate::names;
 
-/// Fields that the API server replaces as a whole: anything more in them than we say is a difference.
+/// Fields that are one thing: anything more in them than we say is a difference.
 const ATOMIC: [&str; 4] = ["selector", "rules", "subjects", "roleRef"];
+/// The list in which every owner has an entry of his own.
+const OWNERS: &str = "ownerReferences";
 
 /// Whose a live object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Made for this set: kept right.
+    /// This very set's: kept right.
     Ours,
-    /// Made for a set of this name that is gone, or being deleted: soon absent, and then made anew.
+    /// Of a set of this name that is gone, or being deleted: soon absent, and then made anew.
     Leaving,
     /// Anybody else's: left alone.
     Foreign,
 }
 
-/// Whose a live object is: ours by an owner reference to this very set, or by our labels.
+/// Whose a live object is. Only an owner reference to this very set makes it ours: a label is written by whoever likes to.
 #[must_use]
 pub fn standing(live: &Value, owner: &Owner) -> Standing {
     let references = live.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let is_ours = |reference: &Value| text(reference, "uid") == Some(&owner.uid);
     let controller =
         references.into_iter().flatten().find(|reference| reference.get("controller") == Some(&Value::Bool(true)));
-    let ours = references.into_iter().flatten().any(|reference| text(reference, "uid") == Some(&owner.uid));
-    let label = |key: &str| live.get("metadata").and_then(|m| m.get("labels")).and_then(|labels| text(labels, key));
-    let labelled = label(names::label::MANAGED_BY) == Some(names::MANAGER)
-        && label(names::label::SET) == Some(owner.name.as_str());
-    if !ours && !labelled {
-        return Standing::Foreign;
-    }
-    if live.pointer("/metadata/deletionTimestamp").is_some() {
-        return Standing::Leaving;
-    }
-    match controller {
-        Some(other) if text(other, "uid") != Some(&owner.uid) => {
-            // The garbage collector is about to take what an earlier set of this name owned. Any other owner has taken it over.
-            let earlier = text(other, "kind") == Some("StatefulSet") && text(other, "name") == Some(&owner.name);
-            if earlier { Standing::Leaving } else { Standing::Foreign }
-        }
-        _ => Standing::Ours,
+    let ours = match controller {
+        Some(controller) => is_ours(controller),
+        None => references.into_iter().flatten().any(is_ours),
+    };
+    // The garbage collector is about to take what an earlier set of this name owned. Any other owner has taken it over.
+    let earlier = controller.is_some_and(|controller| {
+        text(controller, "kind") == Some("StatefulSet") && text(controller, "name") == Some(&owner.name)
+    });
+    let leaves = live.pointer("/metadata/deletionTimestamp").is_some();
+    match (ours, earlier && is_labelled(live, &owner.name)) {
+        (true, _) if leaves => Standing::Leaving,
+        (true, _) => Standing::Ours,
+        (false, true) => Standing::Leaving,
+        (false, false) => Standing::Foreign,
     }
 }
 
-/// Whether a live object says all that the desired one says; what it says besides is the API server's and other people's.
+/// Whether an object carries the labels of what pgset makes for a set. It says nothing of whose it is: copies have them too.
 #[must_use]
-pub fn covers(live: &Value, desired: &Value) -> bool {
-    let (Some(live), Some(desired)) = (live.as_object(), desired.as_object()) else { return false };
+pub fn is_labelled(live: &Value, set: &str) -> bool {
+    let labels = live.pointer("/metadata/labels");
+    let label = |key: &str| labels.and_then(|labels| text(labels, key));
+    label(names::label::MANAGED_BY) == Some(names::MANAGER) && label(names::label::SET) == Some(set)
+}
+
+/// The merge patch (RFC 7386) that makes a live object say all that the desired one says, with nothing in it that is right
+/// already; `None` if it says all. What it says besides is the API server's and other people's.
+#[must_use]
+pub fn correction(live: &Value, desired: &Value) -> Option<Value> {
+    let (Some(live), Some(desired)) = (live.as_object(), desired.as_object()) else { return Some(desired.clone()) };
     // Which kind it is was the question already, and the items of a list don't repeat it.
     let said = desired.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()));
-    said.into_iter().all(|(key, value)| entry_covers(live, key, value))
+    let changes: Map<_, _> =
+        said.filter_map(|(key, value)| Some((key.clone(), change(key, live.get(key), value)?))).collect();
+    (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
-fn value_covers(live: &Value, desired: &Value) -> bool {
+/// What one field has to become; `None` if it says all that is desired.
+fn change(key: &str, live: Option<&Value>, desired: &Value) -> Option<Value> {
+    let Some(live) = live else { return (!is_empty(desired)).then(|| desired.clone()) };
+    if is_empty(live) && is_empty(desired) {
+        return None;
+    }
+    if ATOMIC.contains(&key) {
+        return (live != desired).then(|| replacement(live, desired));
+    }
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
-            desired.iter().all(|(key, value)| entry_covers(live, key, value))
+            let entries = desired.iter();
+            let changes: Map<_, _> =
+                entries.filter_map(|(key, value)| Some((key.clone(), change(key, live.get(key), value)?))).collect();
+            (!changes.is_empty()).then_some(Value::Object(changes))
         }
-        // Lists of objects with a key each (ports, owner references): ours must be among them.
         (Value::Array(live), Value::Array(desired)) => {
-            desired.iter().all(|wanted| live.iter().any(|found| value_covers(found, wanted)))
+            // Ours must be among them. A merge patch can't say which of them to change: it brings the whole list.
+            let has_all =
+                desired.iter().all(|wanted| live.iter().any(|found| change("", Some(found), wanted).is_none()));
+            (!has_all).then(|| Value::Array(if key == OWNERS { with_others(live, desired) } else { desired.clone() }))
         }
-        (live, desired) => live == desired,
+        (live, desired) => (live != desired).then(|| desired.clone()),
     }
 }
 
-fn entry_covers(live: &Map<String, Value>, key: &str, desired: &Value) -> bool {
-    match live.get(key) {
-        None => is_empty(desired),
-        Some(found) if is_empty(found) && is_empty(desired) => true,
-        Some(found) if ATOMIC.contains(&key) => found == desired,
-        Some(found) => value_covers(found, desired),
-    }
+/// What a merge patch has to say so that nothing but the desired value is left: what is too much is taken away by name.
+fn replacement(live: &Value, desired: &Value) -> Value {
+    let (Value::Object(live), Value::Object(desired)) = (live, desired) else { return desired.clone() };
+    let surplus = live.keys().filter(|key| !desired.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let wanted = desired.iter().filter(|(key, value)| live.get(*key) != Some(*value)).map(|(key, value)| {
+        let value = live.get(key).map_or_else(|| value.clone(), |found| replacement(found, value));
+        (key.clone(), value)
+    });
+    Value::Object(surplus.chain(wanted).collect())
+}
+
+/// Our owner reference, and those of everybody else.
+fn with_others(live: &[Value], desired: &[Value]) -> Vec<Value> {
+    let is_ours = |found: &&Value| desired.iter().any(|wanted| wanted.get("uid") == found.get("uid"));
+    live.iter().filter(|found| !is_ours(found)).chain(desired).cloned().collect()
 }
 
 /// Values that the API server may leave out.

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::names;
 use crate::set::{Contract, Set};
+use services::GoverningService;
 
 /// From how many members on a set has a disruption budget: with one, it could only stand in the way of draining a node.
 const DISRUPTION_BUDGET_FROM: u32 = 2;
@@ -112,37 +113,57 @@ pub struct Child {
 }
 
 impl Child {
-    fn new(kind: Kind, name: &str, object: &impl Serialize) -> Result<Self, Error> {
+    fn new(kind: Kind, name: String, object: &impl Serialize) -> Result<Self, Error> {
         let body = serde_json::to_value(object).map_err(|source| Error::Encode { kind: kind.as_str(), source })?;
-        Ok(Self { kind, name: name.to_owned(), body })
+        Ok(Self { kind, name, body })
     }
 }
 
-/// Everything that must stand beside a set, in the order in which a new set needs it.
-///
-/// `members` are the pods that the Role names: those the set has by its `replicas`, and those that are still leaving.
-pub fn desired(set: &Set, owner: &Owner, members: &[String]) -> Result<Vec<Child>, Error> {
+/// What the members are granted besides what every set's are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grants<'a> {
+    /// The pods that the Role names: those the set has by its `replicas`, and those that are still leaving.
+    pub members: &'a [String],
+    /// The Lease; not where another program has its own under that name.
+    pub lease: bool,
+}
+
+/// The places of everything that must stand beside a set, in the order in which a new set needs it.
+#[must_use]
+pub fn places(set: &Set) -> Vec<(Kind, String)> {
     let account = names::service_account(&set.name);
-    let mut children = Vec::with_capacity(9);
+    let mut places = Vec::with_capacity(9);
     if set.service_account == account {
-        children.push(Child::new(Kind::ServiceAccount, &account, &access::service_account(owner))?);
+        places.push((Kind::ServiceAccount, account.clone()));
     }
-    children.push(Child::new(Kind::Role, &account, &access::role(set, owner, members))?);
-    children.push(Child::new(Kind::RoleBinding, &account, &access::role_binding(set, owner))?);
+    places.extend([(Kind::Role, account.clone()), (Kind::RoleBinding, account)]);
     // An image that implements the contract itself elects nobody.
     if set.contract == Contract::Agent {
-        children.push(Child::new(Kind::Lease, &names::leader(&set.name), &leader::lease(owner))?);
+        places.push((Kind::Lease, names::leader(&set.name)));
     }
-    children.push(Child::new(Kind::Service, &names::master(&set.name), &services::master(set, owner))?);
-    children.push(Child::new(Kind::Service, &names::replica(&set.name), &services::replica(set, owner))?);
-    // A set whose `serviceName` is the master's or the replicas' Service has that Service already.
-    if ![names::master(&set.name), names::replica(&set.name)].contains(&set.headless_service) {
-        children.push(Child::new(Kind::Service, &set.headless_service, &services::headless(set, owner))?);
+    places.extend([names::master(&set.name), names::replica(&set.name)].map(|name| (Kind::Service, name)));
+    if services::governing_service(&set.name, &set.headless_service) == GoverningService::Made {
+        places.push((Kind::Service, set.headless_service.clone()));
     }
     if wants_disruption_budget(set) {
-        children.push(Child::new(Kind::PodDisruptionBudget, &set.name, &disruption::budget(set, owner))?);
+        places.push((Kind::PodDisruptionBudget, set.name.clone()));
     }
-    Ok(children)
+    places
+}
+
+/// Everything that must stand beside a set, in the order in which a new set needs it.
+pub fn desired(set: &Set, owner: &Owner, grants: &Grants<'_>) -> Result<Vec<Child>, Error> {
+    let child = |(kind, name): (Kind, String)| match kind {
+        Kind::ServiceAccount => Child::new(kind, name, &access::service_account(owner)),
+        Kind::Role => Child::new(kind, name, &access::role(set, owner, grants)),
+        Kind::RoleBinding => Child::new(kind, name, &access::role_binding(set, owner)),
+        Kind::Lease => Child::new(kind, name, &leader::lease(owner)),
+        Kind::Service if name == names::master(&set.name) => Child::new(kind, name, &services::master(set, owner)),
+        Kind::Service if name == names::replica(&set.name) => Child::new(kind, name, &services::replica(set, owner)),
+        Kind::Service => Child::new(kind, name, &services::headless(set, owner)),
+        Kind::PodDisruptionBudget => Child::new(kind, name, &disruption::budget(set, owner)),
+    };
+    places(set).into_iter().map(child).collect()
 }
 
 /// Whether a set of this size has a disruption budget.

@@ -12,6 +12,42 @@ use crate::set::Set;
 /// What the port is called in every Service.
 const PORT_NAME: &str = "postgres";
 
+/// What ends the names of the two Services that every set has.
+const ROLES: [&str; 2] = ["-master", "-replica"];
+/// What may end the name of a governing Service that pgset makes; people call theirs so.
+const GOVERNING: [&str; 6] = ["-headless", "-hl", "-svc", "-service", "-pods", "-members"];
+
+/// What the Service that `spec.serviceName` names is to pgset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoverningService {
+    /// One of the set's own names: pgset makes it where there is none.
+    Made,
+    /// The set's own Service to the master or to the replicas, which serves as it is.
+    ToRole,
+    /// A name that another set's Service has or may get.
+    OfAnotherSet,
+    /// Any other name: a Service of the user's, if he has made one.
+    Users,
+}
+
+/// Whether pgset makes the Service that a set's `spec.serviceName` names. A name belongs to one set at most, whichever sets there
+/// are or will be: else whoever may make a set could have a Service made over his own pods where another set's was about to come.
+#[must_use]
+pub fn governing_service(set: &str, service_name: &str) -> GoverningService {
+    let is_with =
+        |ends: &[&str]| ends.iter().any(|end| service_name.strip_suffix(end).is_some_and(|name| !name.is_empty()));
+    let end = service_name.strip_prefix(set);
+    match end {
+        Some(end) if ROLES.contains(&end) => GoverningService::ToRole,
+        _ if is_with(&ROLES) => GoverningService::OfAnotherSet,
+        Some(end) if GOVERNING.contains(&end) => GoverningService::Made,
+        // It may be the governing Service of a set with a shorter name.
+        Some("") if is_with(&GOVERNING) => GoverningService::OfAnotherSet,
+        Some("") => GoverningService::Made,
+        _ => GoverningService::Users,
+    }
+}
+
 /// The governing Service: a DNS name for each member, also before it is ready, because members look for each other then.
 #[must_use]
 pub fn headless(set: &Set, owner: &Owner) -> Service {

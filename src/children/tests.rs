@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::compare::{Standing, covers, standing};
+use super::compare::{Standing, correction, standing};
+use super::services::governing_service;
 use super::*;
 use crate::set::{Data, Failover, RoleLabel};
 
@@ -49,7 +50,8 @@ pub(crate) fn owner() -> Owner {
 
 /// All that a set wants, with the members it has by its replicas.
 pub(crate) fn all(set: &Set) -> Vec<Child> {
-    desired(set, &owner(), &set.members().collect::<Vec<_>>()).unwrap()
+    let members: Vec<_> = set.members().collect();
+    desired(set, &owner(), &Grants { members: &members, lease: true }).unwrap()
 }
 
 pub(crate) fn child(set: &Set, kind: Kind, name: &str) -> Value {
@@ -114,7 +116,7 @@ fn an_account_of_the_users_own_is_bound_and_not_made() {
 }
 
 #[test]
-fn members_may_touch_their_own_lease_pods_and_set_by_name_and_nothing_else() {
+fn members_may_touch_their_own_lease_pods_and_set_by_name_and_write_events_and_nothing_else() {
     assert_eq!(
         child(&pgset(), Kind::Role, "pgset-sa")["rules"],
         json!([
@@ -122,6 +124,7 @@ fn members_may_touch_their_own_lease_pods_and_set_by_name_and_nothing_else() {
                 "verbs": ["get", "list", "watch", "update", "patch"]},
             {"apiGroups": [""], "resources": ["pods"], "resourceNames": ["pgset-0", "pgset-1"], "verbs": ["get", "patch"]},
             {"apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["pgset"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
         ])
     );
 }
@@ -192,7 +195,9 @@ fn the_lease_says_nothing_of_its_holder() {
 #[test]
 fn the_secret_outlives_the_set_and_holds_every_password() {
     let words = ["one", "two", "three", "four"].map(str::to_owned);
-    let secret = serde_json::to_value(credentials::secret(&owner(), &credentials::Passwords(words))).unwrap();
+    let secret =
+        serde_json::to_value(credentials::secret(&owner(), "pgset-pgset-credentials", &credentials::Passwords(words)))
+            .unwrap();
     assert_eq!(secret["metadata"]["name"], "pgset-pgset-credentials");
     assert_eq!(secret["metadata"].get("ownerReferences"), None);
     assert_eq!(
@@ -218,7 +223,7 @@ pub(crate) fn stored(body: &Value, uid: &str) -> Value {
 #[test]
 fn what_the_api_server_adds_is_no_difference() {
     for child in all(&pgset()) {
-        assert!(covers(&stored(&child.body, "1"), &child.body), "{} {}", child.kind, child.name);
+        assert_eq!(correction(&stored(&child.body, "1"), &child.body), None, "{} {}", child.kind, child.name);
     }
 }
 
@@ -227,7 +232,7 @@ fn an_item_of_a_list_which_does_not_say_its_kind_is_no_difference() {
     for child in all(&pgset()) {
         let mut live = stored(&child.body, "1");
         live.as_object_mut().unwrap().retain(|key, _| !["apiVersion", "kind"].contains(&key.as_str()));
-        assert!(covers(&live, &child.body), "{} {}", child.kind, child.name);
+        assert_eq!(correction(&live, &child.body), None, "{} {}", child.kind, child.name);
     }
 }
 
@@ -259,7 +264,9 @@ fn every_edit_that_matters_is_a_difference() {
             Some(place) => *place = value,
             None => panic!("{pointer} is not in {live}"),
         }
-        assert!(!covers(&live, &body), "{kind} {name} {pointer}");
+        let patch = correction(&live, &body).unwrap_or_else(|| panic!("{kind} {name} {pointer} is no difference"));
+        json_patch::merge(&mut live, &patch);
+        assert_eq!(live, body, "{kind} {name} {pointer} after {patch}");
     }
 }
 
@@ -268,11 +275,11 @@ fn the_holder_of_a_lease_is_no_difference() {
     let body = child(&pgset(), Kind::Lease, "pgset-leader");
     let mut live = stored(&body, "1");
     live["spec"] = json!({"holderIdentity": "pgset-0/uid", "leaseDurationSeconds": 6});
-    assert!(covers(&live, &body));
+    assert_eq!(correction(&live, &body), None);
 }
 
 #[test]
-fn whose_an_object_is_shows_in_its_owner_and_labels() {
+fn whose_an_object_is_shows_in_its_owner_and_never_in_its_labels() {
     let ours = child(&pgset(), Kind::Service, "pgset-master");
     assert_eq!(standing(&ours, &owner()), Standing::Ours);
 
@@ -284,8 +291,8 @@ fn whose_an_object_is_shows_in_its_owner_and_labels() {
     orphaned["metadata"]["ownerReferences"] = json!([]);
     assert_eq!(
         standing(&orphaned, &owner()),
-        Standing::Ours,
-        "so do the labels: the set was deleted with --cascade=orphan"
+        Standing::Foreign,
+        "a copy, or left over from --cascade=orphan: anybody can write labels"
     );
 
     let mut predecessor = ours.clone();
@@ -305,4 +312,89 @@ fn whose_an_object_is_shows_in_its_owner_and_labels() {
     handwritten["metadata"]["labels"] = json!({"app": "pgset"});
     handwritten["metadata"]["ownerReferences"] = json!(null);
     assert_eq!(standing(&handwritten, &owner()), Standing::Foreign);
+}
+
+#[test]
+fn a_correction_says_what_differs_and_nothing_else() {
+    let body = child(&pgset(), Kind::Service, "pgset-master");
+    let mut live = stored(&body, "1");
+    live["spec"]["selector"] = json!({"app": "web", "pgset.dev/set": "pgset"});
+    live["metadata"]["labels"]["theirs"] = json!("stays");
+    assert_eq!(
+        correction(&live, &body),
+        Some(json!({"spec": {"selector": {"app": null, "pgset.dev/role": "master"}}}))
+    );
+}
+
+#[test]
+fn of_a_port_that_changed_nothing_is_left() {
+    let mut live = stored(&child(&pgset(), Kind::Service, "pgset-master"), "1");
+    let body = child(&Set { port: 5433, ..pgset() }, Kind::Service, "pgset-master");
+    let patch = correction(&live, &body).unwrap();
+    json_patch::merge(&mut live, &patch);
+    assert_eq!(live["spec"]["ports"], body["spec"]["ports"]);
+}
+
+#[test]
+fn other_peoples_owner_references_stay() {
+    let body = child(&pgset(), Kind::Service, "pgset-master");
+    let mut live = stored(&body, "1");
+    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"});
+    live["metadata"]["ownerReferences"] = json!([theirs, {"uid": "set-uid", "controller": false}]);
+    let patch = correction(&live, &body).unwrap();
+    let ours = body["metadata"]["ownerReferences"][0].clone();
+    assert_eq!(patch, json!({"metadata": {"ownerReferences": [theirs, ours]}}));
+}
+
+#[test]
+fn a_governing_service_is_made_under_the_sets_own_names_only() {
+    for name in ["db", "db-headless", "db-hl", "db-svc", "db-service", "db-pods", "db-members"] {
+        assert_eq!(governing_service("db", name), GoverningService::Made, "{name}");
+    }
+    for name in ["db-master", "db-replica"] {
+        assert_eq!(governing_service("db", name), GoverningService::ToRole, "{name}");
+    }
+    for name in ["victim-master", "victim-replica", "db-svc-master"] {
+        assert_eq!(governing_service("db", name), GoverningService::OfAnotherSet, "{name}");
+    }
+    for name in ["postgres", "victim", "victim-headless", "dbx", "db-x"] {
+        assert_eq!(governing_service("db", name), GoverningService::Users, "{name}");
+    }
+    assert_eq!(governing_service("db-master", "db-master"), GoverningService::OfAnotherSet);
+    assert_eq!(governing_service("db-master", "db-master-headless"), GoverningService::Made);
+    let set = Set { headless_service: "victim-master".to_owned(), ..pgset() };
+    assert!(!names_of(&all(&set)).contains(&"Service victim-master".to_owned()));
+}
+
+#[test]
+fn no_two_sets_ever_make_objects_of_one_name() {
+    let ends = [
+        "",
+        "-master",
+        "-replica",
+        "-sa",
+        "-leader",
+        "-headless",
+        "-hl",
+        "-svc",
+        "-service",
+        "-pods",
+        "-members",
+        "-0",
+    ];
+    let sets: Vec<String> =
+        ends.iter().flat_map(|one| ends.iter().map(move |other| format!("a{one}{other}"))).collect();
+    let mut owners: BTreeMap<(Kind, String), String> = BTreeMap::new();
+    let serving: std::collections::BTreeSet<&String> = sets.iter().collect();
+    for name in serving {
+        // Whatever a set may be made to say.
+        for headless_service in sets.iter().cloned() {
+            let set =
+                Set { name: name.clone(), service_account: names::service_account(name), headless_service, ..pgset() };
+            for place in places(&set) {
+                let owner = owners.entry(place.clone()).or_insert_with(|| name.clone());
+                assert_eq!(owner, name, "both make {place:?}");
+            }
+        }
+    }
 }

@@ -11,16 +11,18 @@ use tokio::time::Instant;
 use super::notice::Notice;
 use crate::children::Kind;
 
-/// How long an answer about somebody else's object is good: such an object is not watched.
-const FOREIGN_FOR: Duration = Duration::from_secs(600);
+/// How long an answer about somebody else's object is good: such an object is not watched, and its owner waits after he removed it.
+const FOREIGN_FOR: Duration = Duration::from_secs(60);
 /// How long a warning that stands is not repeated: Kubernetes forgets Events after an hour.
 const WARNED_FOR: Duration = Duration::from_secs(3300);
 /// How long the same news, or a warning that comes and goes, is not repeated.
 const TOLD_FOR: Duration = Duration::from_secs(300);
-/// How many times an object is put right within [`CONTEST`] before pgset lets it be for as long.
+/// How many times an object is put right within [`CONTEST`] before pgset gives it up: whoever edits by hand stops before.
 const CONTEST_ROUNDS: u32 = 5;
-/// See [`CONTEST_ROUNDS`].
-pub const CONTEST: Duration = Duration::from_secs(60);
+/// See [`CONTEST_ROUNDS`]. What deploys from a repository comes back every few minutes.
+const CONTEST: Duration = Duration::from_secs(3600);
+/// How long a Secret that was refused is not tried again: a quota or a policy changes by hand.
+const SECRET_REFUSED_FOR: Duration = Duration::from_secs(60);
 /// How long the Secret is taken to be there after pods of the set have changed: whoever deletes it then wants new passwords.
 const SECRET_LATELY_FOR: Duration = Duration::from_secs(600);
 /// How long the Secret is taken to be there as long as nobody needs it: with ten thousand sets, a request every few seconds.
@@ -47,7 +49,14 @@ impl Occasion {
 struct Contest {
     since: Instant,
     rounds: u32,
-    wanted: Value,
+    /// A hash of what was wanted.
+    wanted: u64,
+}
+
+impl Contest {
+    fn is_given_up(&self) -> bool {
+        self.rounds > CONTEST_ROUNDS
+    }
 }
 
 /// What is remembered of one set.
@@ -59,6 +68,8 @@ pub struct Memory {
     failures: u32,
     /// On which occasion the Secret was there last, and until when that is good.
     secret: Option<(Occasion, Instant)>,
+    /// Why the Secret was refused, and until when it is not tried again.
+    refused: Option<(Notice, Instant)>,
     /// When the namespace was found to be going away.
     farewell: Option<Instant>,
 }
@@ -81,17 +92,28 @@ impl Memory {
         self.foreign.remove(place);
     }
 
-    /// Whether an object may be put right once more; `false` if somebody keeps changing it back. Putting it right to say
-    /// something else, as when a set is scaled, is no contest.
+    /// Whether an object may be put right once more; `false` if somebody keeps changing it back: then it is let be until it is right
+    /// (see [`Memory::wrong`]) or something else is wanted. Putting it right to say something else, as when a set is scaled, is no
+    /// contest.
     pub fn may_restore(&mut self, place: &(Kind, String), wanted: &Value, now: Instant) -> bool {
-        self.contests.retain(|_, contest| now.duration_since(contest.since) < CONTEST);
-        let fresh = || Contest { since: now, rounds: 0, wanted: wanted.clone() };
+        self.end_contests(now);
+        let wanted = hash(&wanted.to_string());
+        let fresh = || Contest { since: now, rounds: 0, wanted };
         let contest = self.contests.entry(place.clone()).or_insert_with(fresh);
-        if contest.wanted != *wanted {
+        if contest.wanted != wanted {
             *contest = fresh();
         }
         contest.rounds = contest.rounds.saturating_add(1);
-        contest.rounds <= CONTEST_ROUNDS
+        !contest.is_given_up()
+    }
+
+    /// Remembers which objects are wrong now: of the others, none is given up any more.
+    pub fn wrong(&mut self, places: &[(Kind, String)]) {
+        self.contests.retain(|place, contest| !contest.is_given_up() || places.contains(place));
+    }
+
+    fn end_contests(&mut self, now: Instant) {
+        self.contests.retain(|_, contest| contest.is_given_up() || now.duration_since(contest.since) < CONTEST);
     }
 
     /// Those of the notices that are worth an Event now, and remembers them.
@@ -110,12 +132,29 @@ impl Memory {
     /// again whenever a pod needs it, and once in a while, is enough.
     #[must_use]
     pub fn wants_secret(&self, occasion: Occasion, now: Instant) -> bool {
+        if self.refusal(now).is_some() {
+            return false;
+        }
         !self.secret.is_some_and(|(last, good_until)| last == occasion && now < good_until)
+    }
+
+    /// Remembers that the Secret was refused, so that it is neither tried again at every change nor told anew.
+    pub fn secret_refused(&mut self, why: Notice, now: Instant) {
+        self.refused = Some((why, now + SECRET_REFUSED_FOR));
+    }
+
+    /// Why the Secret was refused lately, and when to try again.
+    #[must_use]
+    pub fn refusal(&self, now: Instant) -> Option<(&Notice, Duration)> {
+        let (why, until) = self.refused.as_ref()?;
+        let rest = until.checked_duration_since(now).filter(|rest| !rest.is_zero())?;
+        Some((why, rest))
     }
 
     /// Remembers that the Secret is there, and answers whether it was known to be there before. `set` is any word that is
     /// another one for each set, so that not all of them ask again in one moment.
     pub fn has_secret(&mut self, occasion: Occasion, set: &str, now: Instant) -> bool {
+        self.refused = None;
         let changed = self.secret.is_some_and(|(last, _)| last != occasion);
         let good_for = if changed { SECRET_LATELY_FOR } else { SECRET_FOR };
         self.secret.replace((occasion, now + spread(set, good_for))).is_some()
@@ -149,7 +188,7 @@ impl Memory {
 
     /// Gives room back that was for what is past.
     pub fn shrink(&mut self, now: Instant) {
-        self.contests.retain(|_, contest| now.duration_since(contest.since) < CONTEST);
+        self.end_contests(now);
         self.contests.shrink_to_fit();
         self.told.shrink_to_fit();
         self.foreign.shrink_to_fit();
@@ -197,14 +236,45 @@ mod tests {
     }
 
     #[test]
-    fn whoever_keeps_changing_an_object_back_is_let_be_for_a_minute() {
+    fn whoever_keeps_changing_an_object_back_is_let_be_until_it_is_right() {
         let mut memory = Memory::default();
         let place = (Kind::Service, "pgset-master".to_owned());
         let one = Value::from("one");
         let start = Instant::now();
         assert!((0..CONTEST_ROUNDS).all(|_| memory.may_restore(&place, &one, start)));
-        assert!(!memory.may_restore(&place, &one, start));
-        assert!(memory.may_restore(&place, &one, start + CONTEST));
+        let later = start + 10 * CONTEST;
+        assert!(!memory.may_restore(&place, &one, start) && !memory.may_restore(&place, &one, later), "peace");
+        assert!(memory.may_restore(&place, &Value::from("two"), later), "something else is wanted");
+        assert!((0..CONTEST_ROUNDS).all(|_| memory.may_restore(&place, &one, later)));
+        memory.wrong(std::slice::from_ref(&place));
+        assert!(!memory.may_restore(&place, &one, later));
+        memory.wrong(&[]);
+        assert!(memory.may_restore(&place, &one, later), "it was right in the meantime");
+    }
+
+    #[test]
+    fn a_deployment_that_comes_back_every_three_minutes_is_a_contest_and_an_edit_a_day_is_none() {
+        let place = (Kind::Service, "pgset-master".to_owned());
+        let (one, start) = (Value::from("one"), Instant::now());
+        let rounds = |pause: u64| {
+            let mut memory = Memory::default();
+            (0..100)
+                .filter(|round| memory.may_restore(&place, &one, start + Duration::from_secs(pause * round)))
+                .count()
+        };
+        assert_eq!((rounds(180), rounds(24 * 3600)), (5, 100));
+    }
+
+    #[test]
+    fn a_refused_secret_is_tried_again_after_a_minute_and_told_meanwhile() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        memory.secret_refused(Notice::new(Reason::Refused, "exceeded quota"), now);
+        let soon = now + Duration::from_secs(59);
+        assert!(!memory.wants_secret(occasion(1, &["pod"]), soon) && memory.refusal(soon).is_some());
+        let later = now + SECRET_REFUSED_FOR;
+        assert!(memory.wants_secret(occasion(1, &["pod"]), later) && memory.refusal(later).is_none());
+        memory.has_secret(occasion(1, &["pod"]), "set", later);
+        assert!(memory.refusal(now).is_none());
     }
 
     #[test]

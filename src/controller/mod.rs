@@ -11,29 +11,24 @@ mod ownership;
 mod plan;
 mod reconcile;
 mod requests;
+mod schedule;
 mod selection;
 mod shape;
+mod taken;
 mod view;
 mod watches;
+mod words;
 
 use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Mutex;
 
 use futures::StreamExt;
 use kube::Client;
-use kube::runtime::controller::{Action, Config, applier};
-use kube::runtime::reflector::ObjectRef;
-use tracing::debug;
 
 use leadership::Leadership;
 use reconcile::Context;
-use view::View;
 use watches::{Queue, Stores};
-
-/// How many sets are looked at at once. Each may have four requests under way, and a connection for each takes memory.
-const CONCURRENCY: u16 = 8;
+use words::Place;
 
 /// How the controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,32 +87,16 @@ async fn work(client: Client, identity: String) -> Error {
         Err(ended) => return ended.into(),
     };
     let queue = futures::stream::iter(early).chain(queue);
-    let context = Arc::new(Context { client, stores: stores.clone(), identity, memories: Mutex::new(HashMap::new()) });
-    let looks = applier(
-        |set, context| Box::pin(reconcile::reconcile(set, context)),
-        // There are none: each set's errors are dealt with where its memory is.
-        |_, _: &Infallible, _| Action::requeue(Duration::from_secs(60)),
-        context,
-        stores.sets,
-        queue.map(Ok::<_, Infallible>),
-        Config::default().concurrency(CONCURRENCY),
-    );
-    let looked = looks.for_each(|look| {
-        if let Err(error) = look {
-            // Usually a set that was deleted while a change to something of its was on the way.
-            debug!(%error, "a look at a set came to nothing");
-        }
-        std::future::ready(())
-    });
+    let context = Context { client, stores, identity, memories: Mutex::new(HashMap::new()) };
     tokio::select! {
-        () = looked => Error::Queue,
+        () = schedule::run(queue, |place| reconcile::reconcile(place, &context)) => Error::Queue,
         _ = watches.join_next() => watches::Ended.into(),
     }
 }
 
 /// Waits until everything has been seen: before, what is there would look absent. Answers the sets that it was about. The queue
 /// has to be emptied meanwhile: a watch that waits for room in it would never have seen everything.
-async fn seen(stores: &Stores, queue: &mut Queue) -> Result<HashSet<ObjectRef<View>>, watches::Ended> {
+async fn seen(stores: &Stores, queue: &mut Queue) -> Result<HashSet<Place>, watches::Ended> {
     let mut sets = HashSet::new();
     let mut ready = std::pin::pin!(stores.ready());
     loop {

@@ -26,8 +26,10 @@ pub enum Reason {
     ServiceReachesReplicas,
     /// `pgset.dev/follow` has a value that means nothing.
     InvalidFollow,
-    /// A Role, `RoleBinding` or Lease of somebody else's has the name of one of ours and can't stand in for it.
+    /// Somebody else's object has the name of one of ours, and can't stand in for it or is not kept right.
     NameTaken,
+    /// There is no Service that gives the members names in the DNS, and pgset makes none of that name.
+    NoGoverningService,
     /// The Secret with the passwords was gone from a set that runs already, and was made anew.
     CredentialsReplaced,
     /// Somebody else keeps changing an object back.
@@ -52,6 +54,7 @@ impl Reason {
             Self::ServiceReachesReplicas => "ServiceReachesReplicas",
             Self::InvalidFollow => "InvalidFollow",
             Self::NameTaken => "NameTaken",
+            Self::NoGoverningService => "NoGoverningService",
             Self::CredentialsReplaced => "CredentialsReplaced",
             Self::Contended => "Contended",
             Self::Refused => "Refused",
@@ -69,6 +72,7 @@ impl Reason {
             | Self::ServiceReachesReplicas
             | Self::InvalidFollow
             | Self::NameTaken
+            | Self::NoGoverningService
             | Self::CredentialsReplaced
             | Self::Contended
             | Self::Refused => true,

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::notice::{Notice, Reason};
 use super::selection::{self, Service};
-use crate::children::compare::{Standing, covers, standing};
+use super::taken;
+use crate::children::compare::{Standing, correction, is_labelled, standing};
 use crate::children::{self, Child, Kind, Owner};
 use crate::names;
-use crate::set::{Contract, Set};
+use crate::set::{Contract, MOST_MEMBERS, Set};
 
 /// A pod of the set, as far as the controller cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +43,13 @@ pub struct World {
 pub enum Step {
     /// Make an object.
     Create(Child),
-    /// Put an object right again; the UID is that of the object to be changed, so that another of its name is not.
-    Restore(Child, String),
+    /// Put an object right again.
+    Restore {
+        /// What it has to say.
+        child: Child,
+        /// The merge patch that makes it say so; it names the very object, so that another of its name is not changed.
+        patch: Value,
+    },
     /// Remove an object that the set no longer needs.
     Remove {
         /// Its kind.
@@ -74,10 +80,19 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether the API server takes this only when the Role is there: it looks into the Role that it is asked to give.
+    /// Whether this gives the Role to somebody: only when the Role is there and says what it has to.
     #[must_use]
     pub fn needs_role(&self) -> bool {
-        matches!(self, Self::Create(child) | Self::Restore(child, _) if child.kind == Kind::RoleBinding)
+        self.kind() == Some(Kind::RoleBinding)
+    }
+
+    /// Which kind of what stands beside a set this makes or puts right.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Create(child) | Self::Restore { child, .. } => Some(child.kind),
+            Self::Remove { .. } | Self::Label { .. } | Self::Follow { .. } => None,
+        }
     }
 }
 
@@ -122,29 +137,33 @@ pub fn not_injected(set: &Set) -> Notice {
 #[must_use]
 pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Plan {
     let mut plan = Plan::default();
+    let is_role_ours = role_is_ours(owner, world);
     for child in desired {
-        let Some(live) = world.children.get(&(child.kind, child.name.clone())) else {
+        let live = world.children.get(&(child.kind, child.name.clone()));
+        // It would give somebody whatever another's Role allows, now or later.
+        if child.kind == Kind::RoleBinding && !is_role_ours {
+            continue;
+        }
+        let Some(live) = live else {
             plan.steps.push(Step::Create(child));
             continue;
         };
         match standing(live, owner) {
-            Standing::Ours if covers(live, &child.body) => {}
-            Standing::Ours => plan.steps.push(Step::Restore(child, uid(live))),
+            Standing::Ours => plan.steps.extend(correction(live, &child.body).map(|change| {
+                let patch = of_this_object(live, change);
+                Step::Restore { child, patch }
+            })),
             // Its deletion is an event, and then there is room for a new one.
             Standing::Leaving => {}
-            Standing::Foreign => plan.notices.extend(taken(&child, live, set, owner)),
+            Standing::Foreign => plan.notices.extend(taken::notice(&child, live, set, owner, world)),
         }
     }
+    plan.notices.extend(taken::no_governing_service(set, owner, world));
     plan.steps.extend(disruption_budget_to_remove(set, owner, world));
     if set.contract == Contract::Image {
         plan.steps.extend(world.members.iter().filter_map(|member| role_to_set(set, member)));
     }
-    let foreign: Vec<Service> = world
-        .services
-        .iter()
-        .filter(|live| standing(live, owner) == Standing::Foreign && !is_of_a_set(live))
-        .map(Service::read)
-        .collect();
+    let foreign: Vec<Service> = foreign_services(owner, world).map(Service::read).collect();
     plan.notices.extend(selection::judge(&foreign, set));
     plan.steps.extend(foreign.into_iter().filter_map(|service| {
         let value = selection::to_follow(&service, set)?;
@@ -160,6 +179,8 @@ pub fn role_members(set: &Set, present: &[Member]) -> Vec<String> {
     let mut leaving: Vec<String> =
         present.iter().map(|m| m.name.clone()).filter(|name| !names.contains(name)).collect();
     leaving.sort_unstable();
+    // As many as there may ever have been: a Role has to fit into one object.
+    leaving.truncate(MOST_MEMBERS as usize);
     names.append(&mut leaving);
     names
 }
@@ -183,60 +204,39 @@ fn disruption_budget_to_remove(set: &Set, owner: &Owner, world: &World) -> Optio
     obsolete.then(|| Step::Remove { kind: place.0, name: place.1, uid: uid(live) })
 }
 
-/// Whether pgset made this object for another set: that set looks after it.
-fn is_of_a_set(live: &Value) -> bool {
-    let labels = live.pointer("/metadata/labels");
-    labels.and_then(|l| l.get(names::label::MANAGED_BY)).and_then(Value::as_str) == Some(names::MANAGER)
+/// The Services of other people, and copies of this set's own; another set looks after its own.
+fn foreign_services<'a>(owner: &'a Owner, world: &'a World) -> impl Iterator<Item = &'a Value> {
+    let under_our_names = world.children.iter().filter(|((kind, _), _)| *kind == Kind::Service).map(|(_, live)| live);
+    let copies = under_our_names.filter(|live| is_labelled(live, &owner.name));
+    let others = world.services.iter().filter(|live| !taken::is_made(live));
+    others.chain(copies).filter(|live| standing(live, owner) == Standing::Foreign)
 }
 
-/// What to say about somebody else's object under a name of ours. Services are judged with all others of the namespace.
-fn taken(child: &Child, live: &Value, set: &Set, owner: &Owner) -> Option<Notice> {
-    let why = match child.kind {
-        // Made for another set: that one's own job comes first.
-        Kind::Service if is_of_a_set(live) => "belongs to another set; rename one of the two sets",
-        // The user's own account serves as well as ours, and his own budget is his choice.
-        Kind::Service | Kind::ServiceAccount | Kind::PodDisruptionBudget => return None,
-        Kind::Role if allows(live, &child.body) => return None,
-        Kind::Role => "does not allow the members what they need; delete it and pgset makes one, or rename it",
-        Kind::RoleBinding if binds(live, &set.service_account, &owner.namespace) => return None,
-        Kind::RoleBinding => "does not bind the members' account; delete it and pgset makes one, or rename it",
-        Kind::Lease => "may be held by something else, and the members elect the master by it; delete or rename it",
-    };
-    let note =
-        format!("{} {} is not pgset's for set {} and is left alone, but it {why}", child.kind, child.name, set.name);
-    Some(Notice::new(Reason::NameTaken, note))
+/// Whether the Role is this set's, or will be in a moment.
+fn role_is_ours(owner: &Owner, world: &World) -> bool {
+    let live = world.children.get(&(Kind::Role, names::service_account(&owner.name)));
+    live.is_none_or(|live| standing(live, owner) == Standing::Ours)
 }
 
-/// Whether a Role of somebody else's allows at least what ours would.
-fn allows(live: &Value, desired: &Value) -> bool {
-    let rules = |role: &Value| role.get("rules").and_then(Value::as_array).cloned().unwrap_or_default();
-    let has = |rule: &Value, field: &str, wanted: &Value| {
-        let list = rule.get(field).and_then(Value::as_array).into_iter().flatten().collect::<Vec<_>>();
-        let unlimited = field == "resourceNames" && list.is_empty();
-        let any = field != "resourceNames" && list.iter().any(|&item| item == "*");
-        unlimited || any || wanted.as_array().into_iter().flatten().all(|item| list.contains(&item))
-    };
-    let live = rules(live);
-    rules(desired).iter().all(|wanted| {
-        live.iter().any(|rule| {
-            ["apiGroups", "resources", "verbs", "resourceNames"]
-                .iter()
-                .all(|field| has(rule, field, wanted.get(*field).unwrap_or(&Value::Null)))
-        })
-    })
+/// Whether the members may be granted the Lease of that name: another program's is not theirs to hold. One with the set's labels
+/// is the set's, also where the set was deleted without it and made anew.
+#[must_use]
+pub fn may_grant_lease(owner: &Owner, world: &World) -> bool {
+    let live = world.children.get(&(Kind::Lease, names::leader(&owner.name)));
+    live.is_none_or(|live| standing(live, owner) != Standing::Foreign || is_labelled(live, &owner.name))
 }
 
-/// Whether a `RoleBinding` of somebody else's names the account, directly or with all accounts.
-fn binds(live: &Value, account: &str, namespace: &str) -> bool {
-    let text = |subject: &Value, key: &str| subject.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    live.get("subjects").and_then(Value::as_array).into_iter().flatten().any(|subject| {
-        let name = text(subject, "name");
-        match text(subject, "kind").as_str() {
-            "ServiceAccount" => name == account && text(subject, "namespace") == namespace,
-            "Group" => name == "system:serviceaccounts" || name == format!("system:serviceaccounts:{namespace}"),
-            _ => false,
+/// The change, for this very object only and, where that is known, as it was seen.
+fn of_this_object(live: &Value, mut change: Value) -> Value {
+    let known = ["uid", "resourceVersion"].into_iter();
+    let known = known.filter_map(|key| Some((key.to_owned(), live.get("metadata")?.get(key)?.clone())));
+    if let Some(change) = change.as_object_mut() {
+        let metadata = change.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.extend(known);
         }
-    })
+    }
+    change
 }
 
 fn uid(live: &Value) -> String {

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::children::Grants;
 use crate::children::tests::{all, article, child, owner, pgset, stored};
 
 fn complete(set: &Set) -> World {
@@ -16,7 +17,9 @@ fn complete(set: &Set) -> World {
 }
 
 fn planned(set: &Set, world: &World) -> Plan {
-    let desired = children::desired(set, &owner(), &role_members(set, &world.members)).unwrap();
+    let members = role_members(set, &world.members);
+    let grants = Grants { members: &members, lease: may_grant_lease(&owner(), world) };
+    let desired = children::desired(set, &owner(), &grants).unwrap();
     plan(set, &owner(), desired, world)
 }
 
@@ -71,14 +74,17 @@ fn an_edited_object_is_put_right_and_no_other_of_its_name() {
     let steps = planned(&pgset(), &world).steps;
     assert_eq!(
         steps,
-        [Step::Restore(
-            Child {
+        [Step::Restore {
+            child: Child {
                 kind: Kind::Service,
                 name: "pgset-master".to_owned(),
                 body: child(&pgset(), Kind::Service, "pgset-master")
             },
-            uid
-        )]
+            patch: json!({
+                "metadata": {"uid": uid, "resourceVersion": "7"},
+                "spec": {"selector": {"app": null, "pgset.dev/set": "pgset", "pgset.dev/role": "master"}},
+            }),
+        }]
     );
 }
 
@@ -87,7 +93,7 @@ fn scaling_up_adds_the_member_to_the_role_and_scaling_down_waits_for_the_pod() {
     let world = complete(&pgset());
     let steps = planned(&Set { replicas: 3, ..pgset() }, &world).steps;
     assert!(
-        matches!(&steps[..], [Step::Restore(role, _)] if role.body["rules"][1]["resourceNames"] == json!(["pgset-0", "pgset-1", "pgset-2"])),
+        matches!(&steps[..], [Step::Restore { child: role, .. }] if role.body["rules"][1]["resourceNames"] == json!(["pgset-0", "pgset-1", "pgset-2"])),
         "{steps:?}"
     );
 
@@ -138,7 +144,11 @@ fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_to
     ]);
     let plan = planned(&pgset(), &world);
     assert_eq!(plan.steps, []);
-    assert_eq!(reasons(&plan), [Reason::NameTaken; 3]);
+    assert_eq!(
+        reasons(&plan),
+        [Reason::NameTaken; 2],
+        "of a binding to a Role that is not ours there is nothing to say"
+    );
 }
 
 #[test]
@@ -210,4 +220,90 @@ fn an_uninjected_set_is_recognised() {
     let whole = json!({"spec": {"template": {"metadata": {"labels": {"pgset.dev/set": "pgset"}},
         "spec": {"initContainers": [{"name": "pgset-agent"}]}}}});
     assert!(is_injected(&whole, &pgset()));
+}
+
+#[test]
+fn nobody_is_bound_to_a_role_of_somebody_elses() {
+    let everything = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    let role = (Kind::Role, "pgset-sa".to_owned());
+    let mut labelled = foreign(Kind::Role, "pgset-sa", everything.clone()).1;
+    labelled["metadata"]["labels"] = json!(children::labels("pgset"));
+    for live in [foreign(Kind::Role, "pgset-sa", everything).1, labelled] {
+        for set in [pgset(), Set { service_account: "attacker".to_owned(), ..pgset() }] {
+            let mut world = complete(&set);
+            world.children.remove(&(Kind::RoleBinding, "pgset-sa".to_owned()));
+            world.children.insert(role.clone(), live.clone());
+            let plan = planned(&set, &world);
+            assert_eq!(plan.steps, []);
+            assert_eq!(reasons(&plan), [Reason::NameTaken]);
+            assert!(plan.notices[0].note.contains("kubectl delete role pgset-sa"), "{}", plan.notices[0].note);
+        }
+    }
+}
+
+#[test]
+fn a_binding_of_ours_is_not_put_right_beside_a_role_that_is_not() {
+    let mut world = complete(&pgset());
+    world.children.get_mut(&(Kind::RoleBinding, "pgset-sa".to_owned())).unwrap()["subjects"] = json!([]);
+    let (place, live) = foreign(Kind::Role, "pgset-sa", json!({"rules": []}));
+    world.children.insert(place, live);
+    assert_eq!(planned(&pgset(), &world).steps, []);
+}
+
+#[test]
+fn another_programs_lease_is_not_granted_and_the_sets_own_left_over_is() {
+    let mut world = complete(&pgset());
+    let (place, live) = foreign(Kind::Lease, "pgset-leader", json!({"spec": {"holderIdentity": "scheduler"}}));
+    world.children.insert(place.clone(), live);
+    let plan = planned(&pgset(), &world);
+    assert_eq!(reasons(&plan), [Reason::NameTaken]);
+    let Some(Step::Restore { child, .. }) = plan.steps.first() else { panic!("{plan:?}") };
+    assert!(child.kind == Kind::Role && !child.body.to_string().contains("pgset-leader"), "{}", child.body);
+
+    let mut left = stored(&child_of_lease(), "left");
+    left["metadata"]["ownerReferences"] = json!(null);
+    world.children.insert(place, left);
+    assert_eq!(planned(&pgset(), &world), Plan::default());
+}
+
+fn child_of_lease() -> Value {
+    child(&pgset(), Kind::Lease, "pgset-leader")
+}
+
+#[test]
+fn a_copy_of_ours_that_somebody_deploys_is_told_and_left_alone() {
+    let mut world = complete(&pgset());
+    for (kind, name) in
+        [(Kind::Service, "pgset-master"), (Kind::Role, "pgset-sa"), (Kind::PodDisruptionBudget, "pgset")]
+    {
+        let live = world.children.get_mut(&(kind, name.to_owned())).unwrap();
+        live["metadata"]["ownerReferences"] = json!(null);
+    }
+    let plan = planned(&pgset(), &world);
+    assert_eq!(plan.steps, []);
+    assert_eq!(reasons(&plan), [Reason::NameTaken; 2]);
+    assert!(plan.notices.iter().all(|notice| notice.note.contains("kubectl delete ")), "{:?}", plan.notices);
+}
+
+#[test]
+fn where_pgset_makes_no_governing_service_its_user_hears_how_to_get_names() {
+    for (name, cure) in
+        [("postgres", "make a headless Service postgres"), ("victim-master", "serviceName: pgset-headless")]
+    {
+        let set = Set { headless_service: name.to_owned(), ..pgset() };
+        let mut world = complete(&set);
+        let plan = planned(&set, &world);
+        assert_eq!((plan.steps.as_slice(), reasons(&plan)), (&[][..], vec![Reason::NoGoverningService]));
+        assert!(plan.notices[0].note.contains(cure), "{}", plan.notices[0].note);
+
+        let (place, live) = foreign(Kind::Service, name, json!({"spec": {"clusterIP": "None"}}));
+        world.children.insert(place, live);
+        assert_eq!(planned(&set, &world), Plan::default(), "one is there");
+    }
+}
+
+#[test]
+fn no_list_is_as_long_as_a_number_in_an_object_says() {
+    let members: Vec<Member> = (0..5000).map(|ordinal| member(&format!("pgset-{ordinal}"), "")).collect();
+    assert_eq!(role_members(&Set { replicas: 1, ..pgset() }, &members).len(), 101);
 }

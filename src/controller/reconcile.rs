@@ -1,30 +1,31 @@
 //! One look at one set: read what is known, plan, do it, tell it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::memory::{CONTEST, Memory, Occasion, spread};
+use super::memory::{Memory, Occasion, spread};
 use super::notice::{Notice, Reason};
-use super::plan::{self, Member, Plan, Step, World};
+use super::plan::{self, Plan, Step, World};
 use super::requests::{Error, Requests};
 use super::view::{Means, View};
 use super::watches::Stores;
+use super::words::Place;
 use crate::children::compare::{Standing, standing};
-use crate::children::{self, Child, Kind, Owner};
+use crate::children::{self, Grants, Kind, Owner, credentials};
 use crate::names;
 use crate::set::Set;
 
 /// How often a set is looked at though nothing has changed: for what is not watched, and against a missed event.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
+/// How often where somebody else's object is in the way: when that goes, no event says so.
+const RESYNC_IN_THE_WAY: Duration = Duration::from_secs(60);
 /// How many requests for one set are under way at once.
 const PARALLEL: usize = 4;
 /// From how many remembered sets on the forgotten ones are looked for.
@@ -42,20 +43,22 @@ pub struct Context {
     pub memories: Mutex<HashMap<String, Memory>>,
 }
 
-/// Looks at one set. Errors end here: they are logged, told to the user where he can do something, and tried again later.
-pub async fn reconcile(view: Arc<View>, context: Arc<Context>) -> Result<Action, Infallible> {
+/// Looks at one set; answers when to look again though nothing has changed. Errors end here: they are logged, told to the user
+/// where he can do something, and tried again later.
+pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
+    let view = context.stores.set(&place)?;
     let uid = view.uid();
     let means = view.means();
     // What belongs to a set that goes away goes with it.
     if uid.is_empty() || matches!(means, Means::Other | Means::Leaving) {
         context.forget(uid);
-        return Ok(Action::await_change());
+        return None;
     }
-    // The runtime never looks at one set twice at a time.
+    // The schedule never has one set looked at twice at a time.
     let mut memory = context.remember(uid);
     let pause = match memory.lets_be_for(Instant::now()) {
         Some(rest) => rest,
-        None => match look(&view, means, &context, &mut memory).await {
+        None => match look(&view, means, context, &mut memory).await {
             Ok(again_in) => {
                 memory.succeeded();
                 spread(uid, again_in)
@@ -65,7 +68,7 @@ pub async fn reconcile(view: Arc<View>, context: Arc<Context>) -> Result<Action,
     };
     memory.shrink(Instant::now());
     context.keep(uid, memory);
-    Ok(Action::requeue(pause))
+    Some(pause)
 }
 
 /// Logs an error; answers how long to wait.
@@ -109,42 +112,39 @@ async fn look_after(
     memory: &mut Memory,
 ) -> Result<Duration, Error> {
     let owner = requests.owner;
-    let members = stores.members(owner);
-    let desired = children::desired(set, owner, &plan::role_members(set, &members))?;
-    let world = observe(requests, stores, memory, &desired, members).await?;
-    let Plan { steps, mut notices } = plan::plan(set, owner, desired, &world);
+    let world = observe(requests, stores, memory, set).await?;
+    let members = plan::role_members(set, &world.members);
+    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &world) };
+    let Plan { steps, mut notices } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &world);
     let steps = uncontested(steps, memory, &mut notices);
 
     let occasion = Occasion::new(generation, world.members.iter().map(|member| member.uid.as_str()));
-    // A Secret that the user names is the user's to make.
-    let secret_wanted =
-        set.credentials == names::credentials(&set.name) && memory.wants_secret(occasion, Instant::now());
-    let secret = async { if secret_wanted { requests.create_secret().await.map(Some) } else { Ok(None) } };
-    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
-    let taken = async {
-        let mut taken = take(requests, first).await;
-        taken.extend(take(requests, last).await);
-        taken
-    };
-    let (secret, taken) = tokio::join!(secret, taken);
-
     let mut created = Vec::new();
-    let mut failure = None;
-    match secret {
-        Ok(None) => {}
-        Ok(Some(made)) => {
-            let known = memory.has_secret(occasion, &owner.uid, Instant::now());
-            if made {
-                created.push(format!("Secret {}", set.credentials));
+    // First the Secret: as soon as the account is there, pods start. One that the user names is his to make.
+    if credentials::is_made(set) && memory.wants_secret(occasion, Instant::now()) {
+        match requests.create_secret(&set.credentials).await {
+            Ok(made) => {
+                let known = memory.has_secret(occasion, &owner.uid, Instant::now());
+                if made {
+                    created.push(format!("Secret {}", set.credentials));
+                }
+                if made && (known || has_leader(&world, set)) {
+                    notices.push(credentials_replaced(set));
+                }
             }
-            if made && (known || has_leader(&world, set)) {
-                notices.push(credentials_replaced(set));
-            }
+            // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
+            Err(error) => match error.refusal() {
+                Some(why) => memory.secret_refused(Notice::new(Reason::Refused, why), Instant::now()),
+                None => return Err(error),
+            },
         }
-        Err(error) => failure = Some(error),
     }
+    let refusal = memory.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
+    notices.extend(refusal.iter().map(|(why, _)| why.clone()));
+
     let mut done = Vec::new();
-    for (step, outcome) in taken {
+    let mut failure = None;
+    for (step, outcome) in take_all(requests, &steps).await {
         match outcome {
             Ok(()) => done.push(step),
             Err(error) => {
@@ -155,8 +155,19 @@ async fn look_after(
     }
     notices.extend(news_of(created, &done, set));
     tell(requests, memory, &notices).await;
-    let contested = notices.iter().any(|notice| notice.reason == Reason::Contended);
-    failure.map_or(Ok(if contested { CONTEST } else { RESYNC }), Err)
+    let is_in_the_way = notices.iter().any(|notice| notice.reason == Reason::NameTaken);
+    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
+    failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
+}
+
+/// Takes steps together, and last those that give the Role away: not at all if this look failed to make the Role what it has to be.
+async fn take_all<'a>(requests: &Requests<'_>, steps: &'a [Step]) -> Vec<(&'a Step, Result<(), Error>)> {
+    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
+    let mut taken = take(requests, first).await;
+    if !taken.iter().any(|(step, outcome)| step.kind() == Some(Kind::Role) && outcome.is_err()) {
+        taken.extend(take(requests, last).await);
+    }
+    taken
 }
 
 /// Takes steps together, a few at a time.
@@ -167,28 +178,24 @@ async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Ste
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
-async fn observe(
-    requests: &Requests<'_>,
-    stores: &Stores,
-    memory: &mut Memory,
-    desired: &[Child],
-    members: Vec<Member>,
-) -> Result<World, Error> {
+async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, set: &Set) -> Result<World, Error> {
     let now = Instant::now();
     let owner = requests.owner;
-    let mut world = World { members, ..World::default() };
+    let mut world = World { members: stores.members(owner), ..World::default() };
     let mut unknown = Vec::new();
-    let budget = (Kind::PodDisruptionBudget, owner.name.clone());
-    let places = desired.iter().map(|child| (child.kind, child.name.clone()));
-    for place in places.chain([budget.clone()]) {
+    let places = children::places(set);
+    // What the set may have had, and what its user may have made for it, is only looked for among what is known.
+    let others = [(Kind::PodDisruptionBudget, set.name.clone()), (Kind::Service, set.headless_service.clone())];
+    let others: Vec<_> = others.into_iter().filter(|place| !places.contains(place)).collect();
+    for (place, is_desired) in
+        places.into_iter().map(|place| (place, true)).chain(others.into_iter().map(|p| (p, false)))
+    {
         if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
             memory.not_foreign(&place);
             world.children.insert(place, live);
         } else if let Some(foreign) = memory.foreign(&place, now) {
             world.children.insert(place, foreign.clone());
-        } else if !unknown.contains(&place)
-            && desired.iter().any(|child| (child.kind, &child.name) == (place.0, &place.1))
-        {
+        } else if is_desired {
             unknown.push(place);
         }
     }
@@ -202,31 +209,39 @@ async fn observe(
         }
         world.children.insert(place, live);
     }
-    world.services = stores.foreign_services(&owner.namespace);
+    world.services = stores.foreign_services(set);
     Ok(world)
 }
 
 /// The steps without those that somebody else keeps undoing.
 fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>) -> Vec<Step> {
+    let contested: Vec<_> = steps.iter().filter_map(contestable).map(|(place, _)| place).collect();
+    memory.wrong(&contested);
     let mut free = |step: &Step| {
-        let (place, wanted, what) = match step {
-            Step::Restore(child, _) => {
-                ((child.kind, child.name.clone()), child.body.clone(), format!("{} {}", child.kind, child.name))
-            }
-            Step::Follow { service, value, .. } => {
-                let what = format!("the selector of Service {}", service.name);
-                ((Kind::Service, service.name.clone()), Value::from(value.as_str()), what)
-            }
-            Step::Create(_) | Step::Remove { .. } | Step::Label { .. } => return true,
-        };
+        let Some((place, wanted)) = contestable(step) else { return true };
         let free = memory.may_restore(&place, &wanted, Instant::now());
         if !free {
-            let note = format!("somebody keeps changing {what} back; pgset lets it be for now and tries again later");
+            let (kind, name) = place;
+            let note = format!(
+                "somebody keeps changing {kind} {name} back; pgset lets it be until it is right again or something else is wanted. \
+                 Take it out of what deploys it, then delete it, and pgset makes its own"
+            );
             notices.push(Notice::new(Reason::Contended, note));
         }
         free
     };
     steps.into_iter().filter(|step| free(step)).collect()
+}
+
+/// What a step puts right that somebody else may want otherwise, and what it is to say.
+fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
+    match step {
+        Step::Restore { child, .. } => Some(((child.kind, child.name.clone()), child.body.clone())),
+        Step::Follow { service, value, .. } => {
+            Some(((Kind::Service, service.name.clone()), Value::from(value.as_str())))
+        }
+        Step::Create(_) | Step::Remove { .. } | Step::Label { .. } => None,
+    }
 }
 
 /// What was done, one notice for each kind of action.
@@ -235,7 +250,7 @@ fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
     for step in done {
         match step {
             Step::Create(child) => created.push(format!("{} {}", child.kind, child.name)),
-            Step::Restore(child, _) => {
+            Step::Restore { child, .. } => {
                 news.entry(Reason::Restored).or_default().push(format!("{} {}", child.kind, child.name));
             }
             Step::Remove { kind, name, .. } => news.entry(Reason::Removed).or_default().push(format!("{kind} {name}")),

@@ -56,7 +56,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Request { cause, .. } => match cause.as_ref() {
-                kube::Error::Api(status) if status.is_conflict() => "conflict",
+                kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => "conflict",
                 kube::Error::Api(status) if status.is_not_found() => "not_found",
                 kube::Error::Api(status) if status.is_forbidden() => "forbidden",
                 kube::Error::Api(status) if status.is_invalid() => "invalid",
@@ -115,7 +115,7 @@ impl Requests<'_> {
     pub async fn take(&self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Create(child) => self.create(child).await,
-            Step::Restore(child, uid) => self.restore(child, uid).await,
+            Step::Restore { child, patch } => self.restore(child, patch).await,
             Step::Remove { kind, name, uid } => self.remove(*kind, name, uid).await,
             Step::Label { member, key, value } => {
                 // With the version that was seen: a role is never written over a newer one, nor onto another pod of this name.
@@ -135,20 +135,18 @@ impl Requests<'_> {
         }
     }
 
-    /// Makes an object. Without force: if somebody else made one of that name just now, it is a conflict and not a takeover.
+    /// Makes an object. By a POST, which never changes what is there: if somebody made one of that name just now, it is a conflict.
     async fn create(&self, child: &Child) -> Result<(), Error> {
-        let applied = self.api(child.kind).patch(&child.name, &manager(), &Patch::Apply(&child.body)).await;
-        applied.map(drop).map_err(|cause| Error::request("create", child.kind.as_str(), &child.name, cause))
+        let failed = |cause| Error::request("create", child.kind.as_str(), &child.name, cause);
+        let object = serde_json::from_value::<DynamicObject>(child.body.clone());
+        let object = object.map_err(|cause| failed(kube::Error::SerdeError(cause)))?;
+        self.api(child.kind).create(&creator(), &object).await.map(drop).map_err(failed)
     }
 
-    /// Puts an object right. With its UID: an object that took its name in the meantime is not ours.
-    async fn restore(&self, child: &Child, uid: &str) -> Result<(), Error> {
-        let mut body = child.body.clone();
-        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("uid".to_owned(), Value::from(uid));
-        }
-        let applied = self.api(child.kind).patch(&child.name, &manager().force(), &Patch::Apply(&body)).await;
-        applied.map(drop).map_err(|cause| Error::request("update", child.kind.as_str(), &child.name, cause))
+    /// Puts an object right, by a patch that names the very object.
+    async fn restore(&self, child: &Child, patch: &Value) -> Result<(), Error> {
+        let patched = self.api(child.kind).patch(&child.name, &manager(), &Patch::Merge(patch)).await;
+        patched.map(drop).map_err(|cause| Error::request("update", child.kind.as_str(), &child.name, cause))
     }
 
     async fn remove(&self, kind: Kind, name: &str, uid: &str) -> Result<(), Error> {
@@ -162,15 +160,13 @@ impl Requests<'_> {
     }
 
     /// Makes the Secret with new passwords; answers whether there was none.
-    pub async fn create_secret(&self) -> Result<bool, Error> {
-        let name = names::credentials(&self.owner.name);
-        let passwords = passwords().map_err(|cause| Error::Random { name: name.clone(), cause })?;
+    pub async fn create_secret(&self, name: &str) -> Result<bool, Error> {
+        let passwords = passwords().map_err(|cause| Error::Random { name: name.to_owned(), cause })?;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.owner.namespace);
-        let parameters = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&parameters, &secret(self.owner, &passwords)).await {
+        match api.create(&creator(), &secret(self.owner, name, &passwords)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
-            Err(cause) => Err(Error::request("create", "Secret", &name, cause)),
+            Err(cause) => Err(Error::request("create", "Secret", name, cause)),
         }
     }
 
@@ -204,6 +200,10 @@ impl Requests<'_> {
         let created = api.create(&PostParams::default(), &event).await;
         created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
     }
+}
+
+fn creator() -> PostParams {
+    PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() }
 }
 
 fn manager() -> PatchParams {

@@ -3,7 +3,7 @@ use kube::client::Body;
 
 use super::super::plan::Member;
 use super::*;
-use crate::children::compare::covers;
+use crate::children::compare::correction;
 use crate::children::tests::{child, owner, pgset};
 
 #[test]
@@ -45,16 +45,18 @@ fn master_service() -> Child {
 #[tokio::test]
 async fn what_is_made_never_takes_over_what_somebody_made_meanwhile() {
     let (method, path, query, body) = asked(Step::Create(master_service())).await;
-    assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/api/v1/namespaces/shop/services/pgset-master"));
-    assert!(query.contains("fieldManager=pgset") && !query.contains("force=true"), "{query}");
+    assert_eq!((method.as_str(), path.as_str()), ("POST", "/api/v1/namespaces/shop/services"));
+    assert!(query.contains("fieldManager=pgset"), "{query}");
     assert_eq!(body, master_service().body);
 }
 
 #[tokio::test]
 async fn what_is_put_right_is_the_very_object_that_was_seen() {
-    let (_, _, query, body) = asked(Step::Restore(master_service(), "seen".to_owned())).await;
-    assert!(query.contains("force=true"), "{query}");
-    assert_eq!(body["metadata"]["uid"], "seen");
+    let wanted = json!({"metadata": {"uid": "seen"}, "spec": {"selector": {"app": null}}});
+    let (method, path, query, body) = asked(Step::Restore { child: master_service(), patch: wanted.clone() }).await;
+    assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/api/v1/namespaces/shop/services/pgset-master"));
+    assert!(query.contains("fieldManager=pgset"), "{query}");
+    assert_eq!(body, wanted);
 }
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn a_role_is_put_on_the_very_pod_and_version_that_was_seen() {
     let (method, path, _, body) = asked(step).await;
     assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/api/v1/namespaces/shop/pods/pgset-0"));
     let metadata = json!({"uid": "seen", "resourceVersion": "7", "labels": {"name": "pgset-master"}});
-    assert!(covers(&body["metadata"], &metadata), "{body}");
+    assert_eq!(correction(&body["metadata"], &metadata), None, "{body}");
     assert_eq!(body.get("spec"), None);
 }
 
@@ -97,4 +99,9 @@ fn that_a_namespace_goes_away_is_no_refusal() {
     let quota = refused(403, "Forbidden", "secrets \"pgset-credentials\" is forbidden: exceeded quota");
     assert!(!quota.is_farewell());
     assert!(quota.refusal().is_some());
+}
+
+#[test]
+fn that_somebody_was_first_is_a_conflict_which_means_to_look_again() {
+    assert_eq!(refused(409, "AlreadyExists", "services \"pgset-master\" already exists").code(), "conflict");
 }

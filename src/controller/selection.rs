@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::notice::{Notice, Reason};
+use crate::children::services::{GoverningService, governing_service};
 use crate::names;
 use crate::set::Set;
 
@@ -181,12 +182,14 @@ fn stands_in(service: &Service, set: &Set) -> Option<Notice> {
 }
 
 fn unfit(service: &Service, set: &Set, why: &str) -> Notice {
+    let (name, set_name) = (&service.name, &set.name);
+    let is_made = governing_service(set_name, name) != GoverningService::Users;
+    let else_made = format!(", or delete it and pgset makes one (\"kubectl delete service {name}\")");
+    let cure = if is_made { else_made.as_str() } else { "" };
     Notice::new(
         Reason::ServiceUnfit,
         format!(
-            "Service {0} is not pgset's and is left alone, but set {1} can't use it: {why}. Correct it, or delete it and \
-             pgset makes one (\"kubectl delete service {0}\")",
-            service.name, set.name
+            "Service {name} is not pgset's and is left alone, but set {set_name} can't use it: {why}. Correct it{cure}"
         ),
     )
 }

@@ -333,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_two_million_members_is_none_and_costs_nothing() {
+        for mut object in [written(), injected()] {
+            object["spec"]["replicas"] = json!(2_000_000);
+            let view = view(&object).keep(&Shapes::default());
+            let Means::Invalid(reason) = view.means() else { panic!("{:?}", view.means()) };
+            assert!(reason.contains("replicas") && reason.len() < 1000, "{reason}");
+        }
+    }
+
+    #[test]
     fn the_path_is_kubernetes_own() {
         assert_eq!(View::url_path(&(), Some("shop")), "/apis/apps/v1/namespaces/shop/statefulsets");
     }

@@ -1,7 +1,7 @@
 //! What the controller knows of the cluster: one watch for each kind, and which set a change is about.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -22,23 +22,28 @@ use tracing::warn;
 use super::index::{self, Index, index};
 use super::kept::{Kept, KeptPod, Seen};
 use super::plan::Member;
+use super::selection;
 use super::shape::Shapes;
-use super::view::View;
+use super::view::{Means, View};
+use super::words::{Place, Word, Words, place};
 use crate::children::{Kind, Owner};
 use crate::names;
+use crate::set::Set;
 
 /// How many objects a watch asks for at once as it begins: the page is in memory as a whole, twice.
 const PAGE: u32 = 50;
+/// What a set's `serviceName` is filed under. No label has such a key.
+const SERVICE_NAME: &str = " serviceName";
 /// How many changes may wait for the sets they are about.
 const QUEUE: usize = 1024;
 
 /// The sets that changes are about.
-pub type Queue = mpsc::Receiver<ObjectRef<View>>;
+pub type Queue = mpsc::Receiver<Place>;
 
 /// Keeps what an event brings; answers the sets that it is about.
-trait Take<K>: FnMut(Event<K>) -> Vec<ObjectRef<View>> + Send {}
+trait Take<K>: FnMut(Event<K>) -> Vec<Place> + Send {}
 
-impl<K, F: FnMut(Event<K>) -> Vec<ObjectRef<View>> + Send> Take<K> for F {}
+impl<K, F: FnMut(Event<K>) -> Vec<Place> + Send> Take<K> for F {}
 
 /// The cluster as last seen.
 #[derive(Clone)]
@@ -51,7 +56,12 @@ pub struct Stores {
     children: BTreeMap<Kind, Index<Kept>>,
     /// The Services of other people: a user's own may reach a set.
     strangers: Index<Kept>,
+    /// The same, each by the rarest label in its selector.
+    selectors: Shared,
 }
+
+/// Written by one watch, read by all.
+type Shared = Arc<RwLock<Words>>;
 
 /// A watch ended, which none ever should.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +93,11 @@ impl Stores {
         let made = everything.clone().labels(&format!("{}={}", names::label::MANAGED_BY, names::MANAGER));
         let members = everything.clone().labels(names::label::SET);
 
-        let (take, sets, neighbours) = sets(Arc::clone(&shapes));
+        let (take, sets, labels) = sets(Arc::clone(&shapes));
         tasks.spawn(follow(Api::all(client.clone()), everything.clone(), take, sender.clone(), Arc::clone(&turns)));
         let (take, pods) = pods(Arc::clone(&shapes));
         tasks.spawn(follow(Api::all(client.clone()), members, take, sender.clone(), Arc::clone(&turns)));
-        let (take, services, strangers) = services(Arc::clone(&shapes), neighbours);
+        let (take, services, strangers, selectors) = services(Arc::clone(&shapes), labels);
         let api = Api::all_with(client.clone(), &Kind::Service);
         tasks.spawn(follow(api, everything, take, sender.clone(), Arc::clone(&turns)));
 
@@ -103,7 +113,7 @@ impl Stores {
                 Arc::clone(&turns),
             ));
         }
-        (Self { sets, pods, children, strangers }, queue, tasks)
+        (Self { sets, pods, children, strangers, selectors }, queue, tasks)
     }
 
     /// Waits until every watch has seen what there is.
@@ -124,10 +134,24 @@ impl Stores {
         Some(any.value(namespace))
     }
 
-    /// The Services of a namespace that pgset did not make.
+    /// The annotated `StatefulSet` at a place.
     #[must_use]
-    pub fn foreign_services(&self, namespace: &str) -> Vec<Value> {
-        self.strangers.starting_with(namespace, "").iter().map(|(_, service)| service.value(namespace)).collect()
+    pub fn set(&self, place: &str) -> Option<Arc<View>> {
+        let (namespace, name) = place.split_once('/')?;
+        self.sets.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The Services that pgset did not make and that can choose the set's pods or have a name of its: no others are read.
+    #[must_use]
+    pub fn foreign_services(&self, set: &Set) -> Vec<Value> {
+        let mut places = self.selectors.read().unwrap_or_else(PoisonError::into_inner).with_any(&label_words(set));
+        let named = [names::master(&set.name), names::replica(&set.name), set.headless_service.clone()];
+        places.extend(named.map(|name| place(&set.namespace, &name)));
+        let service = |place: Place| {
+            let (namespace, name) = place.split_once('/')?;
+            Some(self.strangers.get(namespace, name)?.value(namespace))
+        };
+        places.into_iter().filter_map(service).collect()
     }
 
     /// The pods that the set itself owns, in the order of their names. Kubernetes names them after the set.
@@ -143,7 +167,7 @@ async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     mut take: impl Take<K>,
-    mut queue: mpsc::Sender<ObjectRef<View>>,
+    mut queue: mpsc::Sender<Place>,
     turns: Arc<Semaphore>,
 ) where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
@@ -168,19 +192,41 @@ async fn follow<K>(
     }
 }
 
-/// Keeps the annotated `StatefulSets`, as a whole and by their places.
-fn sets(shapes: Arc<Shapes>) -> (impl Take<View>, Store<View>, Index<()>) {
+/// Keeps the annotated `StatefulSets`, as a whole and by their pods' labels.
+fn sets(shapes: Arc<Shapes>) -> (impl Take<View>, Store<View>, Shared) {
     let mut writer = Writer::new(());
     let store = writer.as_reader();
-    let (mut places, index) = index();
+    let labels = Shared::default();
+    let written = Arc::clone(&labels);
     let take = move |event: Event<View>| {
         let Some(event) = annotated(event, &shapes) else { return Vec::new() };
         writer.apply_watcher_event(&event);
-        places.apply(&event, |_| Some(()));
+        written.write().unwrap_or_else(PoisonError::into_inner).apply(&event, |_, view| words_of(view));
         // Of a deleted one nothing is left to be looked at.
-        if let Event::Apply(set) | Event::InitApply(set) = &event { vec![ObjectRef::from_obj(set)] } else { Vec::new() }
+        let set = if let Event::Apply(set) | Event::InitApply(set) = &event { Some(set) } else { None };
+        set.and_then(|set| place_in(&set.name_any(), set)).into_iter().collect()
     };
-    (take, store, index)
+    (take, store, labels)
+}
+
+/// What a set is found by: what selectors say that choose its pods, and its `serviceName`.
+fn words_of(view: &View) -> Vec<Word> {
+    match view.means() {
+        Means::Injected(set) | Means::NotInjected(set) => {
+            let mut words = label_words(&set);
+            words.push(Word::new(&set.namespace, SERVICE_NAME, &set.headless_service));
+            words
+        }
+        Means::Other | Means::Leaving | Means::Invalid(_) => Vec::new(),
+    }
+}
+
+/// The labels that the set's pods have or may get.
+fn label_words(set: &Set) -> Vec<Word> {
+    let role = &set.role_label;
+    let fixed = set.pod_labels.iter().filter(|(key, _)| **key != role.key);
+    let roles = [(&role.key, &role.master), (&role.key, &role.replica)];
+    fixed.chain(roles).map(|(key, value)| Word::new(&set.namespace, key, value)).collect()
 }
 
 /// Keeps the pods that are labelled as members.
@@ -188,7 +234,7 @@ fn pods(shapes: Arc<Shapes>) -> (impl Take<PartialObjectMeta<Pod>>, Index<KeptPo
     let (mut writer, index) = index();
     let take = move |event: Event<PartialObjectMeta<Pod>>| {
         writer.apply(&event, |pod| KeptPod::new(pod, &shapes));
-        let set = |pod: &PartialObjectMeta<Pod>| place(pod.labels().get(names::label::SET)?, pod);
+        let set = |pod: &PartialObjectMeta<Pod>| place_in(pod.labels().get(names::label::SET)?, pod);
         touched(&event).and_then(set).into_iter().collect()
     };
     (take, index)
@@ -206,22 +252,49 @@ fn made_for_sets(kind: Kind, shapes: Arc<Shapes>) -> (impl Take<Seen>, Index<Kep
     (take, index)
 }
 
-/// Keeps every Service: those that pgset made, and those of other people.
-fn services(shapes: Arc<Shapes>, sets: Index<()>) -> (impl Take<Seen>, Index<Kept>, Index<Kept>) {
+/// Keeps every Service: those that pgset made, and those of other people, which are found by their selectors as well.
+fn services(shapes: Arc<Shapes>, sets: Shared) -> (impl Take<Seen>, Index<Kept>, Index<Kept>, Shared) {
     let (mut writer, ours) = index();
-    let (mut other, strangers) = index();
+    let (mut other, strangers) = index::<Kept>();
+    let selectors = Shared::default();
+    let (known, written) = (strangers.clone(), Arc::clone(&selectors));
     let take = move |event: Event<Seen>| {
+        let service = touched(&event);
+        let before = service.and_then(|it| known.get(&it.namespace()?, &it.name_any()));
+        let after = service.filter(|it| !it.is_ours() && gone(&event).is_none()).map(|it| it.keep(&shapes));
+        // Most of what happens to a Service is about its status or its addresses.
+        let is_news = !matches!((&before, &after), (Some(before), Some(after)) if before.says_the_same(after));
         writer.apply(&event, |service| service.is_ours().then(|| service.keep(&shapes)));
-        other.apply(&event, |service| (!service.is_ours()).then(|| service.keep(&shapes)));
-        match touched(&event) {
-            // Its name is free for another set as well.
-            Some(service) if service.is_ours() && gone(&event).is_none() => set_of(service).into_iter().collect(),
-            // A user's own Service may reach any set of its namespace.
-            Some(service) => neighbours(&sets, service),
-            None => Vec::new(),
-        }
+        other.apply(&event, |_| after.clone());
+        let selects = |words: &Words, service: &Seen| {
+            let pairs = after.as_ref().map(|kept| pairs(kept, service)).unwrap_or_default();
+            words.rarest(&pairs).into_iter().collect()
+        };
+        written.write().unwrap_or_else(PoisonError::into_inner).apply(&event, selects);
+        let Some(service) = service.filter(|_| is_news) else { return Vec::new() };
+        let sets = sets.read().unwrap_or_else(PoisonError::into_inner);
+        let mut about = namesakes(&sets, service);
+        about.extend(set_of(service).filter(|_| service.is_ours()));
+        // Those that it could choose before have something to hear as well.
+        about.extend([before, after].iter().flatten().flat_map(|kept| sets.with_all(&pairs(kept, service))));
+        about.into_iter().collect()
     };
-    (take, ours, strangers)
+    (take, ours, strangers, selectors)
+}
+
+/// The labels that a Service's selector asks for.
+fn pairs(kept: &Kept, service: &Seen) -> Vec<Word> {
+    let namespace = service.namespace().unwrap_or_default();
+    let selector = selection::Service::read(&kept.value(&namespace)).selector;
+    selector.iter().map(|(key, value)| Word::new(&namespace, key, value)).collect()
+}
+
+/// The sets that have or want a Service of that name.
+fn namesakes(sets: &Words, service: &Seen) -> BTreeSet<Place> {
+    let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
+    let of_role = ["-master", "-replica"].into_iter().filter_map(|end| name.strip_suffix(end));
+    let own = of_role.map(|set| place(&namespace, set)).filter(|place| sets.has(place));
+    own.chain(sets.with_all(&[Word::new(&namespace, SERVICE_NAME, &name)])).collect()
 }
 
 /// An event as it is for one who knows annotated sets only.
@@ -247,20 +320,13 @@ fn gone<K>(event: &Event<K>) -> Option<&K> {
 }
 
 /// The set that an object of ours belongs to, by its label.
-fn set_of(object: &Seen) -> Option<ObjectRef<View>> {
-    place(object.set()?, object)
+fn set_of(object: &Seen) -> Option<Place> {
+    place_in(object.set()?, object)
 }
 
-/// The set of that name in an object's namespace.
-fn place(set: &str, object: &impl ResourceExt) -> Option<ObjectRef<View>> {
-    Some(ObjectRef::new(set).within(object.namespace()?.as_str()))
-}
-
-/// The annotated sets of an object's namespace.
-fn neighbours(sets: &Index<()>, object: &Seen) -> Vec<ObjectRef<View>> {
-    let Some(namespace) = object.namespace() else { return Vec::new() };
-    let near = sets.starting_with(&namespace, "");
-    near.into_iter().map(|(name, ())| ObjectRef::new(&name).within(&namespace)).collect()
+/// The place of a name in an object's namespace.
+fn place_in(name: &str, object: &impl ResourceExt) -> Option<Place> {
+    Some(place(object.namespace()?.as_str(), name))
 }
 
 #[cfg(test)]

@@ -19,10 +19,29 @@ fn theirs(name: &str) -> Seen {
 }
 
 fn view(name: &str, annotated: bool) -> View {
-    let annotations = if annotated { json!({"pgset.dev/inject": "enabled"}) } else { json!({}) };
+    let annotations =
+        if annotated { json!({"pgset.dev/inject": "enabled", "pgset.dev/claim": "data"}) } else { json!({}) };
     let metadata =
         json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "annotations": annotations});
-    serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    serde_json::from_value(json!({"metadata": metadata, "spec": {"serviceName": format!("{name}-hl"),
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name, "tier": "data"}},
+            "spec": {"containers": [{"name": "postgres", "image": "postgres:17"}]}}}}))
+    .unwrap()
+}
+
+fn set(name: &str) -> Set {
+    match view(name, true).means() {
+        Means::NotInjected(set) => set,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A Service of somebody else's with a selector.
+#[allow(clippy::needless_pass_by_value)] // `json!` at every call
+fn choosing(name: &str, selector: Value) -> Seen {
+    let metadata = json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"});
+    serde_json::from_value(json!({"metadata": metadata, "spec": {"selector": selector}})).unwrap()
 }
 
 fn pod(name: &str, owner: &str) -> PartialObjectMeta<Pod> {
@@ -32,14 +51,15 @@ fn pod(name: &str, owner: &str) -> PartialObjectMeta<Pod> {
     .unwrap()
 }
 
-fn names(sets: Vec<ObjectRef<View>>) -> Vec<String> {
-    sets.into_iter().map(|set| format!("{}/{}", set.namespace.unwrap_or_default(), set.name)).collect()
+#[allow(clippy::needless_pass_by_value)] // what a watch has just brought
+fn names(sets: Vec<Place>) -> Vec<String> {
+    sets.iter().map(ToString::to_string).collect()
 }
 
 /// Stores with what the events have brought.
 fn stores(views: Vec<View>, owned: Vec<PartialObjectMeta<Pod>>, live: Vec<Seen>) -> Stores {
     let shapes = Arc::new(Shapes::default());
-    let (mut take, sets, neighbours) = sets(Arc::default());
+    let (mut take, sets, labels) = sets(Arc::default());
     for set in views {
         take(Event::Apply(set));
     }
@@ -47,34 +67,67 @@ fn stores(views: Vec<View>, owned: Vec<PartialObjectMeta<Pod>>, live: Vec<Seen>)
     for pod in owned {
         take(Event::Apply(pod));
     }
-    let (mut take, services, strangers) = services(shapes, neighbours);
+    let (mut take, services, strangers, selectors) = services(shapes, labels);
     for service in live {
         take(Event::Apply(service));
     }
-    Stores { sets, pods, children: BTreeMap::from([(Kind::Service, services)]), strangers }
+    Stores { sets, pods, children: BTreeMap::from([(Kind::Service, services)]), strangers, selectors }
 }
 
 #[test]
 fn of_stateful_sets_only_annotated_ones_are_kept_and_looked_at() {
-    let (mut take, store, places) = sets(Arc::default());
+    let (mut take, store, labels) = sets(Arc::default());
     assert_eq!(names(take(Event::Apply(view("db", true)))), ["shop/db"]);
     assert_eq!(names(take(Event::Apply(view("web", false)))), [""; 0]);
-    assert_eq!((store.len(), places.starting_with("shop", "").len()), (1, 1));
+    assert_eq!((store.len(), labels.read().unwrap().has("shop/db")), (1, true));
     assert_eq!(names(take(Event::Apply(view("db", false)))), [""; 0]);
-    assert_eq!((store.len(), places.starting_with("shop", "").len()), (0, 0));
+    assert_eq!((store.len(), labels.read().unwrap().has("shop/db")), (0, false));
 }
 
 #[test]
-fn a_service_of_somebody_elses_is_about_all_sets_of_its_namespace_and_ours_about_its_own() {
-    let (mut take, _store, places) = sets(Arc::default());
+fn a_service_is_about_the_sets_that_it_can_choose_or_has_a_name_of() {
+    let (mut take, _store, labels) = sets(Arc::default());
     for set in ["db", "db-archive"] {
         take(Event::Apply(view(set, true)));
     }
-    let (mut take, _, _) = services(Arc::default(), places);
-    assert_eq!(names(take(Event::Apply(theirs("postgres")))), ["shop/db", "shop/db-archive"]);
-    assert_eq!(names(take(Event::Apply(ours("db-master", "db")))), ["shop/db"]);
+    let (mut take, ..) = services(Arc::default(), labels);
+    let mut about = |service: Seen| names(take(Event::Apply(service)));
+    assert_eq!(about(choosing("postgres", json!({"app": "db"}))), ["shop/db"]);
+    assert_eq!(about(choosing("postgres", json!({"app": "db"}))), [""; 0], "nothing has changed");
+    assert_eq!(
+        about(choosing("postgres", json!({"app": "db-archive", "tier": "data"}))),
+        ["shop/db", "shop/db-archive"]
+    );
+    assert_eq!(about(choosing("web", json!({"app": "web", "tier": "data"}))), [""; 0]);
+    assert_eq!(about(choosing("all", json!({"tier": "data"}))), ["shop/db", "shop/db-archive"]);
+    assert_eq!(about(choosing("masters", json!({"pgset.dev/role": "master"}))), ["shop/db", "shop/db-archive"]);
+    for name in ["db-master", "db-replica", "db-hl"] {
+        assert_eq!(about(choosing(name, json!({"app": "web"}))), ["shop/db"], "{name}");
+    }
+    assert_eq!(about(ours("db-archive-master", "db-archive")), ["shop/db-archive"]);
     // The name is free for the other one.
-    assert_eq!(names(take(Event::Delete(ours("db-master", "db")))), ["shop/db", "shop/db-archive"]);
+    assert_eq!(names(take(Event::Delete(ours("db-master", "db-archive")))), ["shop/db", "shop/db-archive"]);
+}
+
+#[test]
+fn of_300_sets_and_300_services_in_a_namespace_each_is_about_its_own() {
+    let number = |n: usize| format!("db-{n}");
+    let views = (0..300).map(|n| view(&number(n), true)).collect();
+    let stores = stores(
+        views,
+        vec![],
+        (0..300).map(|n| choosing(&format!("s-{n}"), json!({"tier": "data", "app": number(n)}))).collect(),
+    );
+    let read: usize = (0..300).map(|n| stores.foreign_services(&set(&number(n))).len()).sum();
+    // The first one was filed when both labels were as rare.
+    assert!((300..=600).contains(&read), "{read} Services were read for 300 looks");
+
+    let (mut take, _store, labels) = sets(Arc::default());
+    (0..300).for_each(|n| drop(take(Event::Apply(view(&number(n), true)))));
+    let (mut take, ..) = services(Arc::default(), labels);
+    let looks: usize =
+        (0..300).map(|n| take(Event::Apply(choosing("s", json!({"tier": "data", "app": number(n)})))).len()).sum();
+    assert_eq!(looks, 599, "each change is about the set before and the one after");
 }
 
 #[test]
@@ -87,20 +140,21 @@ fn a_renewed_lease_is_about_nobody_and_a_deleted_one_about_its_set() {
 }
 
 #[test]
-fn any_service_is_found_by_name_and_only_other_peoples_by_namespace() {
+fn any_service_is_found_by_name_and_only_other_peoples_by_selector() {
     let stores = stores(vec![], vec![], vec![ours("db-master", "db"), theirs("postgres")]);
     for name in ["db-master", "postgres"] {
         assert_eq!(stores.child(Kind::Service, "shop", name).unwrap()["metadata"]["name"], name);
     }
     assert_eq!(stores.child(Kind::Service, "shop", "web"), None);
-    let foreign = stores.foreign_services("shop");
+    let app = Set { pod_labels: BTreeMap::from([("app".to_owned(), "pgset".to_owned())]), ..set("db") };
+    let foreign = stores.foreign_services(&app);
     assert_eq!((foreign.len(), &foreign[0]["metadata"]["name"]), (1, &json!("postgres")));
-    assert_eq!(stores.foreign_services("web"), [json!(null); 0]);
+    assert_eq!(stores.foreign_services(&set("db")), [json!(null); 0]);
 }
 
 #[test]
 fn a_service_that_loses_or_gets_our_labels_changes_sides() {
-    let (mut take, services, strangers) = services(Arc::default(), sets(Arc::default()).2);
+    let (mut take, services, strangers, _) = services(Arc::default(), Shared::default());
     let sides = |services: &Index<Kept>, strangers: &Index<Kept>| {
         (services.get("shop", "db-master").is_some(), strangers.get("shop", "db-master").is_some())
     };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    children::{self, Owner},
+    children,
     cli::{
         check::sets::pointer,
         cluster::{items, text},
@@ -155,8 +155,5 @@ fn data(set: &Set, object: &Value) -> String {
 
 /// What the controller keeps beside the set, without those that it would not make for this one.
 fn beside(set: &Set) -> Vec<String> {
-    let owner = Owner { namespace: set.namespace.clone(), name: set.name.clone(), uid: String::new() };
-    let members: Vec<String> = set.members().collect();
-    let children = children::desired(set, &owner, &members).unwrap_or_default();
-    children.iter().map(|child| format!("{} {}", child.kind, child.name)).collect()
+    children::places(set).into_iter().map(|(kind, name)| format!("{kind} {name}")).collect()
 }
