@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
+    collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     sync::{
@@ -276,18 +277,17 @@ async fn idle_connections_whose_tls_is_done_keep_no_review_waiting_and_the_first
 async fn a_flood_of_new_connections_keeps_no_review_and_no_probe_waiting() {
     let (plain, reviews) = (serve_plain(), serve_reviews());
     let stop = Arc::new(AtomicBool::new(false));
-    let floods: Vec<_> = [plain.metrics, plain.probes, reviews.address]
+    let ports = [plain.metrics, plain.probes, reviews.address];
+    let floods: Vec<_> = ports
         .into_iter()
-        .map(|address| {
+        .flat_map(|address| SEVERAL.iter().map(move |source| (address, *source)))
+        .map(|(address, source)| {
             let stop = stop.clone();
             tokio::spawn(async move {
-                let mut held = std::collections::VecDeque::new();
-                for source in SEVERAL.iter().cycle() {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    held.push_back(connect_from(*source, address).await.unwrap());
-                    if held.len() > MANY {
+                let mut held = VecDeque::new();
+                while !stop.load(Ordering::Relaxed) {
+                    held.push_back(connect_from(source, address).await.unwrap());
+                    if held.len() > MANY / SEVERAL.len() {
                         held.pop_front();
                     }
                 }

@@ -40,7 +40,7 @@ impl Limits {
 
 /// Why a connection is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("failed to find a place: all connections that could give way are in the middle of a request")]
+#[error("failed to find a place: whoever could give way is in the middle of a request")]
 pub(super) struct Full;
 
 impl From<Full> for io::Error {
@@ -108,9 +108,9 @@ impl Connections {
         let mut peers = self.peers();
         let of_peer = peers.get(&peer).map_or(0, Vec::len);
         let give_way = if of_peer >= self.0.limits.of_one_peer {
-            Some(self.first_to_go(peers.get(&peer)))
+            Some(self.first_to_go(peers.get(&peer), of_peer))
         } else if peers.values().map(Vec::len).sum::<usize>() >= self.0.limits.most {
-            Some(self.first_to_go(peers.values()))
+            Some(self.first_to_go(peers.values(), of_peer))
         } else {
             None
         };
@@ -124,11 +124,19 @@ impl Connections {
         Ok(Place { connection, connections: self.clone() })
     }
 
-    fn first_to_go<'a>(&self, of: impl IntoIterator<Item = &'a Vec<Arc<Connection>>>) -> Option<Arc<Connection>> {
+    /// Of those that may have to give way to a peer that has so many. In the middle of a request it is who has stalled, or whose peer
+    /// has more than its share even then: or else two peers could hold all places by bodies that drip.
+    fn first_to_go<'a>(
+        &self,
+        of: impl IntoIterator<Item = &'a Vec<Arc<Connection>>>,
+        of_peer: usize,
+    ) -> Option<Arc<Connection>> {
         let stalled = self.now().saturating_sub(microseconds(STALLED));
         of.into_iter()
             .flat_map(|all| all.iter().map(|connection| (connection, connection.order(all.len()))))
-            .filter(|(_, (in_request, _, moved))| !in_request || *moved <= stalled)
+            .filter(|(_, (in_request, of_its_peer, moved))| {
+                !in_request || *moved <= stalled || of_its_peer.0 > of_peer + 1
+            })
             .min_by_key(|(_, order)| *order)
             .map(|(connection, _)| connection.clone())
     }

@@ -20,6 +20,16 @@ fn admitted(connections: &Connections, number: u8, count: u64) -> Vec<Place> {
     (0..count).map(admit).collect()
 }
 
+/// The same, each in the middle of a request.
+fn asking(connections: &Connections, number: u8, count: u64) -> Vec<Place> {
+    let places = admitted(connections, number, count);
+    for place in &places {
+        place.requests().begun();
+        place.connection.moved.store(connections.now(), Ordering::Relaxed);
+    }
+    places
+}
+
 /// Whether a connection is open: one that gives way is broken off at its next read or write.
 fn is_open(place: &Place) -> bool {
     place.note::<()>(&Context::from_waker(Waker::noop()), Poll::Pending).is_pending()
@@ -60,22 +70,27 @@ fn when_all_places_are_taken_the_peer_with_the_most_loses_its_longest_idle_conne
 #[test]
 fn who_is_in_a_request_gives_way_to_nobody_before_it_has_stalled() {
     let connections = Connections::new(LIMITS);
-    let asking = admitted(&connections, 1, 3);
-    for place in &asking {
-        place.requests().begun();
-        place.connection.moved.store(connections.now(), Ordering::Relaxed);
-    }
-    let idle = admitted(&connections, 2, 1);
-    let new = admitted(&connections, 3, 1);
-    assert_eq!((open(&asking), open(&idle)), (vec![true; 3], vec![false]), "the idle one first");
-    new[0].requests().begun();
-    new[0].connection.moved.store(connections.now(), Ordering::Relaxed);
-    assert_eq!(connections.admit(peer(4)).unwrap_err(), Full, "nobody can go");
-    assert_eq!(connections.admit(peer(1)).unwrap_err(), Full);
+    let one = asking(&connections, 1, 2);
+    let (other, idle) = (asking(&connections, 2, 1), admitted(&connections, 2, 1));
+    let new = asking(&connections, 2, 1);
+    assert_eq!((open(&one), open(&other), open(&idle)), (vec![true; 2], vec![true], vec![false]), "the idle one first");
+    assert_eq!(connections.admit(peer(1)).unwrap_err(), Full, "nobody can go");
+    assert_eq!(connections.admit(peer(2)).unwrap_err(), Full);
 
-    asking[1].answers();
-    let next = admitted(&connections, 4, 1);
-    assert_eq!((open(&asking), open(&next)), (vec![true, false, true], vec![true]), "who is answered is idle");
+    one[1].answers();
+    let next = admitted(&connections, 2, 1);
+    assert_eq!((open(&one), open(&next)), (vec![true, false], vec![true]), "who is answered is idle");
+    assert_eq!(open(&new), [true]);
+}
+
+#[test]
+fn two_peers_whose_requests_never_end_cannot_keep_a_third_one_out() {
+    let connections = Connections::new(LIMITS);
+    let (one, other) = (asking(&connections, 1, 2), asking(&connections, 2, 2));
+    let new = asking(&connections, 3, 1);
+    assert_eq!(open(&one).into_iter().chain(open(&other)).filter(|open| *open).count(), 3);
+    let back = connections.admit(peer(2));
+    assert!(open(&new)[0] && back.is_err(), "and they don't get it back");
 }
 
 #[test]
