@@ -74,13 +74,17 @@ fn lines(texts: &BTreeMap<&'static str, String>) -> String {
     texts.iter().flat_map(|(part, text)| [part, ": ", text.as_str(), "\n"]).collect()
 }
 
-/// The routes of the HTTP port: `/livez`, `/readyz`, `/metrics`.
+/// The routes of the webhook's HTTP port: `/livez`, `/readyz`, `/metrics`.
 pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
+    probes(readiness).route("/metrics", get(scrape).with_state(metrics))
+}
+
+/// The routes of a process that counts nothing: `/livez`, `/readyz`.
+pub fn probes(readiness: Readiness) -> Router {
     Router::new()
         // To answer is to live: what does not get better by a restart belongs into `/readyz`.
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready).with_state(readiness))
-        .route("/metrics", get(scrape).with_state(metrics))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
