@@ -122,7 +122,7 @@ async fn a_set_is_not_scaled_beyond_what_any_set_has_and_others_are() {
         }
         let denied = eventually("the policy is in force", async || match scale("db", 2_000_000).await {
             Err(message) => Ok(message),
-            Ok(()) => Err("scaled"),
+            Ok(()) => Err("scaled".to_owned()),
         })
         .await;
         assert!(denied.contains("replicas: 2000000") && denied.contains("100 or fewer"), "{denied}");
