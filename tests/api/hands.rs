@@ -88,20 +88,25 @@ async fn client(kubeconfig: &Path) -> Client {
 }
 
 /// pgset itself, with somebody's token, killed when this is dropped.
-struct Process(Child);
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
 
 impl Process {
     fn start(who: &Somebody, words: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgset"));
-        command.arg("serve").args(words).env("KUBECONFIG", &who.kubeconfig).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
+        command.arg("serve").args(words).env("KUBECONFIG", &who.kubeconfig);
+        let log = who.kubeconfig.with_extension("log");
+        command.stderr(Stdio::from(std::fs::File::create(&log).unwrap()));
+        Self { child: command.spawn().unwrap(), log }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -250,7 +255,7 @@ async fn a_victim(plane: &ControlPlane, admin: &Somebody) {
 async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
     let controller = Somebody::with_token_of(plane, SYSTEM, names::CONTROLLER, "").await;
     {
-        let _process = Process::start(&controller, &["controller", "--http-port=0"]);
+        let mut process = Process::start(&controller, &["controller", "--http-port=0"]);
         let rbac = format!("{RBAC}/shop");
         for path in [
             "/api/v1/namespaces/shop/serviceaccounts/db-sa",
@@ -303,11 +308,31 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
             other => Err(other.to_string()),
         })
         .await;
+        who_loses_the_lease_is_a_candidate_again(&mut process, admin).await;
     }
     what_its_policy_refuses(&controller).await;
     what_its_rights_refuse(&controller).await;
     let role = json!({"metadata": {"labels": {"pgset.dev/role": "master"}}});
     controller.send("PATCH", "/api/v1/namespaces/shop/pods/db-0", role).await.expect("the role of a member");
+}
+
+async fn who_loses_the_lease_is_a_candidate_again(process: &mut Process, admin: &Somebody) {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{}", names::CONTROLLER_LEASE);
+    let holder = async || admin.get(&path).await.map(|lease| lease["spec"]["holderIdentity"].clone());
+    let held = holder().await.unwrap();
+    admin.send("PATCH", &path, json!({"spec": {"holderIdentity": "another"}})).await.unwrap();
+    eventually("it notices", async || {
+        let log = std::fs::read_to_string(&process.log).unwrap();
+        if log.contains("a candidate again") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    admin.send("PATCH", &path, json!({"spec": {"holderIdentity": null}})).await.unwrap();
+    eventually("it holds it again", async || match holder().await? {
+        again if again == held => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await;
+    assert!(process.child.try_wait().unwrap().is_none(), "the process is the same");
 }
 
 async fn what_its_policy_refuses(controller: &Somebody) {
