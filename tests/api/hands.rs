@@ -192,16 +192,19 @@ async fn the_webhooks_token(plane: &ControlPlane, admin: &Somebody) {
     }
     let mut bundle = found["webhooks"][0]["clientConfig"].clone();
     bundle["caBundle"] = json!("");
-    webhook.send("PATCH", CONFIGURATION, entry("clientConfig", bundle)).await.expect("caBundle is its own to write");
+    // What it is there for.
+    webhook.send("PATCH", CONFIGURATION, entry("clientConfig", bundle)).await.unwrap();
 
     let secret = |name: &str, kind: &str| json!({"metadata": {"name": name}, "type": kind});
     webhook.is_refused("pgset-webhook", "POST", &secrets, secret("another", "Opaque")).await;
-    webhook.send("GET", &own, json!({})).await.expect("its certificates");
+    // Its certificates.
+    webhook.send("GET", &own, json!({})).await.unwrap();
     admin.send("DELETE", &own, json!({})).await.unwrap();
     let token = json!({"metadata": {"name": names::CERTIFICATES_SECRET,
         "annotations": {"kubernetes.io/service-account.name": "pgset-controller"}}, "type": "kubernetes.io/service-account-token"});
     webhook.is_refused("pgset-webhook", "POST", &secrets, token).await;
-    webhook.send("POST", &secrets, secret(names::CERTIFICATES_SECRET, "Opaque")).await.expect("made anew");
+    // The Secret that it is there for.
+    webhook.send("POST", &secrets, secret(names::CERTIFICATES_SECRET, "Opaque")).await.unwrap();
     for (method, path) in [
         ("GET", "/api/v1/pods".to_owned()),
         ("GET", secrets.clone()),
@@ -313,7 +316,8 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
     what_its_policy_refuses(&controller).await;
     what_its_rights_refuse(&controller).await;
     let role = json!({"metadata": {"labels": {"pgset.dev/role": "master"}}});
-    controller.send("PATCH", "/api/v1/namespaces/shop/pods/db-0", role).await.expect("the role of a member");
+    // The role of a member.
+    controller.send("PATCH", "/api/v1/namespaces/shop/pods/db-0", role).await.unwrap();
 }
 
 async fn who_loses_the_lease_is_a_candidate_again(process: &mut Process, admin: &Somebody) {
@@ -342,7 +346,7 @@ async fn what_its_policy_refuses(controller: &Somebody) {
     let joined = json!({"metadata": {"labels": {"name": "db-master"}}});
     let followed = json!({"spec": {"selector": {"app": "thief"}}});
     let opened = json!({"spec": {"externalIPs": ["192.0.2.1"]}});
-    let taken = json!({"spec": {"holderIdentity": "thief"}});
+    let held = json!({"spec": {"holderIdentity": "thief"}});
     let shop = "/api/v1/namespaces/shop";
     let leases = "/apis/coordination.k8s.io/v1/namespaces";
     let owner = pretended("till", "till")["ownerReferences"].clone();
@@ -376,9 +380,9 @@ async fn what_its_policy_refuses(controller: &Somebody) {
         ("POST", "/api/v1/namespaces/kube-system/secrets".to_owned(), bootstrap),
         ("POST", "/api/v1/namespaces/bank/secrets".to_owned(), token),
         ("POST", "/api/v1/namespaces/bank/secrets".to_owned(), json!({"metadata": {"name": "database-url"}})),
-        ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), taken.clone()),
+        ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), held.clone()),
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), adopted.clone()),
-        ("PATCH", format!("{leases}/shop/leases/db-leader"), taken),
+        ("PATCH", format!("{leases}/shop/leases/db-leader"), held),
         (
             "POST",
             format!("{leases}/bank/leases"),
@@ -470,7 +474,8 @@ async fn a_members_token(plane: &ControlPlane, admin: &Somebody) {
         member.is_refused("RBAC", method, path, master.clone()).await;
     }
     let lease = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/db-leader";
-    member.send("PATCH", lease, json!({"spec": {"holderIdentity": "db-0"}})).await.expect("its set's Lease");
+    // Its set's Lease.
+    member.send("PATCH", lease, json!({"spec": {"holderIdentity": "db-0"}})).await.unwrap();
     // A pod that nobody made a member stays none, even with the account.
     let stranger = json!({"metadata": {"name": "db-7", "labels": {"app": "db"}},
         "spec": {"serviceAccountName": "db-sa", "containers": [{"name": "a", "image": "a"}]}});

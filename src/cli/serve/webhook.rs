@@ -58,8 +58,8 @@ pub async fn serve(arguments: Arguments) -> Result<(), Error> {
     let state = State::new(webhook::by_injection(settings), metrics.clone());
     let readiness = process.readiness.clone();
 
-    let (https_address, http_address) = (https.address(), http.address());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), https = %https_address, http = %http_address, "the webhook serves");
+    let (reviews, admin) = (https.address(), http.address());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), https = %reviews, http = %admin, "the webhook serves");
     process.spawn("report", tell(reports, readiness.clone(), metrics.clone(), process.stopped()));
     process.spawn("HTTP server", http.serve_http(health::router(readiness, metrics), admin_handle.clone()));
     let router = webhook::router(state.clone());
