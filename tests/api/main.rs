@@ -25,3 +25,4 @@ mod policies;
 mod process;
 mod record;
 mod shapes;
+mod somebody;
