@@ -219,12 +219,10 @@ pub const CERTIFICATES_SECRET: &str = "pgset-webhook-certificates";
 pub const WEBHOOK_SERVICE: &str = "pgset-webhook";
 /// The name of the `MutatingWebhookConfiguration`.
 pub const WEBHOOK_CONFIGURATION: &str = "pgset";
-/// The `ValidatingAdmissionPolicy` of the final state, and its binding.
-pub const INJECTION_POLICY: &str = "pgset-injection";
-/// The `ValidatingAdmissionPolicy` of members' labels, and its binding.
-pub const MEMBERS_POLICY: &str = "pgset-members";
-/// The `ValidatingAdmissionPolicy` of the role label on other pods, and its binding.
-pub const ROLES_POLICY: &str = "pgset-roles";
+/// The webhook's Deployment and service account, in [`SYSTEM_NAMESPACE`].
+pub const WEBHOOK: &str = "pgset-webhook";
+/// The controller's Deployment and service account, in [`SYSTEM_NAMESPACE`].
+pub const CONTROLLER: &str = "pgset-controller";
 /// The Lease by which one of the controllers is active, in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_LEASE: &str = "pgset-controller";
 /// The agent's image where `--agent-image` names none.

@@ -1,21 +1,27 @@
-//! `pgset install`.
+//! `pgset install`: prints the manifests, or applies them itself.
+
+mod apply;
 
 use std::{
     io::{self, Write as _},
     str::FromStr,
 };
 
-use super::Outcome;
+use super::{Outcome, cluster::Connection};
 use crate::names;
 
 /// The manifests, in the order in which they are applied: the same files that `kubectl apply -k deploy/` reads.
-const MANIFESTS: [&str; 6] = [
+const MANIFESTS: [&str; 9] = [
     include_str!("../../deploy/namespace.yaml"),
     include_str!("../../deploy/rbac.yaml"),
     include_str!("../../deploy/service.yaml"),
-    include_str!("../../deploy/deployment.yaml"),
-    // These need nobody to answer: from here on no set is stored without its injection.
+    // These need nobody to answer: from here on no set is stored without its injection, and pgset's own accounts are bound before a
+    // pod of theirs starts.
     include_str!("../../webhook-config/policy.yaml"),
+    include_str!("../../webhook-config/owners.yaml"),
+    include_str!("../../webhook-config/accounts.yaml"),
+    include_str!("../../deploy/webhook.yaml"),
+    include_str!("../../deploy/controller.yaml"),
     // Last, when there is somebody to answer: until then nothing is held up.
     include_str!("../../webhook-config/webhook.yaml"),
 ];
@@ -35,6 +41,11 @@ pub struct Arguments {
     /// Add a network policy for pgset's own pods: who reaches them, and whom they reach.
     #[arg(long)]
     network_policies: bool,
+    /// Apply the manifests (server-side) instead of printing them, and let what stands outside of pgset's namespace go with it.
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// The name of an image, which can't be mistaken for anything else in YAML.
@@ -71,10 +82,13 @@ impl Image {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let Arguments { image, agent_image, network_policies } = arguments;
+    let Arguments { image, agent_image, network_policies, apply, connection } = arguments;
     let mut text = manifests(image, agent_image.as_ref().unwrap_or(image));
     if *network_policies {
         text = with_network_policies(&text);
+    }
+    if *apply {
+        return apply::apply(connection, &text);
     }
     match io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever reads has seen enough (`pgset install | head`).
@@ -112,6 +126,7 @@ mod tests {
         api::{
             admissionregistration::v1::MutatingWebhookConfiguration,
             apps::v1::Deployment,
+            core::v1::Service,
             networking::v1::{NetworkPolicy, NetworkPolicyPort},
         },
         apimachinery::pkg::util::intstr::IntOrString,
@@ -134,6 +149,10 @@ mod tests {
         serde_json::from_value(found).unwrap()
     }
 
+    fn named<T: serde::de::DeserializeOwned>(objects: Vec<Value>, kind: &str, name: &str) -> T {
+        one(objects.into_iter().filter(|object| object["metadata"]["name"] == name).collect(), kind)
+    }
+
     #[test]
     fn kustomize_applies_the_same_files() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -151,18 +170,23 @@ mod tests {
         }
         let kustomized: Vec<Value> =
             files.iter().flat_map(|file| documents(&std::fs::read_to_string(file).unwrap())).collect();
-        assert_eq!(kustomized, shipped());
+        let sorted = |mut objects: Vec<Value>| {
+            objects.sort_by_key(ToString::to_string);
+            objects
+        };
+        assert_eq!(sorted(kustomized), sorted(shipped()));
     }
 
     #[test]
     fn the_network_policy_is_an_option_that_adds_itself_after_the_namespace() {
         let image: Image = names::IMAGE.parse().unwrap();
         let mut with = documents(&with_network_policies(&manifests(&image, &image)));
-        let policy = with.remove(1);
-        assert_eq!(
-            (&policy["kind"], &policy["metadata"]["namespace"]),
-            (&"NetworkPolicy".into(), &names::SYSTEM_NAMESPACE.into())
-        );
+        for policy in [with.remove(1), with.remove(1)] {
+            assert_eq!(
+                (&policy["kind"], &policy["metadata"]["namespace"]),
+                (&"NetworkPolicy".into(), &names::SYSTEM_NAMESPACE.into())
+            );
+        }
         assert_eq!(with, shipped(), "all else is as without");
         // the component of kustomize has the same file, and nothing else
         let component = documents(include_str!("../../deploy/network-policy/kustomization.yaml")).remove(0);
@@ -171,16 +195,33 @@ mod tests {
     }
 
     #[test]
-    fn the_network_policy_selects_pgsets_pods_and_opens_the_ports_that_they_have() {
-        let deployment: Deployment = one(shipped(), "Deployment");
-        let pods = deployment.spec.unwrap().template;
-        let policy: NetworkPolicy = one(documents(NETWORK_POLICIES), "NetworkPolicy");
-        let spec = policy.spec.unwrap();
-        assert_eq!(spec.pod_selector.unwrap().match_labels, pods.metadata.unwrap().labels);
-        let ports = pods.spec.unwrap().containers.remove(0).ports.unwrap();
-        let listened: BTreeSet<i32> = ports.iter().map(|port| port.container_port).collect();
-        let opened: BTreeSet<i32> = spec.ingress.unwrap().into_iter().flat_map(|rule| numbers(rule.ports)).collect();
-        assert_eq!(opened, listened);
+    fn the_network_policies_select_pgsets_pods_and_open_the_ports_that_they_have() {
+        for name in [names::WEBHOOK, names::CONTROLLER] {
+            let deployment: Deployment = named(shipped(), "Deployment", name);
+            let pods = deployment.spec.unwrap().template;
+            let policy: NetworkPolicy = named(documents(NETWORK_POLICIES), "NetworkPolicy", name);
+            let spec = policy.spec.unwrap();
+            assert_eq!(spec.pod_selector.unwrap().match_labels, pods.metadata.unwrap().labels);
+            let ports = pods.spec.unwrap().containers.remove(0).ports.unwrap();
+            let listened: BTreeSet<i32> = ports.iter().map(|port| port.container_port).collect();
+            let opened: BTreeSet<i32> =
+                spec.ingress.unwrap().into_iter().flat_map(|rule| numbers(rule.ports)).collect();
+            assert_eq!(opened, listened, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_service_has_an_account_and_an_order_of_its_own_and_api_servers_reach_the_webhook_only() {
+        let service: Service = one(shipped(), "Service");
+        let selector = service.spec.unwrap().selector;
+        for (name, order) in [(names::WEBHOOK, "webhook"), (names::CONTROLLER, "controller")] {
+            let deployment: Deployment = named(shipped(), "Deployment", name);
+            let template = deployment.spec.unwrap().template;
+            assert_eq!(selector == template.metadata.unwrap().labels, name == names::WEBHOOK);
+            let pod = template.spec.unwrap();
+            assert_eq!(pod.service_account_name.as_deref(), Some(name));
+            assert_eq!(pod.containers[0].args.as_ref().unwrap()[..2], ["serve", order]);
+        }
     }
 
     #[test]
@@ -210,8 +251,12 @@ mod tests {
         let (image, agent) = ("registry.example:5000/pgset@sha256:0a1b", "other.example/agent:2");
         let text = manifests(&image.parse().unwrap(), &agent.parse().unwrap());
         assert!(!text.contains(names::IMAGE), "the version of the manifests is that of the program");
-        let deployment: Deployment = one(documents(&text), "Deployment");
-        let container = &deployment.spec.unwrap().template.spec.unwrap().containers[0];
+        let container = |name| {
+            let deployment: Deployment = named(documents(&text), "Deployment", name);
+            deployment.spec.unwrap().template.spec.unwrap().containers.remove(0)
+        };
+        assert_eq!(container(names::CONTROLLER).image.as_deref(), Some(image));
+        let container = container(names::WEBHOOK);
         assert_eq!(container.image.as_deref(), Some(image));
         assert!(container.args.as_ref().unwrap().contains(&format!("--agent-image={agent}")));
     }

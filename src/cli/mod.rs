@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the webhook and the controller.
+    /// Run the webhook, or the controller.
     Serve(serve::Arguments),
     /// Run PostgreSQL as a member of a set: the first process of its container.
     Agent(agent::Arguments),

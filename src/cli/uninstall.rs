@@ -62,7 +62,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Err(why) => return Err(Error::Unasked(why).into()),
     }
     let mut text = "# kubectl delete --ignore-not-found -f -\n".to_owned();
-    for object in deletions(shipped(None)?) {
+    let mut installed = older();
+    installed.extend(shipped(None)?);
+    for object in deletions(installed) {
         text.push_str("---\n");
         text.push_str(&manifest::to_yaml(&object)?);
     }
@@ -70,6 +72,26 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
+}
+
+/// What version 0.1.0 installed under names that are no longer used.
+fn older() -> Vec<Value> {
+    const RBAC: &str = "rbac.authorization.k8s.io/v1";
+    let spaced = |version: &str, kind: &str| {
+        let metadata = json!({"name": "pgset", "namespace": crate::names::SYSTEM_NAMESPACE});
+        json!({"apiVersion": version, "kind": kind, "metadata": metadata})
+    };
+    let cluster_wide = |kind: &str| json!({"apiVersion": RBAC, "kind": kind, "metadata": {"name": "pgset"}});
+    vec![
+        spaced("v1", "ServiceAccount"),
+        cluster_wide("ClusterRole"),
+        cluster_wide("ClusterRoleBinding"),
+        spaced(RBAC, "Role"),
+        spaced(RBAC, "RoleBinding"),
+        spaced("networking.k8s.io/v1", "NetworkPolicy"),
+        spaced("apps/v1", "Deployment"),
+        spaced("policy/v1", "PodDisruptionBudget"),
+    ]
 }
 
 /// The sets that pgset looks after, in all namespaces.
@@ -128,7 +150,8 @@ mod tests {
 
     #[test]
     fn everything_that_is_installed_is_deleted_the_webhook_first_and_the_namespace_last() {
-        let installed = shipped(None).unwrap();
+        let mut installed = older();
+        installed.extend(shipped(None).unwrap());
         let deleted = deletions(installed.clone());
         assert_eq!(deleted.len(), installed.len());
         for object in &installed {

@@ -7,7 +7,6 @@ mod kept;
 mod leadership;
 mod memory;
 mod notice;
-mod ownership;
 mod plan;
 mod reconcile;
 mod requests;
@@ -24,6 +23,7 @@ use std::sync::Mutex;
 
 use futures::StreamExt;
 use kube::Client;
+use tracing::warn;
 
 use leadership::Leadership;
 use reconcile::Context;
@@ -43,9 +43,6 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another controller may act now: this process has to start again as a candidate.
-    #[error(transparent)]
-    Leadership(#[from] leadership::Error),
     /// A watch ended.
     #[error(transparent)]
     Watch(#[from] watches::Ended),
@@ -54,29 +51,47 @@ pub enum Error {
     Queue,
 }
 
-/// Waits for the Lease, then looks after all sets until `shutdown` completes (then the Lease is given back) or the Lease is
-/// lost (then the error should end the process).
+/// How a time as the active controller ended.
+enum Term {
+    /// Somebody wants this process to stop.
+    Stopped,
+    /// Another controller may act now.
+    Lost(leadership::Error),
+    /// What should go on for ever has ended.
+    Broken(Error),
+}
+
+/// Waits for the Lease and looks after all sets, as often as it loses the Lease anew, until `shutdown` completes; then the Lease is
+/// given back.
 pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let Settings { namespace, identity } = settings;
     let leadership = Leadership::new(client.clone(), &namespace, &identity);
     let mut shutdown = std::pin::pin!(shutdown);
-    // Every arm may be dropped at any moment: a write either reached the API server or is planned again by the next controller.
-    let lease = tokio::select! {
-        biased;
-        () = &mut shutdown => return Ok(()),
-        lease = leadership.acquire() => lease,
-    };
-    let outcome = tokio::select! {
-        biased;
-        () = &mut shutdown => Ok(()),
-        lost = leadership.hold(lease) => Err(Error::from(lost)),
-        never = ownership::keep(client.clone(), namespace) => match never {},
-        ended = work(client.clone(), identity) => Err(ended),
-    };
-    if !matches!(outcome, Err(Error::Leadership(_))) {
-        leadership.release().await;
+    loop {
+        // Every arm may be dropped at any moment: a write either reached the API server or is planned again by the next controller.
+        let lease = tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            lease = leadership.acquire() => lease,
+        };
+        let term = tokio::select! {
+            biased;
+            () = &mut shutdown => Term::Stopped,
+            lost = leadership.hold(lease) => Term::Lost(lost),
+            ended = work(client.clone(), identity.clone()) => Term::Broken(ended),
+        };
+        match term {
+            Term::Lost(error) => warn!(%error, "this controller is a candidate again"),
+            Term::Stopped => {
+                leadership.release().await;
+                return Ok(());
+            }
+            Term::Broken(error) => {
+                leadership.release().await;
+                return Err(error);
+            }
+        }
     }
-    outcome
 }
 
 /// Looks after all sets, and returns only if something ends that never should.

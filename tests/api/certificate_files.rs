@@ -172,7 +172,7 @@ fn the_overlay_for_cert_manager_fits_together() {
     assert_eq!(certificate["spec"]["dnsNames"], json!(settings.names));
     assert_ne!(certificate["spec"]["secretName"], json!(settings.secret), "pgset's own Secret is not touched");
 
-    let pod = &find("Deployment", "pgset").unwrap()["spec"]["template"]["spec"];
+    let pod = &find("Deployment", "pgset-webhook").unwrap()["spec"]["template"]["spec"];
     let mount = &pod["containers"][0]["volumeMounts"][0];
     let arguments = pod["containers"][0]["args"].as_array().unwrap();
     let flag = format!("--certificate-directory={}", mount["mountPath"].as_str().unwrap());
@@ -184,6 +184,7 @@ fn the_overlay_for_cert_manager_fits_together() {
     let annotations = &configuration["metadata"]["annotations"];
     assert_eq!(annotations["cert-manager.io/inject-ca-from"], "pgset-system/pgset-webhook");
     assert_eq!(annotations["admissions.enforcer/disabled"], "true", "those that were there stay");
-    assert!(find("Role", "pgset").is_none() && find("RoleBinding", "pgset").is_none());
-    assert!(find("ClusterRole", "pgset").is_some());
+    assert!(find("Role", "pgset-webhook").is_none() && find("RoleBinding", "pgset-webhook").is_none());
+    let rules = &find("ClusterRole", "pgset-webhook").unwrap()["rules"];
+    assert_eq!(rules[0]["verbs"], json!(["get", "list", "watch"]), "it writes nothing");
 }

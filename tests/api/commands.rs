@@ -1,134 +1,13 @@
 //! `check`, `explain` and `uninstall`, as a user types them, from a cluster without pgset to one from which it is gone again.
 //!
-//! They are about objects of which a cluster has one, so they have a control plane of their own: without nodes, so pgset's pods never
-//! run, and what that means is what is to be told.
+//! The control plane is without nodes, so pgset's pods never run, and what that means is what is to be told.
 
-use std::{
-    io::Write as _,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-    time::Instant,
+use serde_json::json;
+
+use super::{
+    harness::stateful_set,
+    plane::{ControlPlane, script},
 };
-
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use super::harness::{PATIENCE, stateful_set};
-
-/// A control plane, taken down whatever the end.
-struct ControlPlane {
-    folder: TempDir,
-}
-
-fn script(command: &str, folder: &std::path::Path) -> Output {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/control-plane");
-    Command::new(script).arg(command).arg(folder).output().unwrap()
-}
-
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
-        script("down", self.folder.path());
-    }
-}
-
-/// What a command said.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    /// The lines of `check --output=json`, by their ids: `failure: one line`, and what was found.
-    fn check(&self, id: &str) -> (String, String) {
-        let report: Value = serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"));
-        let checks = report["checks"].as_array().unwrap();
-        let check = checks.iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id} in {report}"));
-        (check["status"].as_str().unwrap().to_owned(), format!("{}: {}", check["says"], check["found"]))
-    }
-
-    #[track_caller]
-    fn assert(&self, id: &str, status: &str, words: &str) {
-        let (found, says) = self.check(id);
-        assert!(found == status && says.contains(words), "{id} is {found}, not {status} with {words:?}: {says}");
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-impl ControlPlane {
-    fn up() -> Self {
-        let plane = Self { folder: tempfile::tempdir().unwrap() };
-        let said = script("up", plane.folder.path());
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-        plane
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
-    }
-
-    fn run(&self, program: &str, words: &[&str], input: &str) -> Said {
-        let mut child = Command::new(program)
-            .args(words)
-            .env("KUBECONFIG", self.kubeconfig())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-        // Who doesn't read it says so by his exit code.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    fn pgset(&self, words: &str) -> Said {
-        self.run(env!("CARGO_BIN_EXE_pgset"), &words.split_whitespace().collect::<Vec<_>>(), "")
-    }
-
-    fn kubectl(&self, words: &str, input: &str) -> String {
-        let said = self.run("kubectl", &words.split_whitespace().collect::<Vec<_>>(), input);
-        assert!(said.code == 0, "kubectl {words}: {}", said.err);
-        said.out
-    }
-
-    /// What the canary meets, once the API server has learned of the last change: its webhooks and policies follow by watches.
-    #[track_caller]
-    fn await_canary(&self, words: &str) {
-        let started = Instant::now();
-        loop {
-            let said = self.pgset("check --output=json");
-            let (status, says) = said.check("canary");
-            if status == "failure" && says.contains(words) {
-                return;
-            }
-            assert!(started.elapsed() < PATIENCE, "canary is {status}, not failure with {words:?}: {says}");
-        }
-    }
-
-    /// A kubeconfig for somebody whom RBAC knows only by what `role` grants, if anything.
-    fn somebody(&self, name: &str, role: Option<&str>) -> String {
-        if let Some(role) = role {
-            self.kubectl(&format!("create clusterrolebinding {name} --clusterrole={role} --user={name}"), "");
-        }
-        let file = self.folder.path().join(name);
-        let mut config = self.kubectl("config view --raw --output=json", "");
-        let mut read: Value = serde_json::from_str(&config).unwrap();
-        read["users"][0]["user"]["as"] = json!(name);
-        config = read.to_string();
-        std::fs::write(&file, config).unwrap();
-        format!("--kubeconfig={}", file.display())
-    }
-
-    fn install(&self) {
-        self.kubectl("apply -f -", &self.pgset("install").out);
-    }
-}
 
 /// A set that asks for injection.
 fn annotated(name: &str) -> String {
@@ -157,13 +36,13 @@ fn before_the_installation(plane: &ControlPlane) {
     let said = plane.pgset(&format!("check --before --output=json {nobody}"));
     assert_eq!(said.code, 1);
     said.assert("can-install", "failure", "create namespaces");
-    said.assert("can-install", "failure", "patch deployments.apps/pgset -n pgset-system");
+    said.assert("can-install", "failure", "patch deployments.apps/pgset-webhook -n pgset-system");
     said.assert("can-install", "failure", "list statefulsets.apps");
     said.assert("other-webhooks", "skipped", "may not read");
 
     let said = plane.pgset("check --output=json");
     assert_eq!(said.code, 1);
-    said.assert("installed", "failure", "Deployment pgset-system/pgset");
+    said.assert("installed", "failure", "Deployment pgset-system/pgset-controller");
     said.assert("webhook-configuration", "failure", "no set is injected");
     said.assert("canary", "failure", "without the injection");
 
@@ -233,7 +112,7 @@ fn what_somebody_has_changed(plane: &ControlPlane) {
     plane.await_canary("asks for pgset");
     plane.install();
     plane.kubectl("delete service pgset-webhook --namespace pgset-system", "");
-    plane.kubectl("scale deployment pgset --replicas=1 --namespace pgset-system", "");
+    plane.kubectl("scale deployment pgset-webhook --replicas=1 --namespace pgset-system", "");
     let said = plane.pgset("check --output=json");
     said.assert("installed", "failure", "Service pgset-system/pgset-webhook");
     said.assert("two-replicas", "warning", "replicas: 1");

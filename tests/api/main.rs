@@ -12,6 +12,7 @@ mod certificate_files;
 mod certificates;
 mod commands;
 mod goldens;
+mod hands;
 mod harness;
 mod kubectl;
 mod leaving;
@@ -19,7 +20,9 @@ mod load;
 #[path = "../support/load.rs"]
 mod pace;
 mod pinning;
+mod plane;
 mod policies;
 mod process;
 mod record;
 mod shapes;
+mod somebody;

@@ -5,7 +5,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use pgset::names::{annotation, label};
+use pgset::names::{self, annotation, label};
 use serde_json::{Value, json};
 
 use super::{
@@ -86,6 +86,7 @@ async fn what_was_taken_out_of_an_injected_set_is_told() {
             (sub_path.as_str(), json!("same"), "subPathExpr"),
             ("/spec/template/metadata/labels/pgset.dev~1set", json!("other"), "pgset.dev/set: db"),
             (mode.as_str(), json!("replica"), "PG_MODE=set"),
+            ("/spec/replicas", json!(101), "100 or fewer"),
             ("/spec/template/spec/initContainers", json!([]), "pgset-agent"),
             ("/spec/template/spec/containers/0/command/0", json!("postgres"), "pgset-agent"),
             (pod_name.as_str(), json!("metadata.namespace"), "PGSET_POD_NAME"),
@@ -95,6 +96,41 @@ async fn what_was_taken_out_of_an_injected_set_is_told() {
             let status = lab.dry_run(&object).await.expect_err(pointer);
             assert!(status.message.contains(told), "{told} in {}", status.message);
         }
+        // What was injected counts in the PostgreSQL container only.
+        let mut moved = essence.clone();
+        let mut other = moved.pointer(container).unwrap().clone();
+        other["name"] = json!("another");
+        moved.pointer_mut(container).unwrap()["env"] = json!([]);
+        moved["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().push(other);
+        let status = lab.dry_run(&moved).await.expect_err("what another container has does not count");
+        assert!(status.message.contains("PG_MODE=set"), "{}", status.message);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_set_is_not_scaled_beyond_what_any_set_has_and_others_are() {
+    with_webhook(async |lab| {
+        lab.apply_policies().await;
+        let sets = format!("/apis/apps/v1/namespaces/{}/statefulsets", lab.name);
+        let scale = async |name: &str, replicas: i32| {
+            let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas},
+                "metadata": {"name": name, "namespace": lab.name}});
+            let path = format!("{sets}/{name}/scale?dryRun=All");
+            lab.send("PUT", &path, &scale).await.map(drop).map_err(|status| status.message)
+        };
+        for object in [asks("db"), stateful_set(&json!({"metadata": {"name": "web"}}))] {
+            lab.send("POST", &sets, &object).await.unwrap();
+        }
+        let denied = eventually("the policy is in force", async || match scale("db", 2_000_000).await {
+            Err(message) => Ok(message),
+            Ok(()) => Err("scaled".to_owned()),
+        })
+        .await;
+        assert!(denied.contains("replicas: 2000000") && denied.contains("100 or fewer"), "{denied}");
+        scale("db", 101).await.unwrap_err();
+        scale("db", 100).await.unwrap();
+        scale("web", 101).await.unwrap();
     })
     .await;
 }
@@ -132,9 +168,17 @@ fn the_policies_leave_out_the_namespaces_that_the_webhook_leaves_out() {
         documents.iter().filter(|it| it["kind"] == kind).map(|it| it.pointer(pointer).unwrap().clone()).collect()
     };
     let webhook = of("MutatingWebhookConfiguration", "/webhooks/0/namespaceSelector").remove(0);
-    let policies = of("ValidatingAdmissionPolicy", "/spec/matchConstraints/namespaceSelector");
-    assert_eq!(policies.len(), 3);
-    assert!(policies.iter().all(|selector| *selector == webhook), "{webhook} {policies:?}");
+    for policy in documents.iter().filter(|it| it["kind"] == "ValidatingAdmissionPolicy") {
+        let selector = &policy["spec"]["matchConstraints"]["namespaceSelector"];
+        let of_an_account =
+            [names::WEBHOOK, names::CONTROLLER].iter().any(|account| policy["metadata"]["name"] == *account);
+        assert_eq!(
+            *selector,
+            if of_an_account { Value::Null } else { webhook.clone() },
+            "{}",
+            policy["metadata"]["name"]
+        );
+    }
 }
 
 /// A pod that nobody's `StatefulSet` made.
@@ -192,7 +236,7 @@ async fn only_a_member_and_pgset_say_which_role_it_has() {
         let master = json!({label::ROLE: "master"});
         let member_itself = lab.client_as(&format!("system:serviceaccount:{space}:db-sa"), EVERYTHING).await;
         let neighbour = lab.client_as(&format!("system:serviceaccount:{space}:other"), EVERYTHING).await;
-        let controller = lab.client_as("system:serviceaccount:pgset-system:pgset", EVERYTHING).await;
+        let controller = lab.client_as("system:serviceaccount:pgset-system:pgset-controller", EVERYTHING).await;
         for other in [&lab.client, &neighbour] {
             let denied = relabel(other.clone(), space, "db-0", master.clone()).await.unwrap_err();
             assert!(
@@ -219,6 +263,10 @@ async fn only_a_member_and_pgset_say_which_role_it_has() {
         let owner =
             json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": uid, "controller": true}]);
         forged.metadata.owner_references = serde_json::from_value(owner).unwrap();
+        let mut earlier = forged.clone();
+        earlier.metadata.owner_references.as_mut().unwrap()[0].uid = "00000000-0000-0000-0000-000000000000".to_owned();
+        let denied = pods.create(&PostParams::default(), &earlier).await.unwrap_err().to_string();
+        assert!(denied.contains("names another uid"), "{denied}");
         let deployer = deployer(&lab).await;
         deployer.create(&PostParams::default(), &stranger(&json!({"app": "a"}))).await.expect("he may make pods");
         deployer.delete("stranger", &DeleteParams::default().grace_period(0)).await.unwrap();

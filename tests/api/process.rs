@@ -1,4 +1,4 @@
-//! `pgset serve` as a process: how it stops while the API server asks a hundred times a second.
+//! `pgset serve webhook` as a process: how it stops while the API server asks a hundred times a second.
 //!
 //! It looks after cluster-wide objects of fixed names, so the test has a control plane of its own. What Services and kube-proxy
 //! do for a pod, a forwarder on the loopback does for the process: when its target changes, connections that are open stay where
@@ -234,7 +234,7 @@ async fn forward(listener: TcpListener, target: Arc<AtomicU16>) {
 
 // === the process ===
 
-/// A `pgset serve` that runs, killed when this is dropped.
+/// A `pgset serve webhook` that runs, killed when this is dropped.
 struct Process {
     child: Child,
     https: u16,
@@ -246,7 +246,7 @@ impl Process {
     /// Starts it on free ports, which its log tells.
     fn start(kubeconfig: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pgset"))
-            .args(["serve", "--https-port=0", "--http-port=0", "--health-port=0"])
+            .args(["serve", "webhook", "--https-port=0", "--http-port=0", "--health-port=0"])
             .env("KUBECONFIG", kubeconfig)
             .stderr(Stdio::piped())
             .spawn()

@@ -134,9 +134,9 @@ def post_all(plane, requests, connections=8, user=None):
 def install(plane, binary, https_port, webhook=True):
     """pgset's own manifests, as a process on this machine can serve them."""
     plane.kubectl("apply", "-f", "-", text=run(binary, "install"))
-    shipped = json.loads(plane.kubectl("--namespace", SYSTEM, "get", "deployment", "pgset", "--output=json"))
+    shipped = json.loads(plane.kubectl("--namespace", SYSTEM, "get", "deployment", "pgset-controller", "--output=json"))
     plane.environment = {it["name"]: it["value"] for it in shipped["spec"]["template"]["spec"]["containers"][0].get("env", []) if "value" in it}
-    plane.kubectl("--namespace", SYSTEM, "delete", "deployment", "pgset")
+    plane.kubectl("--namespace", SYSTEM, "delete", "deployment", "pgset-webhook", "pgset-controller")
     plane.kubectl("--namespace", SYSTEM, "delete", "service", "pgset-webhook")
     plane.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pgset-webhook", "namespace": SYSTEM},
                   "spec": {"type": "ExternalName", "externalName": "localhost"}})
@@ -148,9 +148,16 @@ def install(plane, binary, https_port, webhook=True):
 
 
 def serve(plane, binary, https_port, http_port, name="pgset"):
-    """`pgset serve`, with the rights that it has in a cluster."""
-    kubeconfig = plane.kubeconfig_of(SYSTEM, "pgset")
-    return Process(name, binary, "serve", f"--https-port={https_port}", f"--http-port={http_port}", "--health-port=0",
+    """`pgset serve webhook`, with the rights that it has in a cluster."""
+    kubeconfig = plane.kubeconfig_of(SYSTEM, "pgset-webhook")
+    return Process(name, binary, "serve", "webhook", f"--https-port={https_port}", f"--http-port={http_port}", "--health-port=0",
+                   env={"KUBECONFIG": str(kubeconfig), **plane.environment})
+
+
+def serve_controller(plane, binary, http_port, name="pgset"):
+    """`pgset serve controller`, likewise."""
+    kubeconfig = plane.kubeconfig_of(SYSTEM, "pgset-controller")
+    return Process(name, binary, "serve", "controller", f"--health-port={http_port}",
                    env={"KUBECONFIG": str(kubeconfig), **plane.environment})
 
 

@@ -165,7 +165,7 @@ def idle(members, aim):
     def detail(counts):
         return ", ".join(f"{resource} {verb} {n:.0f}" for (_, verb, resource), n in sorted(counts.items()))
     note(f"API requests a minute, idle set of {members}", f"{sum(of_set.values()):.0f}", aim, detail(of_set))
-    note(f"  and by `pgset serve` (2 pods, all sets), with {members}", f"{sum(of_pgset.values()):.0f}", "", detail(of_pgset))
+    note(f"  and by webhook and controller (2 pods each, all sets), with {members}", f"{sum(of_pgset.values()):.0f}", "", detail(of_pgset))
 
 
 # === the run ===
@@ -183,7 +183,7 @@ def measure():
     serving = [pod["metadata"]["name"] for pod in json.loads(run(
         "kubectl", "--namespace", "pgset-system", "get", "pods", "--output=json"))["items"] if pod["status"]["phase"] == "Running"]
     container = json.loads(run("kubectl", "--namespace", "pgset-system", "get", "pod", serving[0], "--output=json"))["spec"]["containers"][0]["name"]
-    note("resident memory of `pgset serve`, 2 pods", show_memory([memory("pgset-system", pod, container) for pod in serving]), "")
+    note("resident memory of webhook and controller, 2 pods each", show_memory([memory("pgset-system", pod, container) for pod in serving]), "")
     idle(3, "40")
 
     def back_to_two():

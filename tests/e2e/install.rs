@@ -23,7 +23,7 @@ pub fn objects(manifest: &str) -> Vec<Value> {
 }
 
 #[test]
-fn two_pods_serve_at_the_restricted_level() {
+fn two_pods_of_each_serve_at_the_restricted_level() {
     let lab = lab::shared();
     let ns = lab.empty_namespace("install");
     let system = ns.get("namespace pgset-system");
@@ -35,7 +35,7 @@ fn two_pods_serve_at_the_restricted_level() {
         .iter()
         .map(|deployment| deployment["status"]["readyReplicas"].as_u64().unwrap_or(0))
         .sum();
-    assert_eq!(ready, 2);
+    assert_eq!(ready, 4);
 }
 
 #[test]
@@ -51,6 +51,10 @@ fn what_is_outside_of_the_namespace_goes_with_it() {
         "validatingadmissionpolicybinding pgset-members",
         "validatingadmissionpolicy pgset-roles",
         "validatingadmissionpolicybinding pgset-roles",
+        "validatingadmissionpolicy pgset-owners",
+        "validatingadmissionpolicy pgset-size",
+        "validatingadmissionpolicy pgset-controller",
+        "validatingadmissionpolicy pgset-webhook",
     ] {
         wait_until(START, object, || same(ns.get(object)["metadata"]["ownerReferences"][0]["uid"].clone(), &uid));
     }

@@ -25,14 +25,14 @@ fn both_pods_are_replaced_under_a_hundred_admissions_a_second_and_none_fails() {
     let load = runtime.block_on(async { Load::start(&client, &ns.name, &object) });
 
     // An upgrade, as `kubectl apply` of another version.
-    ns.kubectl(&format!("rollout restart deployment/pgset {SYSTEM}"));
-    ns.kubectl(&format!("rollout status deployment/pgset --timeout={}s {SYSTEM}", START.as_secs()));
+    ns.kubectl(&format!("rollout restart deployment/pgset-webhook {SYSTEM}"));
+    ns.kubectl(&format!("rollout status deployment/pgset-webhook --timeout={}s {SYSTEM}", START.as_secs()));
     wait_until(START, "two pods, the new ones", || same(pods(&ns).len(), &2));
 
     // A node that is drained, and then the other.
     for pod in pods(&ns) {
         ns.kubectl(&format!("delete pod {pod} --timeout=60s {SYSTEM}"));
-        ns.kubectl(&format!("rollout status deployment/pgset --timeout={}s {SYSTEM}", START.as_secs()));
+        ns.kubectl(&format!("rollout status deployment/pgset-webhook --timeout={}s {SYSTEM}", START.as_secs()));
     }
     std::thread::sleep(Duration::from_secs(2)); // of load on the last ones
 
@@ -40,7 +40,8 @@ fn both_pods_are_replaced_under_a_hundred_admissions_a_second_and_none_fails() {
 }
 
 fn pods(ns: &Namespace<'_>) -> Vec<String> {
-    let list = ns.get(&format!("pods --selector=app.kubernetes.io/name=pgset {SYSTEM}"));
+    let list =
+        ns.get(&format!("pods --selector=app.kubernetes.io/name=pgset,app.kubernetes.io/component=webhook {SYSTEM}"));
     list["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 

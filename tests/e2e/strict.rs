@@ -171,7 +171,7 @@ fn an_api_server_takes_the_network_policies() {
     let words = ["apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", "-"];
     let said = lab::run(lab::kubectl().args(words), Some(&printed)).unwrap_or_else(|said| panic!("{}", said.err));
     assert!(
-        said.out.contains("networkpolicy.networking.k8s.io/pgset serverside-applied (server dry run)"),
+        said.out.contains("networkpolicy.networking.k8s.io/pgset-webhook serverside-applied (server dry run)"),
         "{}",
         said.out
     );

@@ -21,7 +21,7 @@ use crate::{
 /// When a renewal is overdue: pgset renews when a third of a certificate's life is left, which is 30 days at least.
 const OVERDUE_DAYS: u64 = 20;
 const DAY: u64 = 24 * 60 * 60;
-const LOGS: &str = "see what pgset says of certificates: kubectl -n pgset-system logs deployment/pgset";
+const LOGS: &str = "see what pgset says of certificates: kubectl -n pgset-system logs deployment/pgset-webhook";
 
 /// The checks of trust.
 pub fn checks(basics: &Basics, after: &After) -> Vec<(Id, Verdict)> {

@@ -26,19 +26,37 @@ pub fn checks(after: &After) -> Vec<(Id, Verdict)> {
         let kind = text(shipped, "/kind");
         kind != WEBHOOK && !POLICIES.contains(&kind)
     });
-    let deployment = of(&["Deployment"]).next().map_or(&Err(Unread::Absent), |(_, live)| live);
+    let deployments: Vec<Deployment<'_>> =
+        of(&["Deployment"]).map(|(shipped, live)| Deployment { name: text(shipped, "/metadata/name"), live }).collect();
+    let webhook = deployments.iter().find(|deployment| deployment.name == names::WEBHOOK);
     vec![
-        (Id::Version, version(deployment)),
+        (Id::Version, version(webhook.map_or(&Err(Unread::Absent), |deployment| deployment.live))),
         (Id::Installed, installed(others)),
         (Id::WebhookConfiguration, webhook_configuration(of(&[WEBHOOK]))),
         (Id::PolicyPresent, policy_present(of(&POLICIES))),
-        (Id::DeploymentReady, deployment_ready(deployment, &after.pods)),
-        (Id::TwoReplicas, two_replicas(deployment)),
+        (Id::DeploymentReady, of_all(&deployments, |deployment| deployment_ready(deployment, &after.pods))),
+        (Id::TwoReplicas, of_all(&deployments, two_replicas)),
         (Id::ServiceEndpoints, service_endpoints(&after.endpoints)),
     ]
 }
 
 type Object = (Value, Read<Value>);
+
+/// One of pgset's two Deployments, as far as it could be read.
+#[derive(Clone, Copy)]
+struct Deployment<'a> {
+    name: &'a str,
+    live: &'a Read<Value>,
+}
+
+/// The worst of what is found on each Deployment; of equals, all.
+fn of_all<'a>(deployments: &[Deployment<'a>], check: impl Fn(Deployment<'a>) -> Verdict) -> Verdict {
+    deployments
+        .iter()
+        .map(|deployment| check(*deployment))
+        .reduce(Verdict::worse)
+        .unwrap_or_else(|| Verdict::Skipped("this version ships no Deployment".to_owned()))
+}
 
 /// What a comparison of objects finds.
 #[derive(Debug, Default)]
@@ -71,7 +89,7 @@ fn compare<'a>(objects: impl Iterator<Item = &'a Object>) -> Comparison {
 fn version(deployment: &Read<Value>) -> Verdict {
     let image = match deployment {
         Ok(deployment) => text(deployment, "/spec/template/spec/containers/0/image"),
-        Err(Unread::Absent) => return Verdict::Skipped("pgset's Deployment is not there".to_owned()),
+        Err(Unread::Absent) => return Verdict::Skipped(format!("the Deployment {} is not there", names::WEBHOOK)),
         Err(why) => return Verdict::unread("pgset's Deployment", why),
     };
     let name = image.split('@').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
@@ -145,14 +163,16 @@ fn policy_present<'a>(objects: impl Iterator<Item = &'a Object>) -> Verdict {
     )
 }
 
-fn deployment_ready(deployment: &Read<Value>, pods: &Read<Vec<Value>>) -> Verdict {
-    let deployment = match deployment {
+fn deployment_ready(Deployment { name, live }: Deployment<'_>, pods: &Read<Vec<Value>>) -> Verdict {
+    let deployment = match live {
         Ok(deployment) => deployment,
-        Err(Unread::Absent) => return Verdict::failure("pgset's Deployment is not there", Vec::new(), CURE),
+        Err(Unread::Absent) => {
+            return Verdict::failure(format!("the Deployment {name} is not there"), Vec::new(), CURE);
+        }
         Err(why) => return Verdict::unread("pgset's Deployment", why),
     };
     let (wanted, ready) = (wanted(deployment), ready(deployment));
-    let says = format!("{ready} of {wanted} pods are ready");
+    let says = format!("{name}: {ready} of {wanted} pods are ready");
     if ready >= wanted && ready > 0 {
         return Verdict::ok(says);
     }
@@ -161,18 +181,28 @@ fn deployment_ready(deployment: &Read<Value>, pods: &Read<Vec<Value>>) -> Verdic
         .map(|condition| text(condition, "/message").to_owned())
         .collect();
     match pods {
-        Ok(pods) => found.extend(pods.iter().filter_map(unready)),
+        Ok(pods) => found.extend(pods.iter().filter(|pod| is_of(pod, name)).filter_map(unready)),
         Err(_) => found.push("the pods may not be read".to_owned()),
     }
     if ready == 0 {
         let cure = format!(
-            "see kubectl -n {0} describe pods, and kubectl -n {0} logs deployment/{1}; until then sets can't be applied, those that run go on",
+            "see kubectl -n {0} describe pods, and kubectl -n {0} logs deployment/{name}; until then {1}, those that run go on",
             names::SYSTEM_NAMESPACE,
-            names::MANAGER
+            lacks(name)
         );
         return Verdict::failure(says, found, cure);
     }
     Verdict::warning(says, found, format!("see kubectl -n {} describe pods", names::SYSTEM_NAMESPACE))
+}
+
+/// Whether a pod is one of a Deployment's, by its name.
+fn is_of(pod: &Value, deployment: &str) -> bool {
+    text(pod, "/metadata/name").strip_prefix(deployment).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// What cannot be done without a Deployment's pods.
+fn lacks(deployment: &str) -> &'static str {
+    if deployment == names::CONTROLLER { "nobody looks after the sets" } else { "sets can't be applied" }
 }
 
 fn wanted(deployment: &Value) -> i64 {
@@ -210,21 +240,21 @@ fn join(reason: &str, message: &str) -> String {
     if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
 }
 
-fn two_replicas(deployment: &Read<Value>) -> Verdict {
-    let deployment = match deployment {
+fn two_replicas(Deployment { name, live }: Deployment<'_>) -> Verdict {
+    let deployment = match live {
         Ok(deployment) => deployment,
-        Err(Unread::Absent) => return Verdict::Skipped("pgset's Deployment is not there".to_owned()),
+        Err(Unread::Absent) => return Verdict::Skipped(format!("the Deployment {name} is not there")),
         Err(why) => return Verdict::unread("pgset's Deployment", why),
     };
     match (wanted(deployment), ready(deployment)) {
-        (2.., 2..) => Verdict::ok("one pod may go, and another answers"),
+        (2.., 2..) => Verdict::ok(format!("{name}: one pod may go, and another is there")),
         (wanted @ ..2, _) => Verdict::warning(
-            format!("the Deployment has replicas: {wanted}, so that sets can't be applied while its pod restarts"),
+            format!("the Deployment {name} has replicas: {wanted}, so that {} while its pod restarts", lacks(name)),
             Vec::new(),
-            format!("kubectl -n {} scale deployment {} --replicas=2", names::SYSTEM_NAMESPACE, names::MANAGER),
+            format!("kubectl -n {} scale deployment {name} --replicas=2", names::SYSTEM_NAMESPACE),
         ),
         (_, ready) => Verdict::warning(
-            format!("{ready} of the pods is ready, so that sets can't be applied while it restarts"),
+            format!("{name}: {ready} of the pods is ready, so that {} while it restarts", lacks(name)),
             Vec::new(),
             format!("see kubectl -n {} describe pods", names::SYSTEM_NAMESPACE),
         ),

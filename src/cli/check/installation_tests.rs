@@ -48,32 +48,60 @@ fn every_policy_and_binding_must_be_there() {
     assert!(matches!(policy_present([].iter()), Verdict::Skipped(_)));
 }
 
+fn named(live: &Read<Value>) -> Deployment<'_> {
+    Deployment { name: names::WEBHOOK, live }
+}
+
+#[test]
+fn the_worse_of_two_deployments_counts_and_of_equals_both() {
+    let [none, one, two] = [0, 1, 2].map(|ready| Ok(deployment(2, ready)));
+    let verdict = |webhook, controller| {
+        let both = [(names::WEBHOOK, webhook), (names::CONTROLLER, controller)];
+        of_all(&both.map(|(name, live)| Deployment { name, live }), |it| deployment_ready(it, &Ok(Vec::new())))
+    };
+    let says = "pgset-webhook: 2 of 2 pods are ready; pgset-controller: 2 of 2 pods are ready";
+    assert_eq!(verdict(&two, &two), Verdict::ok(says));
+    let Verdict::Warning(finding) = verdict(&two, &one) else { panic!() };
+    assert_eq!(finding.says, "pgset-controller: 1 of 2 pods are ready");
+    let Verdict::Failure(finding) = verdict(&one, &none) else { panic!() };
+    assert!(finding.cure.contains("nobody looks after the sets"), "{finding:?}");
+    let Verdict::Failure(finding) = verdict(&none, &none) else { panic!() };
+    assert_eq!(finding.says, "pgset-webhook: 0 of 2 pods are ready; pgset-controller: 0 of 2 pods are ready");
+}
+
 #[test]
 fn no_ready_pod_fails_with_what_the_pods_wait_for() {
     let pods = Ok(vec![
-        json!({"metadata": {"name": "a"}, "status": {"containerStatuses": [
+        json!({"metadata": {"name": "pgset-webhook-a"}, "status": {"containerStatuses": [
             {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}}),
-        json!({"metadata": {"name": "b"}, "status": {"conditions": [
+        json!({"metadata": {"name": "pgset-webhook-b"}, "status": {"conditions": [
             {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}}),
-        json!({"metadata": {"name": "c"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+        json!({"metadata": {"name": "pgset-webhook-c"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
     ]);
-    let Verdict::Failure(finding) = deployment_ready(&Ok(deployment(2, 0)), &pods) else { panic!() };
-    assert_eq!(finding.says, "0 of 2 pods are ready");
-    let expected = ["pod a: ImagePullBackOff: no such image", "pod b: not scheduled: 0/1 nodes are available"];
+    let Verdict::Failure(finding) = deployment_ready(named(&Ok(deployment(2, 0))), &pods) else { panic!() };
+    assert_eq!(finding.says, "pgset-webhook: 0 of 2 pods are ready");
+    let expected = [
+        "pod pgset-webhook-a: ImagePullBackOff: no such image",
+        "pod pgset-webhook-b: not scheduled: 0/1 nodes are available",
+    ];
     assert_eq!(finding.found, expected);
-    assert!(matches!(deployment_ready(&Ok(deployment(2, 1)), &pods), Verdict::Warning(_)));
-    assert!(matches!(deployment_ready(&Ok(deployment(2, 2)), &pods), Verdict::Ok(_)));
-    assert!(matches!(deployment_ready(&Ok(deployment(0, 0)), &pods), Verdict::Failure(_)));
-    assert!(matches!(deployment_ready(&Err(Unread::Absent), &pods), Verdict::Failure(_)));
-    assert!(matches!(deployment_ready(&Err(forbidden()), &pods), Verdict::Skipped(_)));
+    assert!(matches!(deployment_ready(named(&Ok(deployment(2, 1))), &pods), Verdict::Warning(_)));
+    assert!(matches!(deployment_ready(named(&Ok(deployment(2, 2))), &pods), Verdict::Ok(_)));
+    assert!(matches!(deployment_ready(named(&Ok(deployment(0, 0))), &pods), Verdict::Failure(_)));
+    assert!(matches!(deployment_ready(named(&Err(Unread::Absent)), &pods), Verdict::Failure(_)));
+    assert!(matches!(deployment_ready(named(&Err(forbidden())), &pods), Verdict::Skipped(_)));
 }
 
 #[test]
 fn one_pod_is_enough_to_work_and_too_few_to_rely_on() {
     for (wanted, ready, fits) in [(2, 2, true), (3, 2, true), (1, 1, false), (2, 1, false), (2, 0, false)] {
-        assert_eq!(matches!(two_replicas(&Ok(deployment(wanted, ready))), Verdict::Ok(_)), fits, "{wanted} {ready}");
+        assert_eq!(
+            matches!(two_replicas(named(&Ok(deployment(wanted, ready)))), Verdict::Ok(_)),
+            fits,
+            "{wanted} {ready}"
+        );
     }
-    assert!(matches!(two_replicas(&Err(Unread::Absent)), Verdict::Skipped(_)));
+    assert!(matches!(two_replicas(named(&Err(Unread::Absent))), Verdict::Skipped(_)));
 }
 
 #[test]

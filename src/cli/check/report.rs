@@ -116,6 +116,20 @@ impl Verdict {
         })
     }
 
+    /// The worse of two verdicts of one check; of equals, both in one.
+    pub fn worse(self, other: Self) -> Self {
+        let both = |one: String, other: String| if one == other { one } else { format!("{one}; {other}") };
+        match (self, other) {
+            (Self::Failure(one), Self::Failure(other)) => Self::Failure(one.and(other)),
+            (failure @ Self::Failure(_), _) | (_, failure @ Self::Failure(_)) => failure,
+            (Self::Warning(one), Self::Warning(other)) => Self::Warning(one.and(other)),
+            (warning @ Self::Warning(_), _) | (_, warning @ Self::Warning(_)) => warning,
+            (Self::Skipped(one), Self::Skipped(other)) => Self::Skipped(both(one, other)),
+            (skipped @ Self::Skipped(_), _) | (_, skipped @ Self::Skipped(_)) => skipped,
+            (Self::Ok(one), Self::Ok(other)) => Self::Ok(both(one, other)),
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self {
             Self::Ok(_) => "ok",
@@ -137,6 +151,19 @@ impl Verdict {
             Self::Warning(finding) | Self::Failure(finding) => Some(finding),
             Self::Ok(_) | Self::Skipped(_) => None,
         }
+    }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn and(mut self, other: Self) -> Self {
+        self.says = format!("{}; {}", self.says, other.says);
+        self.found.extend(other.found);
+        if self.cure != other.cure {
+            self.cure = format!("{}; {}", self.cure, other.cure);
+        }
+        self
     }
 }
 

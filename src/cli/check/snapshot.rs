@@ -210,7 +210,7 @@ async fn granting(cluster: &Cluster, shipped: &[Value]) -> Vec<Permission> {
 /// Asks for what is installed and for everything that depends on it.
 pub async fn after(cluster: &Cluster, namespace: Option<&str>) -> Result<After, Box<dyn std::error::Error>> {
     let system = names::SYSTEM_NAMESPACE;
-    let deployment = cluster.get(&format!("/apis/apps/v1/namespaces/{system}/deployments/{}", names::MANAGER)).await;
+    let deployment = cluster.get(&format!("/apis/apps/v1/namespaces/{system}/deployments/{}", names::WEBHOOK)).await;
     let shipped = shipped(deployment.as_ref().ok())?;
     let resources = Resources::of(cluster, &shipped).await;
     let resources = &resources;
@@ -324,7 +324,7 @@ impl Resources {
     }
 
     /// Where an object is.
-    fn path(&self, object: &Value) -> Option<String> {
+    pub fn path(&self, object: &Value) -> Option<String> {
         let (resource, namespaced) = self.find(object)?;
         let (prefix, name) = (prefix(text(object, "/apiVersion")), text(object, "/metadata/name"));
         let place = match text(object, "/metadata/namespace") {
