@@ -69,7 +69,7 @@ pub mod label {
     pub const WEBHOOK: &str = "pgset.dev/webhook";
 }
 
-/// The field manager of every server-side apply, and the value of [`label::MANAGED_BY`].
+/// The field manager of whatever the controller writes, and the value of [`label::MANAGED_BY`].
 pub const MANAGER: &str = "pgset";
 
 /// Environment of the PostgreSQL container. Those with `PGSET_` are private: a user who sets one is told to rename it.
