@@ -155,6 +155,8 @@ pub mod pod {
     pub const DATA_PATH: &str = "/pgdata";
     /// The directory below a data mount that PGDATA becomes, where the image's own default is not on the mount.
     pub const DATA_DIRECTORY: &str = "data";
+    /// The folder below [`ACCESS_PATH`] with the passwords of a Secret that is called as 0.1.0 called it.
+    pub const OLDER_CREDENTIALS: &str = "older";
     /// The agent's port: probes, metrics and what members ask each other. Patroni's number, which people have in their
     /// network policies already.
     pub const AGENT_PORT: u16 = 8008;

@@ -11,14 +11,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::state::{Birth, Ended, Retry, Role, Running, State};
+use super::as_before::{self, Found, Kind, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
+use super::events::{Reason, Teller};
 use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
 use super::{label, leadership};
-use crate::election::{self, Action, Data, Master, Observation, Waiting};
+use crate::election::{self, Action, Data, Lease, Master, Observation, SystemIdentifier, Waiting};
 use crate::errors::with_causes;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
@@ -26,6 +28,16 @@ const TURN: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
+const FIRST_STARTS: u32 = 3;
+
+/// How a member's life ends.
+pub enum Parting {
+    /// It was asked to.
+    Stopped,
+    /// It can't take over the database that it found, and the image runs it as before.
+    Refused(Refusal),
+}
 
 /// A member of a set.
 pub struct Member {
@@ -34,6 +46,10 @@ pub struct Member {
     leadership: leadership::Handle,
     label: label::Handle,
     publisher: Publisher,
+    teller: Teller,
+    found: Found,
+    failed_starts: u32,
+    refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
     state: State,
     data: Option<Data>,
@@ -51,6 +67,8 @@ impl Member {
         leadership: leadership::Handle,
         label: label::Handle,
         publisher: Publisher,
+        teller: Teller,
+        found: Found,
     ) -> Self {
         Self {
             midwife,
@@ -58,6 +76,10 @@ impl Member {
             leadership,
             label,
             publisher,
+            teller,
+            found,
+            failed_starts: 0,
+            refusal: None,
             members: None,
             state: State::Stopped,
             data: None,
@@ -69,8 +91,9 @@ impl Member {
         &self.midwife.configuration
     }
 
-    /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back.
-    pub async fn live(mut self, shutdown: impl Future<Output = ()>) {
+    /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back; or until it is clear that the image has to run
+    /// the database as before.
+    pub async fn live(mut self, shutdown: impl Future<Output = ()>) -> Parting {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let (fence_at, pace) = (self.leadership.view().fence_at(), self.pace());
@@ -84,6 +107,10 @@ impl Member {
             }
             self.publisher.update(|status| status.turned_at = Some(Instant::now()));
             self.turn().await;
+            if let Some(refusal) = self.refused() {
+                self.leadership.release().await;
+                return Parting::Refused(refusal);
+            }
             // Questions to the server may take their time; the fence does not wait for them.
             let fence_at = self.leadership.view().fence_at();
             tokio::select! {
@@ -94,6 +121,7 @@ impl Member {
             }
         }
         self.shut_down().await;
+        Parting::Stopped
     }
 
     fn pace(&self) -> Duration {
@@ -112,11 +140,67 @@ impl Member {
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);
+        self.note_another_database(&observation.lease, &action);
+        let starts_master = action == Action::StartMaster;
         if let Err(why) = self.act(action).await {
-            error!(error = with_causes(why.as_ref()), "failed, trying again");
-            self.tell(format!("failed, trying again: {}", with_causes(why.as_ref())));
+            let why = with_causes(why.as_ref());
+            error!(error = why, "failed, trying again");
+            self.tell(format!("failed, trying again: {why}"));
             self.retry.later();
+            if starts_master {
+                self.note_failed_start(why);
+            }
         }
+    }
+
+    /// Why the image has to run the database as before, if it has to: only ever while no server of the agent's runs.
+    fn refused(&mut self) -> Option<Refusal> {
+        if !matches!(self.state, State::Stopped) {
+            return None;
+        }
+        let view = self.leadership.view();
+        let trouble =
+            view.trouble().filter(|trouble| as_before::is_due(self.found, Kind::Lease, trouble.since.elapsed(), None));
+        let trouble = trouble.map(|trouble| Refusal { kind: Kind::Lease, why: trouble.why.clone() });
+        self.refusal.take().or(trouble)
+    }
+
+    fn refuse(&mut self, kind: Kind, why: String, set: Option<SystemIdentifier>) {
+        if as_before::is_due(self.found, kind, Duration::ZERO, set) {
+            self.refusal = Some(Refusal { kind, why });
+        }
+    }
+
+    /// The Lease of an earlier set of this name outlived it; as long as nobody leads, the database here is in nobody's way.
+    fn note_another_database(&mut self, lease: &Lease, action: &Action) {
+        let (Lease::Vacant { set } | Lease::Mine { set }) = lease else { return };
+        if let Action::Wait(waiting @ Waiting::OtherDatabase { .. })
+        | Action::ReleaseLease(waiting @ Waiting::OtherDatabase { .. }) = action
+        {
+            self.refuse(Kind::OtherDatabase, waiting.to_string(), *set);
+        }
+    }
+
+    /// A database that ran before does not start as a member.
+    fn note_failed_start(&mut self, why: String) {
+        self.failed_starts += 1;
+        if self.failed_starts >= FIRST_STARTS
+            && let Lease::Mine { set } = self.leadership.view().at(Instant::now())
+        {
+            self.refuse(Kind::FirstStart, why, set);
+        }
+    }
+
+    /// This data is a member's from now on, and so is every copy of it.
+    fn note_served(&mut self) {
+        if self.found.was_member {
+            return;
+        }
+        self.found.was_member = true;
+        let data = self.midwife.data.clone();
+        tokio::task::spawn_blocking(move || {
+            data.mark_member().map_err(|why| warn!(error = with_causes(&why), "the data is not marked as a member's"))
+        });
     }
 
     async fn observe(&mut self) -> Observation {
@@ -143,7 +227,7 @@ impl Member {
             (_, Some(data)) => data.clone(),
             (_, None) => Data::Empty,
         };
-        let first = self.configuration().ordinal == self.configuration().first_ordinal;
+        let first = self.configuration().brings_database;
         Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
     }
 
@@ -190,6 +274,9 @@ impl Member {
         let text = waiting.to_string();
         if self.publisher.current().doing != text {
             info!("{text}");
+            if is_refusal(waiting) {
+                self.teller.tell(Reason::DataRefused, &text);
+            }
             self.tell(text);
         }
     }
@@ -263,6 +350,8 @@ impl Member {
     /// Something ended by itself: the server, a bootstrap or a clone.
     fn note_end(&mut self, ended: Ended) {
         self.not_serving();
+        let starting_master =
+            matches!(self.state, State::Running(Running { role: Role::Master { announced: None }, .. }));
         self.state = State::Stopped;
         match ended {
             Ended::Server(status) if status.success() => {
@@ -273,6 +362,11 @@ impl Member {
                 error!(%status, "PostgreSQL ended, starting it again");
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
+                if starting_master {
+                    self.note_failed_start(format!(
+                        "PostgreSQL ended with {status} when it was started as a member; its log says why"
+                    ));
+                }
             }
             Ended::Birth(how, Ok(())) => {
                 match how {
@@ -326,6 +420,19 @@ impl Member {
             self.stop_at_once().await;
         }
         self.leadership.release().await;
+    }
+}
+
+/// What a person has to decide on, and so should hear of.
+fn is_refusal(waiting: &Waiting) -> bool {
+    match waiting {
+        Waiting::OtherDatabase { .. } | Waiting::DataLost | Waiting::FormerMaster | Waiting::Unusable(_) => true,
+        Waiting::ForLease
+        | Waiting::ForPredecessor
+        | Waiting::ForMaster
+        | Waiting::ForMasterToStart
+        | Waiting::ForFirstMember
+        | Waiting::ForTheEnd => false,
     }
 }
 
