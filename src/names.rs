@@ -155,6 +155,13 @@ pub mod pod {
     pub const DATA_PATH: &str = "/pgdata";
     /// The directory below a data mount that PGDATA becomes, where the image's own default is not on the mount.
     pub const DATA_DIRECTORY: &str = "data";
+    /// The directory below a mount at `/var/lib/postgresql` that PGDATA becomes where the image may declare a volume at
+    /// `/var/lib/postgresql/data`, which would hide the mount.
+    pub const UNHIDDEN_DIRECTORY: &str = "pgdata";
+    /// The directory below a shared mount in which the members other than the in-place one have theirs. PGDATA may be the mount
+    /// itself, so that it lies inside of a data directory: `pg_basebackup` and `pg_rewind` leave out what begins with `pgsql_tmp`
+    /// (PostgreSQL's documentation, Streaming Replication Protocol, `BASE_BACKUP`).
+    pub const MEMBERS_DIRECTORY: &str = "pgsql_tmp.pgset";
     /// The folder below [`ACCESS_PATH`] with the passwords of a Secret that is called as 0.1.0 called it.
     pub const OLDER_CREDENTIALS: &str = "older";
     /// The agent's port: probes, metrics and what members ask each other. Patroni's number, which people have in their
@@ -168,7 +175,7 @@ pub mod pod {
     pub const CA_FILE: &str = "ca.crt";
 }
 
-/// Keys of the `<set>-credentials` Secret, which are also the file names below [`pod::ACCESS_PATH`].
+/// Keys of the `<set>-pgset-credentials` Secret, which are also the file names below [`pod::ACCESS_PATH`].
 pub mod credential {
     /// The superuser's password, used once at the first bootstrap where the environment gives none.
     pub const SUPERUSER: &str = "postgres-password";
@@ -241,10 +248,25 @@ pub fn service_account(set: &str) -> String {
     format!("{set}-sa")
 }
 
-/// `<set>-credentials`: the Secret.
+/// `<set>-pgset-credentials`: the Secret. Many people have one of their own that is called `<set>-credentials`.
 #[must_use]
 pub fn credentials(set: &str) -> String {
+    format!("{set}-pgset-credentials")
+}
+
+/// `<set>-credentials`: what the Secret of a set that 0.1.0 injected is called.
+#[must_use]
+pub fn older_credentials(set: &str) -> String {
     format!("{set}-credentials")
+}
+
+/// Whether a Service's name is kept for the master or the replicas of another set than this one: `<another>-master`,
+/// `<another>-replica`.
+#[must_use]
+pub fn is_kept_for_another_set(service: &str, set: &str) -> bool {
+    let is_kept =
+        ["-master", "-replica"].iter().any(|role| service.strip_suffix(role).is_some_and(|set| !set.is_empty()));
+    is_kept && service != master(set) && service != replica(set)
 }
 
 /// `<set>-leader`: the Lease.

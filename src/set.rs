@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod json;
 mod read;
 pub(crate) mod record;
+pub(crate) mod shape;
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,12 @@ use serde_json::Value;
 
 pub use self::error::Error;
 pub(crate) use self::read::Reading;
+use self::shape::Settled;
 use crate::names;
+
+/// The most members that a set may have. PostgreSQL's sets have a handful; one that asks for thousands asks for nothing that works,
+/// and would cost everybody who has to list them.
+pub const MOST_MEMBERS: u32 = 100;
 
 /// An annotated `StatefulSet`, with every default of the design's table filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +92,7 @@ pub enum Data {
         /// The claim's name.
         claim: String,
     },
-    /// A volume that all members share, mounted by the user: each member gets a sub-path of it.
+    /// A volume that all members share, mounted by the user: each member gets a directory of it.
     Shared {
         /// The volume's name in the template.
         volume: String,
@@ -100,6 +106,17 @@ pub enum Data {
         /// Where it is mounted.
         mount_path: String,
     },
+}
+
+impl Data {
+    /// Where the volume is mounted.
+    #[must_use]
+    pub fn mount_path(&self) -> &str {
+        match self {
+            Self::Claim { .. } => names::pod::DATA_PATH,
+            Self::Shared { mount_path, .. } | Self::Own { mount_path, .. } => mount_path,
+        }
+    }
 }
 
 /// The label that carries a member's role, and its two values.
@@ -135,11 +152,13 @@ impl Set {
 
     /// Parses an annotated `StatefulSet`, as its user wrote it or as it is stored with the injection: the result is the same.
     pub fn parse(object: &Value) -> Result<Self, Error> {
-        let own = match record::Record::of(object)? {
+        let record = record::Record::to_look_at(object)?;
+        let settled = Settled::by_object(object, record.as_ref());
+        let own = match &record {
             Some(record) => &record.undone(object),
             None => object,
         };
-        Ok(Reading::of(own)?.set)
+        Ok(Reading::of(own, &settled)?.set)
     }
 
     /// The pods of the set, in the order of their ordinals.

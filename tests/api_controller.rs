@@ -233,9 +233,9 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     eventually!("RoleBinding", room.api::<RoleBinding>().get_opt("pgset-sa").await.unwrap().is_some());
     eventually!("Lease", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_some());
     eventually!("budget", room.api::<PodDisruptionBudget>().get_opt("pgset").await.unwrap().is_some());
-    eventually!("Secret", room.api::<Secret>().get_opt("pgset-credentials").await.unwrap().is_some());
+    eventually!("Secret", room.api::<Secret>().get_opt("pgset-pgset-credentials").await.unwrap().is_some());
     eventually!("told what was made", room.was_told("pgset", "Created").await);
-    let passwords = room.api::<Secret>().get("pgset-credentials").await.unwrap().data;
+    let passwords = room.api::<Secret>().get("pgset-pgset-credentials").await.unwrap().data;
 
     // Healing.
     services.delete("pgset-master", &DeleteParams::default()).await.unwrap();
@@ -283,16 +283,22 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     assert_eq!(room.asked()[before.len()..], [] as [String; 0]);
 
     // A Secret that is gone from a set that runs.
-    room.api::<Secret>().delete("pgset-credentials", &DeleteParams::default()).await.unwrap();
+    room.api::<Secret>().delete("pgset-pgset-credentials", &DeleteParams::default()).await.unwrap();
     room.api::<Pod>().delete("pgset-0", &DeleteParams::default()).await.unwrap();
-    eventually!("a new pod finds a Secret", room.api::<Secret>().get_opt("pgset-credentials").await.unwrap().is_some());
-    assert_ne!(room.api::<Secret>().get("pgset-credentials").await.unwrap().data, passwords);
+    eventually!(
+        "a new pod finds a Secret",
+        room.api::<Secret>().get_opt("pgset-pgset-credentials").await.unwrap().is_some()
+    );
+    assert_ne!(room.api::<Secret>().get("pgset-pgset-credentials").await.unwrap().data, passwords);
     eventually!("told of it", room.was_told("pgset", "CredentialsReplaced").await);
 
     sets.delete("pgset", &DeleteParams::default()).await.unwrap();
     eventually!("nothing is left", services.list(&ListParams::default()).await.unwrap().items.is_empty());
     eventually!("nor the Lease", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_none());
-    assert!(room.api::<Secret>().get_opt("pgset-credentials").await.unwrap().is_some(), "the Secret outlives the set");
+    assert!(
+        room.api::<Secret>().get_opt("pgset-pgset-credentials").await.unwrap().is_some(),
+        "the Secret outlives the set"
+    );
 
     // The same name again: a new owner.
     create(&sets, set("pgset", 1, "postgres:17")).await;

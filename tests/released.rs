@@ -88,10 +88,15 @@ fn a_change_of_the_users_adds_nothing_else() {
 }
 
 #[test]
-fn latest_moves_a_set_to_this_revision_once() {
+fn a_revision_by_its_name_moves_a_set_once() {
     for Released { name, own, stored } in all() {
         let mut wish = own;
-        annotate(&mut wish, "pgset.dev/revision", "latest");
+        annotate(&mut wish, "pgset.dev/revision", REVISION);
+        if name == "0.1.0/wild-mount-above" {
+            // Its rows are where the image's own volume hides the mount: no later revision leaves them there.
+            assert_eq!(admitted_with(LATER, &wish, Some(&stored)).unwrap_err().code(), "data_lost");
+            continue;
+        }
         let moved = defaulted(&admitted_with(LATER, &wish, Some(&stored)).unwrap());
         assert_eq!(moved["metadata"]["annotations"]["pgset.dev/revision"], REVISION, "{name}");
         let again = admitted_with(LATER, &wish, Some(&moved)).unwrap();

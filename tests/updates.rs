@@ -89,10 +89,12 @@ fn a_new_pgset_keeps_the_image_that_the_set_is_pinned_to() {
 }
 
 #[test]
-fn latest_moves_a_set_to_this_pgset() {
-    let old = stored(&golden("example.yaml"));
+fn a_revision_by_its_name_moves_a_set_to_it() {
+    let mut pinned = golden("example.yaml");
+    annotate(&mut pinned, "pgset.dev/revision", "0.1.0");
+    let old = stored(&pinned);
     let mut new = old.clone();
-    annotate(&mut new, "pgset.dev/revision", "latest");
+    annotate(&mut new, "pgset.dev/revision", REVISION);
     let new = admitted_with("other:2", &new, Some(&old)).unwrap();
     assert_eq!(new.pointer("/spec/template/spec/initContainers/0/image"), Some(&json!("other:2")));
     assert_eq!(new["metadata"]["annotations"]["pgset.dev/revision"], REVISION);

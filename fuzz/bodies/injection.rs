@@ -26,7 +26,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn ask(object: &Value, old: Option<&Value>) -> Outcome {
-    inject(&Request { object, old, settings: &Settings { agent_image: "pgset.dev/pgset:0.1.0".to_owned() } })
+    inject(&Request { object, old, settings: &Settings { agent_image: "pgset.dev/pgset:0.2.0".to_owned() } })
 }
 
 fn applied(object: &Value, patch: &Patch) -> Value {

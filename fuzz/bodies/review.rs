@@ -18,7 +18,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 static ROUTER: LazyLock<Router> = LazyLock::new(|| {
-    let settings = Settings { agent_image: "pgset.dev/pgset:0.1.0".to_owned() };
+    let settings = Settings { agent_image: "pgset.dev/pgset:0.2.0".to_owned() };
     webhook::router(State::new(webhook::by_injection(settings), Arc::new(Metrics::new())))
 });
 

@@ -18,7 +18,7 @@ pub(crate) fn pgset() -> Set {
         port: 5432,
         data: Data::Claim { claim: "pgset-pvc".to_owned() },
         service_account: "pgset-sa".to_owned(),
-        credentials: "pgset-credentials".to_owned(),
+        credentials: "pgset-pgset-credentials".to_owned(),
         role_label: RoleLabel::new(names::label::ROLE, "pgset"),
         failover: Failover::Automatic,
         synchronous: 0,
@@ -193,7 +193,7 @@ fn the_lease_says_nothing_of_its_holder() {
 fn the_secret_outlives_the_set_and_holds_every_password() {
     let words = ["one", "two", "three", "four"].map(str::to_owned);
     let secret = serde_json::to_value(credentials::secret(&owner(), &credentials::Passwords(words))).unwrap();
-    assert_eq!(secret["metadata"]["name"], "pgset-credentials");
+    assert_eq!(secret["metadata"]["name"], "pgset-pgset-credentials");
     assert_eq!(secret["metadata"].get("ownerReferences"), None);
     assert_eq!(
         secret["data"],

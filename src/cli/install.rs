@@ -44,7 +44,7 @@ pub struct Image(String);
 /// Why a text is not the name of an image.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "an image is named like registry.example/pgset:0.1.0 or registry.example/pgset@sha256:…, in letters, digits and . _ - / : @"
+    "an image is named like registry.example/pgset:0.2.0 or registry.example/pgset@sha256:…, in letters, digits and . _ - / : @"
 )]
 pub struct NotAnImage;
 

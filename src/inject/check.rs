@@ -24,12 +24,28 @@ pub(super) fn conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-fn image(reading: &Reading<'_>) -> Result<(), Reason> {
-    if reading.container.family == Family::Bitnami {
-        let image = reading.container.field.get("image")?.text()?.unwrap_or_default();
-        return Err(Reason::Bitnami { image: shown(image) });
+/// Refuses a new set the names that another set's objects have or will have. One that is stored has its `serviceName` for ever: what
+/// it names is then used as it is, or is not there (see `children`).
+pub(super) fn new_names(reading: &Reading<'_>) -> Result<(), Reason> {
+    let set = &reading.set;
+    if names::is_kept_for_another_set(&set.headless_service, &set.name) {
+        return Err(Reason::ServiceNameKept { name: set.headless_service.clone(), set: set.name.clone() });
     }
     Ok(())
+}
+
+/// The oldest PostgreSQL that the agent can run: since 13 a standby takes a new master's address without a restart.
+const OLDEST_MAJOR: u32 = 13;
+
+fn image(reading: &Reading<'_>) -> Result<(), Reason> {
+    let image = || Ok::<_, Reason>(shown(reading.container.field.get("image")?.text()?.unwrap_or_default()));
+    match reading.container.family {
+        Family::Bitnami => Err(Reason::Bitnami { image: image()? }),
+        Family::Official { major: Some(major) } if major < OLDEST_MAJOR && reading.set.contract == Contract::Agent => {
+            Err(Reason::TooOld { image: image()?, major, oldest: OLDEST_MAJOR })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn environment(reading: &Reading<'_>) -> Result<(), Reason> {

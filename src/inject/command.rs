@@ -1,13 +1,19 @@
 //! The container's command: the agent wraps it, and hands the user's own words to PostgreSQL.
 
-use super::Reason;
+use super::{Reason, revision::Pin};
 use crate::{
     names::{self, pod},
-    set::{Failover, Reading, Set, error::named, error::shown},
+    set::{
+        Failover, Reading,
+        data::{Parting, Pgdata},
+        error::{named, shown},
+        shape::{REVISION_FLAG, Shape},
+    },
 };
 
 /// The wrapped command: the agent with its flags, `--`, and the user's own words.
-pub(super) fn wrapped(set: &Set, own: &[&str]) -> Vec<String> {
+pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin, own: &[&str]) -> Vec<String> {
+    let set = &reading.set;
     let failover = match set.failover {
         Failover::Automatic => "automatic",
         Failover::Manual => "manual",
@@ -23,9 +29,28 @@ pub(super) fn wrapped(set: &Set, own: &[&str]) -> Vec<String> {
         format!("--lease-seconds={}", set.lease_seconds),
         format!("--failover={failover}"),
         format!("--synchronous={}", set.synchronous),
-        "--".to_owned(),
     ];
+    if pin.shape >= Shape::Recorded {
+        words.push(format!("{REVISION_FLAG}{}", pin.revision));
+        words.push(format!("--credentials={}", set.credentials));
+        words.extend(places(reading));
+    }
+    words.push("--".to_owned());
     words.extend(own.iter().map(|word| (*word).to_owned()));
+    words
+}
+
+/// Where the data is: the agent runs no database anywhere else.
+fn places(reading: &Reading<'_>) -> Vec<String> {
+    let mount_path = reading.set.data.mount_path().trim_end_matches('/');
+    let mut words = vec![format!("--data-volume={mount_path}")];
+    if let Pgdata::Fallback(pgdata) = &reading.placement.pgdata {
+        words.push(format!("--default-data-directory={pgdata}"));
+    }
+    if let Parting::InPlace { member } = &reading.placement.parting {
+        words.push(format!("--members-directory={mount_path}/{}", pod::MEMBERS_DIRECTORY));
+        words.push(format!("--in-place-member={member}"));
+    }
     words
 }
 

@@ -167,7 +167,7 @@ pub enum Reason {
     },
     /// The revision is one that this pgset can't write.
     #[error(
-        "annotation {key} is {found}, but this pgset writes {known}; write {key}: latest to move the set to this pgset's \
+        "its revision is {found}, but this pgset writes {known}; write annotation {key}: {newest} to move the set to this pgset's \
          revision (its members restart one by one), or install the pgset that knows it", key = annotation::REVISION
     )]
     Revision {
@@ -175,6 +175,94 @@ pub enum Reason {
         found: String,
         /// The revisions known.
         known: String,
+        /// The newest of them.
+        newest: &'static str,
+    },
+    /// A request without an end: kept in a file, it would restart the database after each upgrade of pgset.
+    #[error(
+        "annotation {key} is \"latest\", which in a file would restart the members at the first apply after each upgrade of pgset; \
+         write {key}: {newest}, which is this pgset's revision", key = annotation::REVISION
+    )]
+    Latest {
+        /// The newest revision.
+        newest: &'static str,
+    },
+    /// The image's PostgreSQL is older than the agent can run.
+    #[error(
+        "image {image} is PostgreSQL {major}, and pgset's agent needs {oldest} or newer; leave out the annotation {key}, or make a \
+         new set with an image of PostgreSQL {oldest} or newer and move the rows by pg_dump", key = annotation::INJECT
+    )]
+    TooOld {
+        /// The image.
+        image: String,
+        /// Its major version.
+        major: u32,
+        /// The oldest that works.
+        oldest: u32,
+    },
+    /// `spec.serviceName` is what another set's Service is called.
+    #[error(
+        "spec.serviceName is {name}: that name is kept for the Service of another set, whose clients would be sent to this one; \
+         write spec.serviceName: {set}-pods"
+    )]
+    ServiceNameKept {
+        /// The name.
+        name: String,
+        /// The set.
+        set: String,
+    },
+    /// The pod is made anew, and with it goes its volume.
+    #[error(
+        "the data volume is {kind}, and with this change the pod of {name} is made anew: all rows would be lost; save them with \
+         pg_dumpall, run: kubectl scale statefulset {name}{namespace} --replicas=0, then make this change, best with a volume that \
+         stays, and load them again"
+    )]
+    DataInPod {
+        /// What the volume is.
+        kind: &'static str,
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
+    },
+    /// The image declares a volume that hides the mount: the rows are in the container.
+    #[error(
+        "the data volume is mounted at {mount_path}, and the image {how} a volume at {declared}, which hides it: the rows are {how_sure}in \
+         the container and would be lost with this change; {otherwise}save them with pg_dumpall, run: kubectl scale statefulset \
+         {name}{namespace} --replicas=0, then make this change, and load them again",
+        how = if *.surely { "declares" } else { "may declare" }, how_sure = if *.surely { "" } else { "perhaps " },
+        otherwise = if *.surely {
+            String::new()
+        } else {
+            format!("if they are on the mount, write PGDATA with their directory under env of container {container}; else ")
+        }
+    )]
+    DataBehindImage {
+        /// The container.
+        container: String,
+        /// Where the volume is mounted.
+        mount_path: String,
+        /// What hides it.
+        declared: &'static str,
+        /// Whether the image is known to do so.
+        surely: bool,
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
+    },
+    /// Several servers that know nothing of each other can't become one set.
+    #[error(
+        "it runs {replicas} servers that know nothing of each other, and a set has one database: its first member's; run: kubectl scale \
+         statefulset {name}{namespace} --replicas=1, then annotate it, and scale it up again, with empty volumes for the others"
+    )]
+    SeveralDatabases {
+        /// How many.
+        replicas: u64,
+        /// The set's name.
+        name: String,
+        /// ` --namespace=...`.
+        namespace: String,
     },
     /// The injection would be taken out of a running set.
     #[error(
@@ -262,9 +350,13 @@ impl Reason {
             Self::AgentPort { .. } => "agent_port",
             Self::MountPath { .. } => "mount_path",
             Self::Bitnami { .. } => "bitnami",
-            Self::Revision { .. } => "revision",
+            Self::Revision { .. } | Self::Latest { .. } => "revision",
+            Self::TooOld { .. } => "version",
+            Self::ServiceNameKept { .. } => "service_name",
+            Self::SeveralDatabases { .. } => "several_databases",
             Self::StillRunning { .. } => "still_running",
             Self::DataMoves { .. } | Self::DataInContainer { .. } | Self::PgdataMoves { .. } => "data_moves",
+            Self::DataInPod { .. } | Self::DataBehindImage { .. } => "data_lost",
             Self::MajorVersion { .. } => "major_version",
         }
     }

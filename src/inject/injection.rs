@@ -33,11 +33,11 @@ impl Injection {
     pub(super) fn of(reading: &Reading<'_>, own: &Value, pin: &Pin) -> Result<Self, Reason> {
         let set = &reading.set;
         let is_agent = set.contract == Contract::Agent;
-        let volumes = pod::volumes(set);
+        let volumes = pod::volumes(set, pin.shape);
         let init_containers =
             if is_agent { vec![pod::init_container(&pin.image, &reading.container)] } else { Vec::new() };
         let command = is_agent.then(|| reading.container.command()).transpose()?;
-        let command = command.map(|own| json!(command::wrapped(set, &own)));
+        let command = command.map(|own| json!(command::wrapped(reading, pin, &own)));
         let environment = environment::variables(reading)?;
         let mounts = pod::mounts(set);
         let mut record = Record {
@@ -57,8 +57,10 @@ impl Injection {
                 record.labels.insert(key.to_owned(), value.clone());
             }
         }
-        if let (Data::Shared { mount_path, .. }, Parting::Ours) = (&set.data, reading.placement.parting) {
-            record.sub_paths.push(mount_path.clone());
+        match (&set.data, &reading.placement.parting) {
+            (Data::Shared { mount_path, .. }, Parting::Ours) => record.sub_paths.push(mount_path.clone()),
+            (_, Parting::InPlace { member }) => record.in_place = Some(member.clone()),
+            _ => {}
         }
         for probe in Probe::ALL.into_iter().filter(|_| is_agent) {
             if !reading.container.field.get(probe.field())?.is_there() {

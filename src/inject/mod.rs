@@ -34,6 +34,7 @@ use crate::{
         edits::Edits,
         json::at,
         record::{Record, carries_parts},
+        shape::Settled,
     },
 };
 
@@ -87,47 +88,51 @@ pub fn inject(request: &Request<'_>) -> Outcome {
 
 /// The same for a pgset that knows other revisions.
 fn inject_as(request: &Request<'_>, revisions: Revisions) -> Outcome {
-    let stored = request.old.and_then(|old| Some((old, Record::of(old).ok().flatten()?)));
-    let is_stored_set = stored.is_some();
-    decide(request, stored, revisions)
+    let is_stored_set = request.old.is_some_and(Record::is_on);
+    decide(request, revisions)
         .unwrap_or_else(|reason| Outcome::Denied { reason: Denial::new(request.object, is_stored_set, reason) })
 }
 
-fn decide(request: &Request<'_>, stored: Option<(&Value, Record)>, revisions: Revisions) -> Result<Outcome, Reason> {
+fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason> {
     let Request { object, old, settings } = *request;
+    let stored_set = old.filter(|old| Record::is_on(old));
     // Whatever a rule says, an object must be able to go; and what was admitted once stays admitted while it stays as it is,
-    // so that a later pgset with stricter rules, or an earlier one, holds up neither scaling nor foreign annotations.
-    if is_going(object) || stored.as_ref().is_some_and(|(old, _)| is_same(old, object)) {
+    // so that a later pgset with stricter rules, or an earlier one that can't read the record, holds up neither scaling nor foreign
+    // annotations.
+    if is_going(object) || stored_set.is_some_and(|old| is_same(old, object)) {
         return Ok(Outcome::Untouched { warnings: Vec::new() });
     }
-    if !speaks_of_pgset(object) && stored.is_none() {
+    if !speaks_of_pgset(object) && stored_set.is_none() {
         return Ok(Outcome::Untouched { warnings: Vec::new() });
     }
+    let stored = stored_set.map(Record::of).transpose().map(Option::flatten);
     if !annotations::is_enabled(object)? {
-        return match stored {
-            Some((_, record)) => eject::leave(object, &record),
+        return match stored? {
+            Some(record) => eject::leave(object, &record),
             None => bystander(object),
         };
     }
 
-    let told = stored.as_ref().map(|(old, record)| warnings::told(old, record)).unwrap_or_default();
     let record = match (Record::of(object), stored) {
         // `kubectl replace` with the user's own file: what is stored knows, but a list that is empty here is the user's.
-        (Ok(None), Some((_, record))) => Some(Record { created: Vec::new(), ..record }),
+        (Ok(None), stored) => stored?.map(|record| Record { created: Vec::new(), ..record }),
         // Its own; or, where that was damaged, the stored one.
-        (Ok(Some(record)), _) | (Err(_), Some((_, record))) => Some(record),
-        (own, None) => own?,
+        (Ok(Some(record)), _) | (Err(_), Ok(Some(record))) => Some(record),
+        (Err(own), _) => return Err(own.into()),
     };
     let own = record.as_ref().map_or(Cow::Borrowed(object), |record| Cow::Owned(record.undone(object)));
     if let Some(part) = carries_parts(&own) {
         return Err(Reason::Reserved { part });
     }
-    let reading = Reading::of(&own)?;
-    check::conflicts(&reading)?;
-    if let Some(old) = old {
-        update::check(old, &reading)?;
-    }
     let pin = revision::Pin::of(object, old, record.as_ref(), settings, revisions)?;
+    let reading = Reading::of(&own, &Settled::of(pin.shape, record.as_ref()))?;
+    check::conflicts(&reading)?;
+    match old {
+        Some(old) => update::check(old, &reading, pin.shape)?,
+        None if record.is_none() => check::new_names(&reading)?,
+        // Put back from a copy: it was admitted once.
+        None => {}
+    }
     let injection = Injection::of(&reading, &own, &pin)?;
 
     let mut edits = Edits::new(object);
@@ -137,7 +142,10 @@ fn decide(request: &Request<'_>, stored: Option<(&Value, Record)>, revisions: Re
     injection.write(&mut edits);
     pin.write(&mut edits);
     let mut warnings = warnings::of_set(&own, &reading)?;
-    warnings.retain(|warning| !told.contains(warning));
+    if let Some(old) = stored_set {
+        let told = warnings::told(old);
+        warnings.retain(|warning| !told.contains(warning));
+    }
     let audit = audit(&reading, &pin);
     let patch = edits.into_patch();
     Ok(if patch.0.is_empty() { Outcome::Untouched { warnings } } else { Outcome::Patched { patch, warnings, audit } })

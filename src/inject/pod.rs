@@ -3,16 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    names::{credential, pod},
-    set::{Contract, Data, Set, container::Container, record::member_directory},
+    names::{self, credential, pod},
+    set::{Contract, Data, Set, container::Container, record::member_directory, shape::Shape},
 };
 
 /// The volumes of a set's pods.
-pub(super) fn volumes(set: &Set) -> Vec<Value> {
+pub(super) fn volumes(set: &Set, shape: Shape) -> Vec<Value> {
     let mut volumes = Vec::new();
     if set.contract == Contract::Agent {
         volumes.push(json!({ "name": pod::RUN_VOLUME, "emptyDir": {} }));
-        volumes.push(access(set));
+        volumes.push(access(set, shape));
     }
     if let Data::Claim { claim } = &set.data {
         volumes.push(json!({ "name": pod::DATA_VOLUME, "persistentVolumeClaim": { "claimName": claim } }));
@@ -22,24 +22,36 @@ pub(super) fn volumes(set: &Set) -> Vec<Value> {
 
 /// The agent's own way to the API server, so that the pod's `automountServiceAccountToken` stays the user's choice, and the
 /// passwords as files.
-fn access(set: &Set) -> Value {
-    let keys = [credential::SUPERUSER, credential::REPLICATION, credential::AGENT];
-    let items: Vec<Value> = keys.iter().map(|key| json!({ "key": key, "path": key })).collect();
-    json!({
-        "name": pod::ACCESS_VOLUME,
-        "projected": {
-            "sources": [
-                { "serviceAccountToken": { "path": pod::TOKEN_FILE, "expirationSeconds": 3607 } },
-                {
-                    "configMap": {
-                        "name": "kube-root-ca.crt",
-                        "items": [{ "key": pod::CA_FILE, "path": pod::CA_FILE }],
-                    }
-                },
-                { "secret": { "name": set.credentials, "items": items } },
-            ]
+fn access(set: &Set, shape: Shape) -> Value {
+    let mut sources = vec![
+        json!({ "serviceAccountToken": { "path": pod::TOKEN_FILE, "expirationSeconds": 3607 } }),
+        json!({
+            "configMap": {
+                "name": "kube-root-ca.crt",
+                "items": [{ "key": pod::CA_FILE, "path": pod::CA_FILE }],
+            }
+        }),
+    ];
+    match shape {
+        Shape::First => sources.push(json!({ "secret": { "name": set.credentials, "items": passwords("") } })),
+        // What is missing keeps no pod from starting: the agent says what it is, and waits for it.
+        Shape::Recorded => {
+            let secret = |name: &str, folder: &str| json!({ "secret": { "name": name, "optional": true, "items": passwords(folder) } });
+            sources.push(secret(&set.credentials, ""));
+            // A set that 0.1.0 injected and that was made anew: its data knows the passwords in the Secret that it had then.
+            if set.credentials == names::credentials(&set.name) {
+                sources.push(secret(&names::older_credentials(&set.name), pod::OLDER_CREDENTIALS));
+            }
         }
-    })
+    }
+    json!({ "name": pod::ACCESS_VOLUME, "projected": { "sources": sources } })
+}
+
+/// The keys of a Secret that become files in a folder.
+fn passwords(folder: &str) -> Vec<Value> {
+    let path = |key: &str| if folder.is_empty() { key.to_owned() } else { format!("{folder}/{key}") };
+    let keys = [credential::SUPERUSER, credential::REPLICATION, credential::AGENT];
+    keys.iter().map(|key| json!({ "key": key, "path": path(key) })).collect()
 }
 
 /// The mounts of the PostgreSQL container.

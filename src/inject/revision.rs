@@ -4,22 +4,22 @@ use serde_json::{Value, json};
 
 use super::{Reason, Settings};
 use crate::{
-    names::{annotation, pod},
+    names::annotation,
     set::{
         annotations,
         edits::{ANNOTATIONS, Edits},
         error::shown,
-        json::at,
         record::Record,
+        shape::{Pair, Shape},
     },
 };
 
 /// The revision that this pgset gives to new sets.
 pub const REVISION: &str = env!("CARGO_PKG_VERSION");
 
-/// The revisions that this pgset can write. One that changes the injection's bytes gets a case of its own where it differs,
-/// and `tests/released` holds what each of them wrote.
-pub const REVISIONS: [&str; 1] = ["0.1.0"];
+/// The revisions that this pgset can write. One that changes the injection's bytes has a [`Shape`] of its own, and `tests/released`
+/// holds what each of them wrote.
+pub const REVISIONS: [&str; 2] = ["0.1.0", "0.2.0"];
 
 /// What a pgset can write.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,17 @@ pub(super) struct Revisions {
 impl Revisions {
     /// Of this pgset.
     pub(super) const THIS: Self = Self { newest: REVISION, known: &REVISIONS };
+
+    fn find(self, revision: &str) -> Result<&'static str, Reason> {
+        match self.known.iter().find(|known| **known == revision) {
+            Some(known) => Ok(known),
+            None if revision == "latest" => Err(Reason::Latest { newest: self.newest }),
+            None => {
+                let known = self.known.join(", ");
+                Err(Reason::Revision { found: shown(revision), known, newest: self.newest })
+            }
+        }
+    }
 }
 
 /// What a set is pinned to.
@@ -40,6 +51,8 @@ impl Revisions {
 pub(crate) struct Pin {
     /// The revision.
     pub(crate) revision: &'static str,
+    /// What it writes.
+    pub(crate) shape: Shape,
     /// The agent's image.
     pub(crate) image: String,
     /// Whether pgset writes the annotation; else the user has done so himself.
@@ -47,7 +60,8 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// The object's own revision and image; else those that are stored; else this pgset's.
+    /// What the annotation asks for, if it is new; else what the template has, shape and program as a pair, so that
+    /// `kubectl rollout undo` brings back both; else what is stored; else this pgset's.
     pub(crate) fn of(
         object: &Value,
         old: Option<&Value>,
@@ -57,18 +71,25 @@ impl Pin {
     ) -> Result<Self, Reason> {
         let written = annotations::value(object, annotation::REVISION);
         let stored = old.and_then(|old| annotations::value(old, annotation::REVISION));
-        let latest = Self { revision: revisions.newest, image: settings.agent_image.clone(), is_ours: true };
-        match written.or(stored) {
-            None | Some("latest") => Ok(latest),
-            Some(pinned) => match revisions.known.iter().find(|known| **known == pinned) {
-                Some(revision) => Ok(Self {
-                    revision,
-                    image: image(object).or_else(|| old.and_then(image)).unwrap_or(latest.image),
-                    is_ours: written.is_none() || record.is_some_and(|record| record.revision),
-                }),
-                None => Err(Reason::Revision { found: shown(pinned), known: revisions.known.join(", ") }),
+        let pairs = [Some(object), old].map(|object| object.and_then(Pair::of));
+        let asked = written.filter(|_| written != stored);
+        let (revision, image) = match asked {
+            // The image that is there already, if it is that revision's.
+            Some(asked) => {
+                let same = pairs.into_iter().flatten().find(|pair| pair.revision == asked);
+                (revisions.find(asked)?, same.map(|pair| pair.image))
+            }
+            None => match pairs.into_iter().flatten().next() {
+                Some(Pair { revision, image }) => (revisions.find(&revision)?, Some(image)),
+                None => (written.or(stored).map_or(Ok(revisions.newest), |pinned| revisions.find(pinned))?, None),
             },
-        }
+        };
+        Ok(Self {
+            revision,
+            shape: Shape::of(revision),
+            image: image.unwrap_or_else(|| settings.agent_image.clone()),
+            is_ours: written.is_none() || record.is_some_and(|record| record.revision),
+        })
     }
 
     /// Writes the annotation where it says something else.
@@ -77,15 +98,6 @@ impl Pin {
             edits.set(ANNOTATIONS, annotation::REVISION, json!(self.revision));
         }
     }
-}
-
-/// The agent's image in an injected object.
-fn image(object: &Value) -> Option<String> {
-    let containers = at(object, &["spec", "template", "spec", "initContainers"])?.as_array()?;
-    let ours = containers
-        .iter()
-        .find(|container| container.get("name").and_then(Value::as_str) == Some(pod::INIT_CONTAINER))?;
-    ours.get("image")?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

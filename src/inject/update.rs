@@ -1,20 +1,18 @@
-//! What an update must not do: move the place of the data, so that it would vanish from view.
+//! What an update must not do: move the place of the data, so that it would vanish from view, or lose it by the very roll-out.
 
 use std::fmt;
 
 use serde_json::Value;
 
 use super::Reason;
-use crate::{
-    names::pod,
-    set::{
-        Contract, Data, Error, Reading,
-        data::{Parting, Pgdata, Placement},
-        error::named,
-        image::Family,
-        json::at,
-        record::{Record, member_directory},
-    },
+use crate::set::{
+    Contract, Error, Reading,
+    data::{BEFORE_18, Hidden, Parting, Pgdata, Placement},
+    error::named,
+    image::Family,
+    json::at,
+    record::{Record, member_directory},
+    shape::{Settled, Shape},
 };
 
 /// Where a member's data is.
@@ -33,40 +31,74 @@ struct Location {
     is_temporary: bool,
 }
 
-/// Refuses an update that moves the data of members that run.
-pub(super) fn check(old: &Value, new: &Reading<'_>) -> Result<(), Reason> {
+/// Refuses an update that moves or loses the data of members that run.
+pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), Reason> {
     // Between two states, one of which has no members, the user can have moved the data himself.
     let old_replicas = at(old, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
     if old_replicas == 0 || new.set.replicas == 0 {
         return Ok(());
     }
     let record = Record::of(old).ok().flatten();
-    let own = record.as_ref().map_or_else(|| old.clone(), |record| record.undone(old));
+    let (own, settled) = match &record {
+        Some(record) => (record.undone(old), Settled::by_object(old, Some(record))),
+        None => (old.clone(), Settled::of(shape, None)),
+    };
     let to = Location::of(new, true)?;
-    let from = match Reading::of(&own) {
-        Ok(reading) => {
-            check_version(&reading, new)?;
-            Location::of(&reading, record.is_some())?
-        }
-        // It ran without a volume: the rows, if there are any, are in the container.
-        Err(Error::NoData { .. }) => {
+    let reading = match Reading::of(&own, &settled) {
+        Ok(reading) => reading,
+        // It ran without a volume, or beside it: the rows, if there are any, are in the container.
+        Err(Error::NoData { .. } | Error::PgdataElsewhere { .. } | Error::PgdataHidden { .. }) => {
             return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
         }
         // Whatever it was, pgset did not run it.
         Err(_) => return Ok(()),
     };
+    check_version(&reading, new)?;
+    if record.is_none() && new.set.contract == Contract::Agent {
+        outlives_the_roll_out(&reading, new)?;
+    }
+    let from = Location::of(&reading, record.is_some())?;
     if from.is_temporary && to.is_temporary {
         return Ok(());
     }
     if !from.is_same_place(&to) {
         return Err(moves(new, &from, &to));
     }
-    match (&from.pgdata, &to.pgdata) {
-        (Some(old), Some(new_pgdata)) if from.on_volume(old) != to.on_volume(new_pgdata) => {
-            Err(Reason::PgdataMoves { container: named(&new.set.container), from: named(old), to: named(new_pgdata) })
-        }
-        _ => Ok(()),
+    if let (Some(old), Some(new_pgdata)) = (&from.pgdata, &to.pgdata)
+        && from.on_volume(old) != to.on_volume(new_pgdata)
+    {
+        hidden_rows(&reading, new)?;
+        let (from, to) = (named(old), named(new_pgdata));
+        return Err(Reason::PgdataMoves { container: named(&new.set.container), from, to });
     }
+    let replicas = old_replicas.min(new.set.replicas.into());
+    if record.is_none() && new.set.contract == Contract::Agent && replicas > 1 {
+        return Err(Reason::SeveralDatabases { replicas, name: new.set.name.clone(), namespace: namespace_flag(new) });
+    }
+    Ok(())
+}
+
+/// A set that ran without pgset is rolled out once by being annotated: refuses data that would not outlive that.
+fn outlives_the_roll_out(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+    if let Some(kind) = old.placement.temporary {
+        return Err(Reason::DataInPod { kind, name: new.set.name.clone(), namespace: namespace_flag(new) });
+    }
+    hidden_rows(old, new)
+}
+
+/// Refuses to leave rows behind that are not on the volume.
+fn hidden_rows(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+    if old.placement.hidden == Hidden::No {
+        return Ok(());
+    }
+    Err(Reason::DataBehindImage {
+        container: named(&new.set.container),
+        mount_path: named(old.set.data.mount_path()),
+        declared: BEFORE_18,
+        surely: old.placement.hidden == Hidden::Surely,
+        name: new.set.name.clone(),
+        namespace: namespace_flag(new),
+    })
 }
 
 /// Refuses another major version: its members would restart and fail one by one.
@@ -95,11 +127,8 @@ fn namespace_flag(new: &Reading<'_>) -> String {
 
 impl Location {
     fn of(reading: &Reading<'_>, is_injected: bool) -> Result<Self, Error> {
-        let Placement { data, parting, pgdata, source, ephemeral } = &reading.placement;
-        let mount_path = match data {
-            Data::Claim { .. } => pod::DATA_PATH,
-            Data::Shared { mount_path, .. } | Data::Own { mount_path, .. } => mount_path,
-        };
+        let Placement { data, parting, pgdata, source, temporary, hidden: _ } = &reading.placement;
+        let mount_path = data.mount_path();
         let written = reading.container.mounts()?.into_iter().rev().find(|mount| mount.path == mount_path);
         let written = written.and_then(|mount| mount.sub_path.or(mount.sub_path_expr).map(str::to_owned));
         let (directory, pgdata) = match (parting, pgdata) {
@@ -111,6 +140,8 @@ impl Location {
             Pgdata::Images(usual) => Some(usual.clone()),
             Pgdata::Ours(pgdata) if is_injected => Some(pgdata.clone()),
             Pgdata::Ours(_) => Some(reading.container.family.usual_pgdata()),
+            // The kubelet knows; and with pgset it is the same, if it is on the volume.
+            Pgdata::Fallback(_) => None,
         };
         Ok(Self {
             source: source.clone(),
@@ -118,7 +149,7 @@ impl Location {
             mount_path: mount_path.trim_end_matches('/').to_owned(),
             pgdata,
             contract: reading.set.contract,
-            is_temporary: *ephemeral,
+            is_temporary: temporary.is_some(),
         })
     }
 

@@ -8,12 +8,12 @@ use crate::{
     names::{self, annotation, env},
     set::{
         Contract, Data, Error, Reading,
-        data::{Parting, Pgdata, holds},
+        data::{Parting, Pgdata},
         error::named,
         grammar::nearly_ours,
-        image::Family,
         json::{Field, at},
         record::Record,
+        shape::Settled,
     },
 };
 
@@ -51,13 +51,15 @@ pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, 
         synchronous(&mut warnings, reading);
     }
     retention(&mut warnings, reading)?;
+    service_name(&mut warnings, reading);
     Ok(warnings.0)
 }
 
 /// What was said of a stored set already, and is not said at each of its updates.
-pub(super) fn told(old: &Value, record: &Record) -> Vec<String> {
+pub(super) fn told(old: &Value) -> Vec<String> {
+    let Ok(Some(record)) = Record::of(old) else { return Vec::new() };
     let own = record.undone(old);
-    let reading = Reading::of(&own).map_err(Reason::from);
+    let reading = Reading::of(&own, &Settled::by_object(old, Some(&record))).map_err(Reason::from);
     reading.and_then(|reading| of_set(&own, &reading)).unwrap_or_default()
 }
 
@@ -125,9 +127,11 @@ fn passwords(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error
 
 fn data(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     let placement = &reading.placement;
-    if placement.ephemeral {
-        warnings
-            .push("the data volume is an emptyDir: a member's copy is lost with its pod, all rows with the last pod");
+    if let Some(kind) = placement.temporary {
+        warnings.push(&format!("the data volume is {kind}: a copy is lost with its pod, all rows with the last pod"));
+    }
+    if let Parting::InPlace { .. } = placement.parting {
+        in_place(warnings, &placement.source);
     }
     if let Data::Shared { volume, mount_path } = &placement.data {
         let pod = reading.object.at(&["spec", "template", "spec"])?;
@@ -153,6 +157,15 @@ fn data(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Of one volume for all members, which only some kinds can be.
+fn in_place(warnings: &mut Warnings, source: &Value) {
+    if let Some(claim) = at(source, &["persistentVolumeClaim", "claimName"]).and_then(Value::as_str) {
+        warnings.push(&format!("claim {}: unless it is ReadWriteMany, all members run on one node", named(claim)));
+    } else if source.get("hostPath").is_some() {
+        warnings.push("the data volume is a hostPath: a member on another node starts with an empty directory");
+    }
+}
+
 fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     let image = reading.container.field.get("image")?.text()?.unwrap_or_default();
     let without_digest = image.split('@').next().unwrap_or_default();
@@ -160,21 +173,6 @@ fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     if !image.contains('@') && matches!(tag, "" | "latest") {
         let image = named(without_digest);
         warnings.push(&format!("image {image} names no version: another pull may bring another major version"));
-    }
-    // The official image declares a volume at its usual directory: a mount above it stays empty, and the data goes with the
-    // container. From 18 on, the declared volume is /var/lib/postgresql itself.
-    let (Data::Own { mount_path, .. } | Data::Shared { mount_path, .. }) = &reading.placement.data else {
-        return Ok(());
-    };
-    if let (Family::Official { major }, Pgdata::Images(usual)) = (reading.container.family, &reading.placement.pgdata)
-        && reading.set.contract == Contract::Agent
-        && major.is_none_or(|major| major < 18)
-        && mount_path.trim_end_matches('/') != usual
-        && holds(mount_path, usual)
-    {
-        warnings.push(&format!(
-            "the image may declare a volume at {usual} that hides the mount: mount there, or set PGDATA"
-        ));
     }
     Ok(())
 }
@@ -230,6 +228,17 @@ fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
         warnings.push(&format!(
             "one replica, {} 0: commits that it has not received yet are lost with the master's data",
             annotation::SYNCHRONOUS
+        ));
+    }
+}
+
+/// `spec.serviceName` can't be changed: who is adopted with another set's name is not refused.
+fn service_name(warnings: &mut Warnings, reading: &Reading<'_>) {
+    let set = &reading.set;
+    if names::is_kept_for_another_set(&set.headless_service, &set.name) {
+        warnings.push(&format!(
+            "serviceName {} is kept for another set: pgset makes no such Service",
+            set.headless_service
         ));
     }
 }

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use super::{
     Error,
     error::{listed, named},
-    image::Family,
+    image::{Family, is_official},
     json::Field,
 };
 use crate::names::pod;
@@ -19,6 +19,8 @@ pub(crate) struct Container<'a> {
     pub(crate) name: &'a str,
     /// The image's family.
     pub(crate) family: Family,
+    /// Whether it is Docker's official image itself, by its name.
+    pub(crate) is_official: bool,
     /// The container itself.
     pub(crate) field: Field<'a>,
     /// What [`Self::environment`] found: it is asked for many times, and may be long.
@@ -68,8 +70,9 @@ impl<'a> Container<'a> {
         let mut containers = Vec::new();
         for (index, field) in object.at(&["spec", "template", "spec", "containers"])?.items()?.into_iter().enumerate() {
             let name = field.get("name")?.text()?.unwrap_or_default();
-            let family = Family::of(field.get("image")?.text()?.unwrap_or_default());
-            containers.push(Self { index, name, family, field, environment: OnceCell::new() });
+            let image = field.get("image")?.text()?.unwrap_or_default();
+            let (family, is_official) = (Family::of(image), is_official(image));
+            containers.push(Self { index, name, family, is_official, field, environment: OnceCell::new() });
         }
         let names = || listed(containers.iter().map(|it| it.name));
         let find = |name: &str| containers.iter().find(|it| it.name == name).cloned();

@@ -9,6 +9,7 @@ use super::{
     error::{listed, named},
     image::Family,
     json::Field,
+    shape::{Settled, Shape},
 };
 use crate::names::{env, pod};
 
@@ -23,17 +24,25 @@ pub(crate) struct Placement {
     pub(crate) pgdata: Pgdata,
     /// The volume itself, to see whether it is still the same after an edit.
     pub(crate) source: Value,
-    /// The volume is lost with the pod.
-    pub(crate) ephemeral: bool,
+    /// What the volume is, if it is lost with the pod.
+    pub(crate) temporary: Option<&'static str>,
+    /// Whether a volume that the image declares hides the mount from where PGDATA would be without pgset.
+    pub(crate) hidden: Hidden,
 }
 
 /// Where the members' directories are parted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Parting {
     /// By pgset, with a sub-path of the pod's name.
     Ours,
     /// By the user, with a sub-path of his own that names the pod.
     Users,
+    /// By the agent: the mount stays as it is, one member has its data in PGDATA, where it is without pgset, and the others have
+    /// theirs in [`pod::MEMBERS_DIRECTORY`] of the mount.
+    InPlace {
+        /// The one member.
+        member: String,
+    },
     /// Nothing to part: each member has a volume of its own, or the image does it.
     None,
 }
@@ -47,15 +56,29 @@ pub(crate) enum Pgdata {
     Images(String),
     /// pgset, because the image's usual directory is not on the volume.
     Ours(String),
+    /// The container's environment, which only the kubelet knows, if that is on the volume; else it is this: the image's name does
+    /// not say which version it is, and this is right for every one.
+    Fallback(String),
+}
+
+/// Whether a volume that the image declares lies between the mount and PGDATA: what is written there is lost with the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// None that is known.
+    No,
+    /// If the image is what its name only suggests.
+    Perhaps,
+    /// The official image declares one.
+    Surely,
 }
 
 /// What a volume is, for data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// One for each member: a claim template, an ephemeral volume.
+    /// One for each member: a claim template.
     PerMember,
-    /// An `emptyDir`.
-    EmptyDir,
+    /// One for each pod, gone with it, and what it is called.
+    PerPod(&'static str),
     /// One that all members share.
     Shared,
     /// Made of an object or an image, read-only: never data.
@@ -75,10 +98,14 @@ impl Placement {
         container: &Container<'a>,
         contract: Contract,
         annotations: &Annotations,
+        first_member: &str,
+        settled: &Settled,
     ) -> Result<Self, Error> {
         let search = Search {
             container,
             contract,
+            first_member,
+            settled,
             mounts: container.mounts()?,
             volumes: volumes(object)?,
             pgdata: match container.variable(env::PGDATA)? {
@@ -100,6 +127,8 @@ impl Placement {
 struct Search<'c, 'a> {
     container: &'c Container<'a>,
     contract: Contract,
+    first_member: &'c str,
+    settled: &'c Settled,
     mounts: Vec<Mount<'a>>,
     volumes: Vec<(&'a str, Volume)>,
     pgdata: Written<'a>,
@@ -197,9 +226,10 @@ impl<'a> Search<'_, 'a> {
         Ok(Placement {
             data: Data::Claim { claim: claim.to_owned() },
             parting: Parting::Ours,
-            pgdata: self.pgdata_on(pod::DATA_PATH, Parting::Ours)?,
+            pgdata: self.pgdata_on(pod::DATA_PATH, &Parting::Ours)?,
             source: json!({ "persistentVolumeClaim": { "claimName": claim } }),
-            ephemeral: false,
+            temporary: None,
+            hidden: Hidden::No,
         })
     }
 
@@ -212,10 +242,11 @@ impl<'a> Search<'_, 'a> {
         let (volume, mount_path) = (mount.volume.to_owned(), mount.path.to_owned());
         Ok(Placement {
             data: if shared { Data::Shared { volume, mount_path } } else { Data::Own { volume, mount_path } },
+            pgdata: self.pgdata_on(mount.path, &parting)?,
             parting,
-            pgdata: self.pgdata_on(mount.path, parting)?,
             source,
-            ephemeral: kind == Kind::EmptyDir,
+            temporary: if let Kind::PerPod(kind) = kind { Some(kind) } else { None },
+            hidden: self.hidden(mount.path),
         })
     }
 
@@ -224,6 +255,10 @@ impl<'a> Search<'_, 'a> {
         let (container, volume) = (named(self.container.name), named(mount.volume));
         let mount_path = named(mount.path);
         match (mount.sub_path, mount.sub_path_expr) {
+            (_, None) if self.is_in_place(mount) => {
+                let member = self.settled.in_place.as_deref().unwrap_or(self.first_member).to_owned();
+                Ok(Parting::InPlace { member })
+            }
             (None, None) => Ok(Parting::Ours),
             (Some(sub_path), _) => {
                 let sub_path = named(sub_path.trim_matches('/'));
@@ -245,32 +280,120 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
+    /// Whether the set has its data on this mount without pgset as well: then it stays there, so that annotating, leaving, and making
+    /// the set anew from its file all find it.
+    fn is_in_place(&self, mount: &Mount<'_>) -> bool {
+        if self.settled.shape < Shape::Recorded || self.settled.is_parted {
+            return false;
+        }
+        let has_data = match self.pgdata {
+            // A directory elsewhere is refused in a moment.
+            Written::Path(_) | Written::Elsewhere => true,
+            Written::Nothing => holds(mount.path, &self.usual_directory()),
+        };
+        has_data || self.settled.in_place.is_some()
+    }
+
     /// Who sets PGDATA for data on this mount.
-    fn pgdata_on(&self, mount_path: &str, parting: Parting) -> Result<Pgdata, Error> {
+    fn pgdata_on(&self, mount_path: &str, parting: &Parting) -> Result<Pgdata, Error> {
         let usual = self.usual_directory();
         if self.contract == Contract::Image {
             return Ok(Pgdata::Images(usual));
         }
         let mount_path = mount_path.trim_end_matches('/');
-        let ours = format!("{mount_path}/{}", pod::DATA_DIRECTORY);
         match self.pgdata {
             Written::Elsewhere => Ok(Pgdata::Users(None)),
-            Written::Path(pgdata) if holds(mount_path, pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
-            Written::Path(pgdata) => Err(Error::PgdataElsewhere {
+            Written::Path(pgdata) if !holds(mount_path, pgdata) => Err(Error::PgdataElsewhere {
                 container: named(self.container.name),
                 pgdata: named(pgdata),
                 mount_path: named(mount_path),
             }),
-            // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
-            Written::Nothing if mount_path == usual && parting == Parting::Ours => Ok(Pgdata::Ours(ours)),
-            Written::Nothing if holds(mount_path, &usual) => Ok(Pgdata::Images(usual)),
-            Written::Nothing if parting != Parting::Ours && self.container.has_unseen_environment()? => {
-                Err(Error::PgdataUnseen { container: named(self.container.name), mount_path: named(mount_path), usual })
+            Written::Path(pgdata)
+                if self.settled.shape >= Shape::Recorded && self.hidden(mount_path) == Hidden::Surely =>
+            {
+                Err(Error::PgdataHidden {
+                    container: named(self.container.name),
+                    pgdata: named(pgdata),
+                    mount_path: named(mount_path),
+                    other: named(&format!("{mount_path}/{}", pod::UNHIDDEN_DIRECTORY)),
+                })
             }
-            Written::Nothing => Ok(Pgdata::Ours(ours)),
+            Written::Path(pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
+            Written::Nothing => self.pgdata_by_pgset(mount_path, parting, usual),
+        }
+    }
+
+    /// The same where the user wrote none.
+    fn pgdata_by_pgset(&self, mount_path: &str, parting: &Parting, usual: String) -> Result<Pgdata, Error> {
+        let ours = || Ok(Pgdata::Ours(format!("{mount_path}/{}", pod::DATA_DIRECTORY)));
+        if self.settled.shape >= Shape::Recorded {
+            // What it was once it stays, whatever the image is called by now.
+            if let Some(pgdata) = self.settled.pgdata.as_deref().filter(|pgdata| holds(mount_path, pgdata)) {
+                return Ok(Pgdata::Ours(pgdata.to_owned()));
+            }
+            if let Some(pgdata) = self.pgdata_of_official(mount_path).filter(|_| *parting != Parting::Ours) {
+                return Ok(pgdata);
+            }
+        }
+        // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
+        if mount_path == usual && *parting == Parting::Ours {
+            return ours();
+        }
+        if holds(mount_path, &usual) {
+            return Ok(Pgdata::Images(usual));
+        }
+        if *parting != Parting::Ours && self.container.has_unseen_environment()? {
+            return Err(Error::PgdataUnseen {
+                container: named(self.container.name),
+                mount_path: named(mount_path),
+                usual,
+            });
+        }
+        ours()
+    }
+
+    /// PGDATA on a mount at or above the official image's usual directories, where the image's own would be wrong or can't be told.
+    fn pgdata_of_official(&self, mount_path: &str) -> Option<Pgdata> {
+        let Family::Official { major } = self.container.family else { return None };
+        let unhidden = || format!("{mount_path}/{}", pod::UNHIDDEN_DIRECTORY);
+        match major {
+            // As every version below 18 has it; and from 18 on it is on the mount as well.
+            None if mount_path == BEFORE_18 => Some(Pgdata::Fallback(BEFORE_18.to_owned())),
+            Some(18..) if mount_path == BEFORE_18 => Some(Pgdata::Ours(BEFORE_18.to_owned())),
+            None if holds(mount_path, BEFORE_18) => Some(Pgdata::Fallback(unhidden())),
+            Some(_) if self.hidden(mount_path) != Hidden::No => Some(Pgdata::Ours(unhidden())),
+            _ => None,
+        }
+    }
+
+    /// Whether a volume that the image declares hides a mount from where PGDATA is, by the user or by the image.
+    fn hidden(&self, mount_path: &str) -> Hidden {
+        let (Family::Official { major }, Contract::Agent) = (self.container.family, self.contract) else {
+            return Hidden::No;
+        };
+        let mount_path = mount_path.trim_end_matches('/');
+        let usual = self.usual_directory();
+        let pgdata = match self.pgdata {
+            Written::Path(pgdata) => pgdata,
+            Written::Nothing => &usual,
+            Written::Elsewhere => return Hidden::No,
+        };
+        let declared = if major.is_some_and(|major| major >= 18) { FROM_18 } else { BEFORE_18 };
+        let is_between = holds(mount_path, declared) && mount_path != declared && holds(declared, pgdata);
+        // Who writes PGDATA for an image of his own knows what it declares.
+        let is_known = self.container.is_official || matches!(self.pgdata, Written::Nothing);
+        match major {
+            _ if !is_between || !is_known => Hidden::No,
+            Some(_) => Hidden::Surely,
+            None => Hidden::Perhaps,
         }
     }
 }
+
+/// Where the official image declares a volume: before 18 it is PGDATA itself.
+pub(crate) const BEFORE_18: &str = "/var/lib/postgresql/data";
+/// The same from 18 on, with a directory below it for each major version.
+const FROM_18: &str = "/var/lib/postgresql";
 
 /// Linux' `PATH_MAX`.
 const LONGEST_PATH: usize = 4096;
@@ -313,10 +436,10 @@ fn kind(source: &Value) -> Kind {
     if let Some(projection) = projections.into_iter().find(|key| has(key)) {
         Kind::Projection(projection)
     } else if has("ephemeral") {
-        Kind::PerMember
+        Kind::PerPod("a generic ephemeral volume")
     } else if has("emptyDir") || source.as_object().is_none_or(serde_json::Map::is_empty) {
         // A volume without a source is an emptyDir: the API server fills it in.
-        Kind::EmptyDir
+        Kind::PerPod("an emptyDir")
     } else {
         Kind::Shared
     }

@@ -263,6 +263,33 @@ pub enum Error {
         /// The image's usual data directory.
         usual: String,
     },
+    /// PGDATA is on a volume that the image declares below the mount.
+    #[error(
+        "PGDATA of container {container} is {pgdata}, and the data volume is mounted at {mount_path}, above a volume that the image \
+         itself declares: the data would be in the container, and lost with it; mount the volume at the image's own directory, or \
+         let PGDATA be another one, such as {other}"
+    )]
+    PgdataHidden {
+        /// The container.
+        container: String,
+        /// PGDATA.
+        pgdata: String,
+        /// Where the volume is mounted.
+        mount_path: String,
+        /// A directory that nothing hides.
+        other: String,
+    },
+    /// The record was written by a later pgset.
+    #[error(
+        "annotation {key} was written by a later version of pgset (version {found} of the record, this one knows {known}); install \
+         that version again, or a newer one", key = annotation::INJECTED
+    )]
+    LaterRecord {
+        /// The version of the record.
+        found: u32,
+        /// The newest that this pgset knows.
+        known: u32,
+    },
     /// The record of the injection can't be read.
     #[error(
         "annotation {key} is not a record that this version of pgset wrote; write it back as it was, or take out what \
@@ -295,8 +322,8 @@ impl Error {
             Self::NotMounted { .. } | Self::NotForData { .. } => "volume",
             Self::NoData { .. } => "no_data_volume",
             Self::FixedSubPath { .. } | Self::SharedSubPath { .. } => "shared_sub_path",
-            Self::PgdataElsewhere { .. } | Self::PgdataUnseen { .. } => "pgdata",
-            Self::Record => "record",
+            Self::PgdataElsewhere { .. } | Self::PgdataUnseen { .. } | Self::PgdataHidden { .. } => "pgdata",
+            Self::Record | Self::LaterRecord { .. } => "record",
         }
     }
 }

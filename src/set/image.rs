@@ -41,6 +41,15 @@ impl Family {
     }
 }
 
+/// Whether an image reference names Docker's official image itself, not one built on it: `postgres:17`, also by a mirror of all of
+/// Docker's official images (`public.ecr.aws/docker/library/postgres`).
+pub(crate) fn is_official(image: &str) -> bool {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    let (path, last) = image.rsplit_once('/').unwrap_or(("", image));
+    let name = last.split_once(':').map_or(last, |(name, _)| name);
+    name == "postgres" && (path.is_empty() || path.rsplit('/').next() == Some("library"))
+}
+
 /// `17-alpine`, `17.2`: the leading number, where the name says that it is PostgreSQL's own version. Elsewhere only
 /// `pg17` is sure: timescaledb and pgvector number themselves first.
 fn major(name: &str, tag: &str) -> Option<u32> {
@@ -79,6 +88,18 @@ mod tests {
             (":/@", official(None)),
         ] {
             assert_eq!(Family::of(image), family, "{image}");
+        }
+    }
+
+    #[test]
+    fn the_official_image_is_known_by_its_name() {
+        for image in
+            ["postgres", "postgres:17", "docker.io/library/postgres:17@sha256:00", "ecr.aws/docker/library/postgres"]
+        {
+            assert!(is_official(image), "{image}");
+        }
+        for image in ["my/postgres:17", "registry:5000/postgres", "postgis/postgis:16-3.4", "postgres-backup", ""] {
+            assert!(!is_official(image), "{image}");
         }
     }
 

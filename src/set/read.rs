@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    Contract, Error, Failover, RoleLabel, Set,
+    Contract, Error, Failover, MOST_MEMBERS, RoleLabel, Set,
     annotations::Annotations,
     container::Container,
     data::Placement,
@@ -13,6 +13,7 @@ use super::{
     grammar::{is_dns_label, is_set_name},
     image::Family,
     json::Field,
+    shape::Settled,
 };
 use crate::names;
 
@@ -33,7 +34,7 @@ pub(crate) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Reads an annotated object that carries no injection (see [`super::record::Record::undone`]).
-    pub(crate) fn of(own: &'a Value) -> Result<Self, Error> {
+    pub(crate) fn of(own: &'a Value, settled: &Settled) -> Result<Self, Error> {
         let object = Field::root(own);
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
@@ -46,7 +47,10 @@ impl<'a> Reading<'a> {
         let role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
         check_labels(&object, &labels, &role_label, name)?;
         let service_account = template_account(&object)?;
-        let placement = Placement::find(&object, &container, contract, &annotations)?;
+        let replicas = count(&object.at(&["spec", "replicas"])?, 1, MOST_MEMBERS.into())?;
+        let first_ordinal = count(&object.at(&["spec", "ordinals", "start"])?, 0, i32::MAX.into())?;
+        let first_member = format!("{name}-{first_ordinal}");
+        let placement = Placement::find(&object, &container, contract, &annotations, &first_member, settled)?;
 
         let mut pod_labels = labels;
         pod_labels.insert(names::label::SET.to_owned(), name.to_owned());
@@ -60,14 +64,14 @@ impl<'a> Reading<'a> {
             port: container.port()?,
             data: placement.data.clone(),
             service_account: choose_account(annotations.service_account.as_deref(), service_account, name)?,
-            credentials: annotations.credentials.unwrap_or_else(|| names::credentials(name)),
+            credentials: annotations.credentials.unwrap_or_else(|| settled.shape.credentials(name)),
             role_label,
             failover: annotations.failover.unwrap_or(Failover::Automatic),
             synchronous: annotations.synchronous.unwrap_or(0),
             lease_seconds: annotations.lease_seconds.unwrap_or(6),
             headless_service: headless_service(&object, name)?,
-            replicas: count(&object.at(&["spec", "replicas"])?, 1)?,
-            first_ordinal: count(&object.at(&["spec", "ordinals", "start"])?, 0)?,
+            replicas,
+            first_ordinal,
             selector: self::labels(&object.at(&["spec", "selector", "matchLabels"])?)?,
             pod_labels,
         };
@@ -92,8 +96,8 @@ fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {
     }
 }
 
-fn count(field: &Field<'_>, default: u32) -> Result<u32, Error> {
-    let number = field.number(0, i64::from(i32::MAX))?;
+fn count(field: &Field<'_>, default: u32, most: i64) -> Result<u32, Error> {
+    let number = field.number(0, most)?;
     Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default))
 }
 

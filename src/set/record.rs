@@ -2,6 +2,9 @@
 //!
 //! The record stands in the annotation `pgset.dev/injected` and names each thing that pgset added, with its value where the
 //! user could write the same thing: what no longer has that value is the user's now, and stays.
+//!
+//! Fields that this build does not know are passed over. Who makes an injection that an earlier pgset could not undo by what it
+//! knows raises [`VERSION`].
 
 use std::collections::BTreeMap;
 
@@ -16,11 +19,15 @@ use super::{
 };
 use crate::names::{annotation, env, pod};
 
+/// The newest version of the record that this pgset can undo.
+const VERSION: u32 = 1;
+
 /// What was injected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
-    /// The PostgreSQL container's name; everything below that belongs to a container belongs to this one.
+    /// The PostgreSQL container's name; everything below that belongs to a container belongs to this one. The policies look for it at
+    /// the beginning of the text.
     pub(crate) container: String,
     /// Whether the revision's annotation is pgset's (a user may pin one himself).
     #[serde(default, skip_serializing_if = "is_false")]
@@ -49,12 +56,27 @@ pub(crate) struct Record {
     /// Mounts of the user's, by path, that were given a sub-path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sub_paths: Vec<String>,
+    /// The member that has its data where it is without pgset, on a mount that all members share as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_place: Option<String>,
     /// Probes of the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) probes: Vec<Probe>,
     /// Lists and objects that had to be made first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) created: Vec<Parent>,
+}
+
+/// The record as it stands; what is no text is an empty one.
+fn text(object: &Value) -> Result<Option<&str>, Error> {
+    let is_there = annotations::of(object)?.get(annotation::INJECTED)?.is_there();
+    Ok(is_there.then(|| annotations::value(object, annotation::INJECTED).unwrap_or_default()))
+}
+
+/// Of a record only its version; absent is the first.
+#[derive(Deserialize)]
+struct Version {
+    version: Option<u32>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -184,12 +206,27 @@ pub(crate) fn unwrapped(command: &[Value]) -> Option<&[Value]> {
 impl Record {
     /// The record of a raw object; `None` if it carries none.
     pub(crate) fn of(object: &Value) -> Result<Option<Self>, Error> {
-        if annotations::of(object)?.get(annotation::INJECTED)?.is_there() {
-            let text = annotations::value(object, annotation::INJECTED).unwrap_or_default();
-            let record = serde_json::from_str(text).ok().filter(Self::is_short);
-            return record.map(Some).ok_or(Error::Record);
+        let Some(text) = text(object)? else { return Ok(None) };
+        // First: what a later version says besides may have another form.
+        let version = serde_json::from_str(text).map_or(VERSION, |Version { version }| version.unwrap_or(VERSION));
+        if version > VERSION {
+            return Err(Error::LaterRecord { found: version, known: VERSION });
         }
-        Ok(None)
+        Self::read(text).map(Some)
+    }
+
+    /// The same to look at only: whatever a later version has added, a set is looked after.
+    pub(crate) fn to_look_at(object: &Value) -> Result<Option<Self>, Error> {
+        text(object)?.map(Self::read).transpose()
+    }
+
+    fn read(text: &str) -> Result<Self, Error> {
+        serde_json::from_str(text).ok().filter(Self::is_short).ok_or(Error::Record)
+    }
+
+    /// Whether an object carries a record, be it one that can be read or not.
+    pub(crate) fn is_on(object: &Value) -> bool {
+        annotations::value(object, annotation::INJECTED).is_some()
     }
 
     /// No record of pgset's is longer. Each of its entries is looked for in the object: thousands of them, which somebody wrote

@@ -1,7 +1,7 @@
 //! An upgrade of pgset restarts no database: whoever sends the user's file, in whatever way, what is stored stays.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use pgset::names::annotation;
+use pgset::{inject::REVISION, names::annotation};
 
 use super::{
     harness::{Lab, with_webhook},
@@ -62,15 +62,20 @@ async fn a_change_of_the_users_keeps_the_old_agent() {
     .await;
 }
 
+/// A set whose file names the revision of its injection.
+fn at_revision(revision: &str) -> String {
+    manifest("db", 3, "")
+        .replace("    pgset.dev/claim", &format!("    {}: {revision}\n    pgset.dev/claim", annotation::REVISION))
+}
+
 #[tokio::test]
-async fn latest_upgrades_a_set_once() {
+async fn a_revision_in_the_file_upgrades_a_set_once_and_a_roll_back_brings_the_old_agent_back() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
-        kubectl.apply(&manifest("db", 3, "")).await;
+        kubectl.apply(&at_revision("0.1.0")).await;
+        let (before, old_image) = (lab.set("db").await, agent_image(&lab).await);
         lab.upgrade(NEWER);
-        let wish = manifest("db", 3, "")
-            .replace("    pgset.dev/claim", &format!("    {}: latest\n    pgset.dev/claim", annotation::REVISION));
-        let file = kubectl.file("set.yaml", &wish);
+        let file = kubectl.file("set.yaml", &at_revision(REVISION));
         for _ in 0..2 {
             kubectl.does(&format!("apply -f {file}")).await;
             assert_eq!(agent_image(&lab).await, NEWER);
@@ -78,6 +83,28 @@ async fn latest_upgrades_a_set_once() {
             assert_eq!(lab.revisions("db").await.len(), 2);
         }
         assert_eq!(kubectl.does(&format!("diff -f {file}")).await.out, "");
+
+        kubectl.does("rollout undo statefulset db").await;
+        let back = lab.set("db").await;
+        assert_eq!(agent_image(&lab).await, old_image);
+        let template = |set: &StatefulSet| serde_json::to_string(&set.spec.as_ref().unwrap().template).unwrap();
+        assert_eq!(template(&back), template(&before), "shape and program are a pair");
+        assert_eq!(back.metadata.annotations.unwrap()[annotation::REVISION], "0.1.0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn latest_in_a_file_is_refused_with_the_way_to_ask() {
+    with_webhook(async |lab| {
+        let kubectl = Kubectl::new(&lab);
+        let file = kubectl.file("set.yaml", &at_revision("latest"));
+        let said = kubectl.tries(&format!("apply -f {file}")).await;
+        assert!(
+            said.code != Some(0) && said.err.contains(&format!("write pgset.dev/revision: {REVISION}")),
+            "{}",
+            said.err
+        );
     })
     .await;
 }

@@ -66,6 +66,8 @@ async fn what_was_taken_out_of_an_injected_set_is_told() {
         let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
         shared["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
         shared["spec"]["template"]["spec"]["volumes"] = json!([volume]);
+        // Where the image has no data of its own: there a sub-path parts the members.
+        shared["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0]["mountPath"] = json!("/pgdata");
         let (injected, _) = lab.dry_run(&shared).await.unwrap();
         delete_the_webhook(&lab).await;
         let essence = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": injected["spec"],

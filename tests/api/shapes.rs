@@ -51,7 +51,7 @@ async fn a_copy_under_another_name_and_the_first_stand_side_by_side() {
         assert_eq!(pod.metadata.unwrap().labels.unwrap()["pgset.dev/set"], "second");
         assert_eq!(pod.spec.unwrap().service_account_name.as_deref(), Some("second-sa"));
         let text = serde_json::to_string(&second.spec).unwrap();
-        for of_the_first in ["first-master", "first-replica", "first-credentials", "first-sa", "--set=first"] {
+        for of_the_first in ["first-master", "first-replica", "first-pgset-credentials", "first-sa", "--set=first"] {
             assert!(!text.contains(of_the_first), "{of_the_first} is left in the second: {text}");
         }
     })

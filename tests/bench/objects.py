@@ -7,7 +7,7 @@ NAME = "orders"
 
 def stateful_set(namespace="shop", name=NAME, extra_env=0):
     """A PostgreSQL StatefulSet as the API server passes it on: with its defaults. Each extra variable is about 95 bytes."""
-    env = [{"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": f"{name}-credentials", "key": "postgres-password"}}}]
+    env = [{"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": f"{name}-pgset-credentials", "key": "postgres-password"}}}]
     env += [{"name": f"SETTING_{n:03}", "value": f"value-of-setting-{n:03}-{'x' * 40}"} for n in range(extra_env)]
     return {
         "apiVersion": "apps/v1", "kind": "StatefulSet",

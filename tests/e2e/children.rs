@@ -15,7 +15,7 @@ const MADE: [&str; 9] = [
     "serviceaccount pgset-sa",
     "role pgset-sa",
     "rolebinding pgset-sa",
-    "secret pgset-credentials",
+    "secret pgset-pgset-credentials",
     "lease pgset-leader",
     "poddisruptionbudget pgset",
 ];
@@ -78,18 +78,18 @@ fn with_the_set_go_its_objects_but_not_its_passwords() {
     let lab = lab::shared();
     let ns = lab.empty_namespace("gone");
     objects_of_a_set(&ns);
-    let password = ns.get("secret pgset-credentials")["data"].clone();
+    let password = ns.get("secret pgset-pgset-credentials")["data"].clone();
     ns.kubectl("delete statefulset pgset --timeout=60s");
     for object in MADE.into_iter().filter(|object| !object.starts_with("secret")) {
         wait_until(SOON, &format!("{object} goes"), || {
             ns.try_get(object).map_or(Ok(()), |_| Err("still there".to_owned()))
         });
     }
-    assert_eq!(ns.get("secret pgset-credentials")["data"], password);
+    assert_eq!(ns.get("secret pgset-pgset-credentials")["data"], password);
 
     // who comes back finds the passwords that his data knows
     objects_of_a_set(&ns);
-    assert_eq!(ns.get("secret pgset-credentials")["data"], password);
+    assert_eq!(ns.get("secret pgset-pgset-credentials")["data"], password);
 }
 
 #[test]

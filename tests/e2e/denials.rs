@@ -41,12 +41,24 @@ fn a_set_without_a_volume_for_its_data() {
 }
 
 #[test]
-fn a_shared_volume_with_one_sub_path_for_all() {
+fn a_shared_volume_with_one_sub_path_for_all_where_the_image_has_no_data() {
     let fixed = plain("pgset")
         .annotation("pgset.dev/inject", "enabled")
-        .shared_volume("data", "shared", "/var/lib/postgresql/data")
+        .shared_volume("data", "shared", "/pgdata")
         .container("volumeMounts/0/subPath", json!("postgres"));
     refused(&fixed, &["subPath", "subPathExpr", "data"]);
+}
+
+#[test]
+fn a_size_that_no_set_has() {
+    let huge = set("pgset").replicas(2_000_000);
+    refused(&huge, &["spec.replicas", "2000000", "100"]);
+}
+
+#[test]
+fn the_service_name_of_another_set() {
+    let other = set("pgset").with("/spec/serviceName", json!("victim-master"));
+    refused(&other, &["spec.serviceName", "victim-master", "pgset-pods"]);
 }
 
 #[test]
@@ -81,20 +93,40 @@ fn a_claim_together_with_a_data_volume_of_its_own() {
     refused(&both, &["pgset.dev/claim", "data"]);
 }
 
-#[test]
-fn annotating_a_set_that_ran_with_its_data_at_the_root_of_a_shared_claim() {
+/// A set that is stored is not annotated, and the message holds all these words.
+fn not_annotated(ran: &Set, words: &[&str]) {
     let lab = lab::shared();
     let ns = lab.empty_namespace("ran");
-    let ran = plain("pgset").replicas(1).shared_volume("data", "shared", "/var/lib/postgresql/data");
     ns.apply(&ran.manifest());
-
     let said = ns.try_kubectl("annotate statefulset pgset pgset.dev/inject=enabled").expect_err("not refused");
-    for word in ["data", "move"] {
+    for word in words {
         assert!(said.err.contains(word), "no {word:?} in: {}", said.err);
     }
     let object = ns.get("statefulset pgset");
     assert!(object["metadata"]["annotations"]["pgset.dev/inject"].is_null());
     assert_eq!(object["metadata"]["generation"], 1, "nothing was changed");
+}
+
+#[test]
+fn annotating_a_set_whose_rows_the_restart_would_lose() {
+    let on_empty_dir = plain("pgset")
+        .container("volumeMounts/-", json!({"name": "data", "mountPath": "/var/lib/postgresql/data"}))
+        .pod("volumes/-", json!({"name": "data", "emptyDir": {}}));
+    not_annotated(&on_empty_dir, &["emptyDir", "pg_dumpall"]);
+    let hidden = plain("pgset").own_volume("data", "/var/lib/postgresql");
+    not_annotated(&hidden, &["/var/lib/postgresql/data", "in the container", "pg_dumpall"]);
+}
+
+#[test]
+fn annotating_a_set_of_a_version_that_the_agent_cannot_run() {
+    let old = plain("pgset").own_volume("data", "/var/lib/postgresql/data").container("image", json!("postgres:12"));
+    not_annotated(&old, &["postgres:12", "13 or newer"]);
+}
+
+#[test]
+fn annotating_several_servers_that_know_nothing_of_each_other() {
+    let several = plain("pgset").replicas(3).own_volume("data", "/var/lib/postgresql/data");
+    not_annotated(&several, &["3 servers", "--replicas=1"]);
 }
 
 #[test]

@@ -307,8 +307,8 @@ impl Namespace<'_> {
 
     /// The superuser's database of a set whose password pgset made.
     pub fn database(&self, set: &str) -> Database<'_> {
-        let password = wait_until(SOON, &format!("the Secret {set}-credentials"), || {
-            let secret = self.try_get(&format!("secret {set}-credentials"))?;
+        let password = wait_until(SOON, &format!("the Secret {set}-pgset-credentials"), || {
+            let secret = self.try_get(&format!("secret {set}-pgset-credentials"))?;
             let encoded = secret["data"]["postgres-password"].as_str().ok_or("no key postgres-password")?;
             base64(encoded).ok_or_else(|| "not base64".to_owned())
         });

@@ -21,6 +21,7 @@ mod denials;
 mod install;
 mod load;
 mod names;
+mod pinning;
 mod restart;
 mod scale;
 mod secrets;

@@ -17,7 +17,7 @@ fn no_password_is_in_a_command_line_an_environment_a_log_or_on_the_data_volume()
     ns.wait_ready("pgset", 2);
     ns.database("pgset").wait_streaming(&["pgset-1"]);
 
-    let secret = ns.get("secret pgset-credentials");
+    let secret = ns.get("secret pgset-pgset-credentials");
     let passwords: Vec<(String, String)> = secret["data"]
         .as_object()
         .unwrap()

@@ -16,7 +16,7 @@ use pgset::cli::inject::manifest;
 use serde_json::Value;
 
 /// The agent's image that the golden files have.
-pub const IMAGE: &str = "pgset.dev/pgset:0.1.0";
+pub const IMAGE: &str = "pgset.dev/pgset:0.2.0";
 
 /// What the names of answers end with.
 pub const ANSWERS: [&str; 4] = ["injected.yaml", "denied.txt", "untouched.txt", "warnings.txt"];

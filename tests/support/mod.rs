@@ -11,7 +11,7 @@ use pgset::{
 };
 use serde_json::{Map, Value, json};
 
-pub const IMAGE: &str = "pgset.dev/pgset:0.1.0";
+pub const IMAGE: &str = "pgset.dev/pgset:0.2.0";
 
 /// The one object of a file below `tests/golden`.
 pub fn golden(name: &str) -> Value {

@@ -108,7 +108,7 @@ fn sets_behind(sets: &[Value]) -> Verdict {
     }
     let cure = format!(
         "they go on as they are; to move one, which restarts its members one by one: kubectl annotate statefulset NAME \
-         -n NAMESPACE --overwrite {}=latest",
+         -n NAMESPACE --overwrite {}={REVISION}",
         annotation::REVISION
     );
     Verdict::warning(format!("some sets are at another revision than {REVISION}"), behind, cure)

@@ -69,7 +69,7 @@ fn a_set_at_another_revision_is_named_with_the_way_to_move_it() {
     old["metadata"]["annotations"][annotation::REVISION] = json!("0.0.1");
     let Verdict::Warning(finding) = sets_behind(&[old]) else { panic!() };
     assert_eq!(finding.found, ["shop/db is at 0.0.1"]);
-    assert!(finding.cure.ends_with("--overwrite pgset.dev/revision=latest"), "{}", finding.cure);
+    assert!(finding.cure.ends_with(&format!("--overwrite pgset.dev/revision={REVISION}")), "{}", finding.cure);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub struct Injection {
 impl Injection {
     /// Reads what an injected object says of itself; `None` if it says nothing, or nothing that can be read.
     pub fn of(object: &Value) -> Option<Self> {
-        let record = Record::of(object).ok()??;
+        let record = Record::to_look_at(object).ok()??;
         let set = Set::parse(object).ok()?;
         let mut init_containers = items(object, "/spec/template/spec/initContainers");
         let agent = init_containers.find(|container| text(container, "/name") == pod::INIT_CONTAINER);
@@ -90,7 +90,7 @@ impl Injection {
         let revision = if self.is_behind() {
             format!(
                 "{}; this version gives {REVISION} to new sets. To move this one, which restarts its members one by one, annotate \
-                 it with {}=latest",
+                 it with {}={REVISION}",
                 self.revision,
                 annotation::REVISION
             )
@@ -131,6 +131,7 @@ fn added(record: &Record) -> Vec<String> {
     sort("environment", record.env.keys().cloned().collect());
     sort("mounts", record.volume_mounts.clone());
     sort("sub-path of the mount", record.sub_paths.clone());
+    sort("in place, where it is without pgset: the data of", record.in_place.iter().cloned().collect());
     sort("probes", record.probes.iter().map(|probe| probe.field().to_owned()).collect());
     added
 }

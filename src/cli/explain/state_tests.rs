@@ -73,7 +73,7 @@ fn an_injected_set_tells_what_it_carries() {
     assert!(told.warnings.contains(&"a warning of the API server".to_owned()));
     let text = told.to_text();
     assert!(text.starts_with("StatefulSet shop/db: injected\n  revision   "), "{text}");
-    assert!(text.contains("  passwords  Secret db-credentials\n"), "{text}");
+    assert!(text.contains("  passwords  Secret db-pgset-credentials\n"), "{text}");
     assert_eq!(told.to_json()["state"], "injected");
     assert_eq!(told.to_json()["injection"]["roleLabel"]["key"], "pgset.dev/role");
 }
