@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -59,15 +60,24 @@ pub struct Refusal {
     pub why: String,
 }
 
+/// What a data directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// No database.
+    Nothing,
+    /// A database that no agent has served.
+    Database,
+    /// A standby that no agent has served.
+    Standby,
+    /// A database that has been served from under an agent.
+    Member,
+}
+
 /// What the data directory is to a member that starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// There is a database.
-    pub database: bool,
-    /// It is a standby.
-    pub standby: bool,
-    /// It has been served from under an agent.
-    pub was_member: bool,
+    /// What is in it.
+    pub content: Content,
     /// The set's database is this member's.
     pub brings_database: bool,
 }
@@ -76,18 +86,28 @@ impl Found {
     /// Looks at a directory.
     #[must_use]
     pub fn at(directory: &Path, brings_database: bool) -> Self {
-        Self {
-            database: directory.join("PG_VERSION").is_file(),
-            standby: directory.join("standby.signal").exists(),
-            was_member: data::is_marked_member(directory),
-            brings_database,
-        }
+        let content = if !directory.join("PG_VERSION").is_file() {
+            Content::Nothing
+        } else if data::is_marked_member(directory) {
+            Content::Member
+        } else if directory.join("standby.signal").exists() {
+            Content::Standby
+        } else {
+            Content::Database
+        };
+        Self { content, brings_database }
+    }
+
+    /// The member makes the set's database.
+    #[must_use]
+    pub fn is_for_a_new_database(self) -> bool {
+        self.content == Content::Nothing && self.brings_database
     }
 
     /// It ran before the set was annotated. What an agent has served is never run without one: another member may lead with it by now.
     #[must_use]
     pub fn is_adopted(self) -> bool {
-        self.database && self.brings_database && !self.standby && !self.was_member
+        self.content == Content::Database && self.brings_database
     }
 }
 
@@ -184,12 +204,18 @@ pub async fn run(
     Ok(Ending::Stopped)
 }
 
-/// A pod that is no member of a set has no role in it.
-pub fn take_label_off(configuration: &Configuration) {
+/// A pod that is no member of a set, or not yet, has no role in it. Goes on until it is done or aborted.
+pub fn take_label_off(configuration: &Configuration) -> Option<AbortHandle> {
     let Configuration { namespace, me, role_label, .. } = configuration.clone();
     match kubernetes::client(&namespace) {
-        Ok(client) => drop(tokio::spawn(async move { label::remove(client, &namespace, &me, &role_label).await })),
-        Err(error) => warn!(%error, "failed to take the role label off this pod"),
+        Ok(client) => {
+            let task = tokio::spawn(async move { label::remove(client, &namespace, &me, &role_label).await });
+            Some(task.abort_handle())
+        }
+        Err(error) => {
+            warn!(%error, "failed to take the role label off this pod");
+            None
+        }
     }
 }
 
@@ -207,7 +233,7 @@ async fn answers(configuration: &Configuration) -> bool {
 mod tests {
     use super::*;
 
-    const ADOPTED: Found = Found { database: true, standby: false, was_member: false, brings_database: true };
+    const ADOPTED: Found = Found { content: Content::Database, brings_database: true };
     const SET: Option<SystemIdentifier> = Some(SystemIdentifier(7));
     const ALL: [Kind; 7] = [
         Kind::Version,
@@ -230,9 +256,9 @@ mod tests {
     fn nothing_else_is_ever_run_without_the_agent() {
         for kind in ALL {
             for found in [
-                Found { database: false, ..ADOPTED },
-                Found { standby: true, ..ADOPTED },
-                Found { was_member: true, ..ADOPTED },
+                Found { content: Content::Nothing, ..ADOPTED },
+                Found { content: Content::Standby, ..ADOPTED },
+                Found { content: Content::Member, ..ADOPTED },
                 Found { brings_database: false, ..ADOPTED },
             ] {
                 assert!(!is_due(found, kind, Duration::MAX, None), "{kind:?} {found:?}");

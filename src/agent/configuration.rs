@@ -164,7 +164,8 @@ impl Configuration {
             synchronous: flags.synchronous,
             replication_user: variable(names::env::PG_MASTER_USER)
                 .unwrap_or_else(|_| names::role::REPLICATION.to_owned()),
-            credentials: flags.credentials.unwrap_or_else(|| names::credentials(&set)),
+            // Without the flag, 0.1.0 injected the set.
+            credentials: flags.credentials.unwrap_or_else(|| names::older_credentials(&set)),
             place,
             server,
             argv: flags.argv,

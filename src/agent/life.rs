@@ -8,6 +8,7 @@ use std::{fs, future};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
@@ -181,12 +182,15 @@ impl Life {
 
     /// The Secret is not needed to start the pod, so that a Secret that lacks a key keeps no database from starting.
     async fn wait_for_passwords(&self, found: Found) -> Result<(), Refusal> {
-        let makes_a_database = self.configuration.brings_database && !found.database;
         let since = Instant::now();
-        let mut nudged = false;
+        let mut nudge: Option<Option<AbortHandle>> = None;
         loop {
-            let missing = configuration::missing_keys(makes_a_database);
+            let missing = configuration::missing_keys(found.is_for_a_new_database());
             if missing.is_empty() {
+                // Or it would take off the label of a member.
+                if let Some(nudge) = nudge.flatten() {
+                    nudge.abort();
+                }
                 return Ok(());
             }
             let why = format!(
@@ -195,11 +199,10 @@ impl Life {
                 self.configuration.credentials,
                 missing.join(", ")
             );
-            if !nudged {
-                nudged = true;
+            if nudge.is_none() {
                 warn!("waiting: {why}");
                 // A changed pod lets the kubelet look at its Secrets at once, instead of within a minute.
-                as_before::take_label_off(&self.configuration);
+                nudge = Some(as_before::take_label_off(&self.configuration));
             }
             if since.elapsed() >= PASSWORDS_EXPECTED {
                 self.teller.tell(Reason::CredentialsIncomplete, &why);

@@ -1,5 +1,6 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
+mod refusing;
 mod state;
 mod upkeep;
 
@@ -10,8 +11,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use self::refusing::is_refusal;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
-use super::as_before::{self, Found, Kind, Refusal};
+use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
 use super::events::{Reason, Teller};
@@ -20,7 +22,7 @@ use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
 use super::{label, leadership};
-use crate::election::{self, Action, Data, Lease, Master, Observation, SystemIdentifier, Waiting};
+use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
@@ -28,9 +30,6 @@ const TURN: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
-/// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
-const FIRST_STARTS: u32 = 3;
-
 /// How a member's life ends.
 pub enum Parting {
     /// It was asked to.
@@ -151,56 +150,6 @@ impl Member {
                 self.note_failed_start(why);
             }
         }
-    }
-
-    /// Why the image has to run the database as before, if it has to: only ever while no server of the agent's runs.
-    fn refused(&mut self) -> Option<Refusal> {
-        if !matches!(self.state, State::Stopped) {
-            return None;
-        }
-        let view = self.leadership.view();
-        let trouble =
-            view.trouble().filter(|trouble| as_before::is_due(self.found, Kind::Lease, trouble.since.elapsed(), None));
-        let trouble = trouble.map(|trouble| Refusal { kind: Kind::Lease, why: trouble.why.clone() });
-        self.refusal.take().or(trouble)
-    }
-
-    fn refuse(&mut self, kind: Kind, why: String, set: Option<SystemIdentifier>) {
-        if as_before::is_due(self.found, kind, Duration::ZERO, set) {
-            self.refusal = Some(Refusal { kind, why });
-        }
-    }
-
-    /// The Lease of an earlier set of this name outlived it; as long as nobody leads, the database here is in nobody's way.
-    fn note_another_database(&mut self, lease: &Lease, action: &Action) {
-        let (Lease::Vacant { set } | Lease::Mine { set }) = lease else { return };
-        if let Action::Wait(waiting @ Waiting::OtherDatabase { .. })
-        | Action::ReleaseLease(waiting @ Waiting::OtherDatabase { .. }) = action
-        {
-            self.refuse(Kind::OtherDatabase, waiting.to_string(), *set);
-        }
-    }
-
-    /// A database that ran before does not start as a member.
-    fn note_failed_start(&mut self, why: String) {
-        self.failed_starts += 1;
-        if self.failed_starts >= FIRST_STARTS
-            && let Lease::Mine { set } = self.leadership.view().at(Instant::now())
-        {
-            self.refuse(Kind::FirstStart, why, set);
-        }
-    }
-
-    /// This data is a member's from now on, and so is every copy of it.
-    fn note_served(&mut self) {
-        if self.found.was_member {
-            return;
-        }
-        self.found.was_member = true;
-        let data = self.midwife.data.clone();
-        tokio::task::spawn_blocking(move || {
-            data.mark_member().map_err(|why| warn!(error = with_causes(&why), "the data is not marked as a member's"))
-        });
     }
 
     async fn observe(&mut self) -> Observation {
@@ -420,19 +369,6 @@ impl Member {
             self.stop_at_once().await;
         }
         self.leadership.release().await;
-    }
-}
-
-/// What a person has to decide on, and so should hear of.
-fn is_refusal(waiting: &Waiting) -> bool {
-    match waiting {
-        Waiting::OtherDatabase { .. } | Waiting::DataLost | Waiting::FormerMaster | Waiting::Unusable(_) => true,
-        Waiting::ForLease
-        | Waiting::ForPredecessor
-        | Waiting::ForMaster
-        | Waiting::ForMasterToStart
-        | Waiting::ForFirstMember
-        | Waiting::ForTheEnd => false,
     }
 }
 
