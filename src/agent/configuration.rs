@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use super::arguments::{self, ServerArguments, UnknownCommand};
+use super::mounts;
+use super::place::Place;
 use crate::election::claim::{Candidate, Times};
 use crate::names;
 use crate::set::RoleLabel;
@@ -35,6 +37,24 @@ pub struct Flags {
     /// How many replicas must confirm a commit.
     #[arg(long, default_value_t = 0)]
     pub synchronous: u32,
+    /// The shape of the injection.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// The Secret with the passwords.
+    #[arg(long)]
+    pub credentials: Option<String>,
+    /// Where the data volume is mounted: no database is made or started elsewhere.
+    #[arg(long)]
+    pub data_volume: Option<PathBuf>,
+    /// The data directory where the environment names none on the data volume.
+    #[arg(long)]
+    pub default_data_directory: Option<PathBuf>,
+    /// Where the members have their directories on a volume that belongs to one of them.
+    #[arg(long, requires = "in_place_member")]
+    pub members_directory: Option<PathBuf>,
+    /// The member whose data is where it was before the set was annotated.
+    #[arg(long, requires = "members_directory")]
+    pub in_place_member: Option<String>,
     /// The user's own command and arguments.
     #[arg(last = true)]
     pub argv: Vec<String>,
@@ -80,10 +100,8 @@ pub struct Configuration {
     pub namespace: String,
     /// This member.
     pub me: Candidate,
-    /// This member's ordinal.
-    pub ordinal: u32,
-    /// The ordinal of the member that makes the database.
-    pub first_ordinal: u32,
+    /// The set's database is this member's: it makes it, or brings it along.
+    pub brings_database: bool,
     /// This member's address.
     pub address: String,
     /// PostgreSQL's port.
@@ -96,10 +114,14 @@ pub struct Configuration {
     pub synchronous: u32,
     /// The replication role.
     pub replication_user: String,
-    /// The data directory.
-    pub data_directory: PathBuf,
+    /// The Secret with the passwords, as messages name it.
+    pub credentials: String,
+    /// Where the data is.
+    pub place: Place,
     /// What the user asked of the server.
     pub server: ServerArguments,
+    /// The user's own words: his command and arguments.
+    pub argv: Vec<String>,
 }
 
 /// The passwords, read anew whenever they are needed: the kubelet follows changes of the Secret.
@@ -116,32 +138,37 @@ pub struct Passwords {
 impl Configuration {
     /// From the flags and the environment.
     pub fn new(flags: Flags) -> Result<Self, Error> {
-        let Flags { set, master: _, role_label, port, first_ordinal, lease_seconds, failover: _, synchronous, argv } =
-            flags;
         let variable =
             |name: &'static str| env::var(name).ok().filter(|value| !value.is_empty()).ok_or(Error::Variable(name));
         let pod = variable(names::env::POD_NAME)?;
+        let set = flags.set.clone();
         let ordinal = ordinal(&pod, &set).ok_or_else(|| Error::PodName { pod: pod.clone(), set: set.clone() })?;
-        let server = arguments::parse(&argv)?;
-        let data_directory = server
+        let server = arguments::parse(&flags.argv)?;
+        let given = server
             .data_directory
             .clone()
-            .or_else(|| env::var_os(names::env::PGDATA).filter(|path| !path.is_empty()).map(PathBuf::from))
+            .or_else(|| env::var_os(names::env::PGDATA).filter(|path| !path.is_empty()).map(PathBuf::from));
+        let place = Place::of(&flags, &pod, given, |directory, volume| mounts::check(directory, volume).is_ok())
             .ok_or(Error::NoDataDirectory)?;
         Ok(Self {
             namespace: variable(names::env::NAMESPACE)?,
+            brings_database: flags
+                .in_place_member
+                .as_ref()
+                .map_or(ordinal == flags.first_ordinal, |first| *first == pod),
             me: Candidate { pod, uid: variable(names::env::POD_UID)? },
-            ordinal,
-            first_ordinal,
             address: variable(names::env::POD_IP)?,
-            port,
-            role_label: RoleLabel::new(&role_label, &set),
-            times: Times::of_seconds(lease_seconds),
-            synchronous,
+            port: flags.port,
+            role_label: RoleLabel::new(&flags.role_label, &set),
+            times: Times::of_seconds(flags.lease_seconds),
+            synchronous: flags.synchronous,
             replication_user: variable(names::env::PG_MASTER_USER)
                 .unwrap_or_else(|_| names::role::REPLICATION.to_owned()),
-            data_directory,
+            // Without the flag, 0.1.0 injected the set.
+            credentials: flags.credentials.unwrap_or_else(|| names::older_credentials(&set)),
+            place,
             server,
+            argv: flags.argv,
             set,
         })
     }
@@ -153,10 +180,43 @@ pub fn run_directory() -> PathBuf {
     Path::new(names::pod::RUN_PATH).join("run")
 }
 
-/// Where the Secret's keys are mounted.
+/// Where one of the Secret's keys is mounted.
 #[must_use]
 pub fn credential(key: &str) -> PathBuf {
-    Path::new(names::pod::ACCESS_PATH).join(key)
+    credentials_directory(Path::new(names::pod::ACCESS_PATH)).join(key)
+}
+
+/// A set that 0.1.0 injected has its passwords in a Secret of the older name. It may be somebody's own by chance, so it counts only if it
+/// has all that a member needs.
+fn credentials_directory(access: &Path) -> PathBuf {
+    let older = access.join(names::pod::OLDER_CREDENTIALS);
+    let is_whole =
+        [names::credential::AGENT, names::credential::REPLICATION].iter().all(|key| older.join(key).is_file());
+    if is_whole { older } else { access.to_owned() }
+}
+
+/// The keys that a member needs and the mounted Secret lacks. The superuser's is for making a database.
+#[must_use]
+pub fn missing_keys(makes_a_database: bool) -> Vec<&'static str> {
+    missing_keys_in(Path::new(names::pod::ACCESS_PATH), makes_a_database, |name| {
+        env::var_os(name).is_some_and(|value| !value.is_empty())
+    })
+}
+
+fn missing_keys_in(access: &Path, makes_a_database: bool, is_set: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    use names::{credential, env};
+    let directory = credentials_directory(access);
+    let superuser = [env::POSTGRES_PASSWORD, "POSTGRES_PASSWORD_FILE", env::PG_ROOT_PASSWORD];
+    let needed = [
+        (credential::SUPERUSER, makes_a_database && !superuser.iter().any(|name| is_set(name))),
+        (credential::REPLICATION, !is_set(env::PG_MASTER_PASSWORD)),
+        (credential::AGENT, true),
+    ];
+    needed
+        .into_iter()
+        .filter(|(key, is_needed)| *is_needed && !directory.join(key).is_file())
+        .map(|(key, _)| key)
+        .collect()
 }
 
 impl Passwords {
@@ -191,5 +251,33 @@ mod tests {
         assert_eq!(ordinal("db-2-17", "db-2"), Some(17));
         assert_eq!(ordinal("db-2", "db-2"), None);
         assert_eq!(ordinal("other-0", "db"), None);
+    }
+
+    fn files(directory: &Path, keys: &[&str]) {
+        fs::create_dir_all(directory).unwrap();
+        for key in keys {
+            fs::write(directory.join(key), "secret").unwrap();
+        }
+    }
+
+    #[test]
+    fn the_older_secret_counts_only_where_it_is_whole() {
+        let access = tempfile::tempdir().unwrap();
+        let older = access.path().join("older");
+        files(&older, &["postgres-password", "agent-password"]);
+        assert_eq!(credentials_directory(access.path()), access.path(), "somebody's own Secret of that name");
+        files(&older, &["replication-password"]);
+        assert_eq!(credentials_directory(access.path()), older);
+    }
+
+    #[test]
+    fn the_keys_that_are_missing_are_named_and_no_others() {
+        let access = tempfile::tempdir().unwrap();
+        let missing = |makes, set: &[&str]| missing_keys_in(access.path(), makes, |name| set.contains(&name));
+        assert_eq!(missing(false, &[]), ["replication-password", "agent-password"]);
+        assert_eq!(missing(true, &[]), ["postgres-password", "replication-password", "agent-password"]);
+        assert_eq!(missing(true, &["POSTGRES_PASSWORD", "PG_MASTER_PASSWORD"]), ["agent-password"]);
+        files(access.path(), &["postgres-password", "replication-password", "agent-password"]);
+        assert_eq!(missing(true, &[]), Vec::<&str>::new());
     }
 }

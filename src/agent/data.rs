@@ -9,8 +9,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::place::Place;
 use super::processes::Processes;
 use super::programs::Programs;
+use super::search;
 use crate::election::{Data, SystemIdentifier};
 
 /// The oldest PostgreSQL that the agent knows how to run: since 13 a standby takes a new master's address without a restart.
@@ -23,6 +25,11 @@ const STAGING_INSIDE: &str = ".pgset-staging";
 const OLD_INSIDE: &str = ".pgset-old";
 /// The lock's name where it stands inside the data directory.
 const LOCK_INSIDE: &str = ".pgset-lock";
+/// In a data directory that a member has served from under the agent, and in all that were cloned from it.
+const MEMBER: &str = ".pgset-member";
+/// What a stranger finds in the directory of the other members.
+const README: &str = "The data directories of the other members of a PostgreSQL set (pgset.dev), one for each pod.\n\
+                      The first member's is where it was before the set was annotated. Do not remove this while they run.\n";
 
 /// Why the data directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,9 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 pub struct DataDirectory {
     path: PathBuf,
     inside: bool,
+    /// The other members' directory, which may lie inside and is theirs.
+    members: Option<PathBuf>,
+    searched: Option<PathBuf>,
 }
 
 /// Held as long as this member may touch the data directory.
@@ -67,8 +77,9 @@ pub struct Lock(#[allow(dead_code)] Option<File>);
 // === impl DataDirectory ===
 
 impl DataDirectory {
-    /// `path` exists already and belongs to the PostgreSQL user.
-    pub fn open(path: PathBuf) -> Result<Self> {
+    /// The directory exists already and belongs to the PostgreSQL user.
+    pub fn open(place: &Place) -> Result<Self> {
+        let Place { directory: path, members, searched, .. } = place.clone();
         let mode = fs::metadata(&path).map_err(failed("find", &path))?.permissions().mode();
         if mode & 0o027 != 0 {
             // PostgreSQL refuses a directory that others may read; a volume's root often is one.
@@ -77,7 +88,11 @@ impl DataDirectory {
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let inside = is_mount_point(&path)? || !is_writable(parent);
-        Ok(Self { path, inside })
+        if let Some(members) = members.as_ref().filter(|members| path.starts_with(members)) {
+            // For people; nobody reads it to decide anything.
+            let _ = fs::write(members.join("README"), README);
+        }
+        Ok(Self { path, inside, members, searched })
     }
 
     /// The directory itself.
@@ -188,10 +203,9 @@ impl DataDirectory {
     /// What the data directory holds, without what the agent and the file system keep there.
     fn entries(&self) -> Result<Vec<std::ffi::OsString>> {
         let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
-        let names = entries.flatten().map(|entry| entry.file_name());
-        Ok(names
-            .filter(|name| !["lost+found", STAGING_INSIDE, LOCK_INSIDE, OLD_INSIDE].iter().any(|own| name == own))
-            .collect())
+        let others = entries.flatten().filter(|entry| self.members.as_ref() != Some(&entry.path()));
+        let own = ["lost+found", STAGING_INSIDE, LOCK_INSIDE, OLD_INSIDE, MEMBER];
+        Ok(others.map(|entry| entry.file_name()).filter(|name| !own.iter().any(|own| name == own)).collect())
     }
 
     /// `global`, which holds the control file, goes last: a data directory with it is whole.
@@ -212,9 +226,41 @@ impl DataDirectory {
     pub async fn inspect(&self, programs: &Programs, processes: &Processes) -> Data {
         match self.look() {
             Ok(Some(())) => self.read_control_file(programs, processes).await,
-            Ok(None) => Data::Empty,
+            Ok(None) => self.search().await,
             Err(why) => Data::Unusable(why),
         }
+    }
+
+    /// An empty directory is for a new database only where there is no other one.
+    async fn search(&self) -> Data {
+        let Some(root) = self.searched.clone() else { return Data::Empty };
+        let left_out: Vec<PathBuf> =
+            self.members.clone().filter(|members| !root.starts_with(members)).into_iter().collect();
+        let found = tokio::task::spawn_blocking(move || search::another_database(&root, &left_out)).await;
+        match found {
+            Ok(None) => Data::Empty,
+            Ok(Some(found)) => Data::Unusable(format!("{}: {found}", self.path.display())),
+            Err(error) => Data::Unusable(format!("the data volume can't be looked through: {error}")),
+        }
+    }
+
+    /// The version of a database that is older than the agent knows how to run.
+    #[must_use]
+    pub fn too_old(&self) -> Option<String> {
+        let text = fs::read_to_string(self.path.join("PG_VERSION")).ok()?;
+        let version = text.trim();
+        let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+        major.filter(|major| *major < OLDEST_VERSION).map(|_| version.to_owned())
+    }
+
+    /// Notes that this data has been served from under the agent.
+    pub fn mark_member(&self) -> Result<()> {
+        let mark = self.path.join(MEMBER);
+        if mark.exists() {
+            return Ok(());
+        }
+        File::create(&mark).and_then(|file| file.sync_all()).map_err(failed("make", &mark))?;
+        sync(&self.path)
     }
 
     fn look(&self) -> std::result::Result<Option<()>, String> {
@@ -292,6 +338,12 @@ impl DataDirectory {
     }
 }
 
+/// Whether the data in a directory has been served from under the agent.
+#[must_use]
+pub fn is_marked_member(directory: &Path) -> bool {
+    directory.join(MEMBER).exists()
+}
+
 fn system_identifier(control_data: &str) -> Option<SystemIdentifier> {
     let line = control_data.lines().find_map(|line| line.strip_prefix("Database system identifier:"))?;
     line.trim().parse().ok().map(SystemIdentifier)
@@ -324,101 +376,5 @@ fn is_writable(directory: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn directory(inside: bool) -> (tempfile::TempDir, DataDirectory) {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("data");
-        fs::create_dir(&path).unwrap();
-        (root, DataDirectory { path, inside })
-    }
-
-    fn stage_a_database(data: &DataDirectory) {
-        let staging = data.new_staging().unwrap();
-        fs::create_dir(staging.join("global")).unwrap();
-        fs::write(staging.join("global/pg_control"), "x").unwrap();
-        fs::write(staging.join("PG_VERSION"), "17\n").unwrap();
-    }
-
-    #[test]
-    fn a_complete_database_takes_its_place_and_leaves_nothing_behind() {
-        for inside in [false, true] {
-            let (_root, data) = directory(inside);
-            stage_a_database(&data);
-            data.install().unwrap();
-            assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
-            assert!(!data.staging().exists());
-            assert!(!data.path().join(COMPLETE).exists());
-        }
-    }
-
-    #[test]
-    fn a_new_clone_replaces_old_data_and_the_old_stays_until_it_is_removed() {
-        for inside in [false, true] {
-            let (_root, data) = directory(inside);
-            stage_a_database(&data);
-            data.install().unwrap();
-            fs::write(data.path().join("marker"), "old").unwrap();
-            stage_a_database(&data);
-            data.install().unwrap();
-            assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
-            assert!(!data.path().join("marker").exists());
-            assert!(data.old().join("marker").exists());
-            data.remove_old().unwrap();
-            assert!(!data.old().exists());
-        }
-    }
-
-    #[test]
-    fn a_half_made_database_is_thrown_away() {
-        for inside in [false, true] {
-            let (_root, data) = directory(inside);
-            stage_a_database(&data);
-            data.recover().unwrap();
-            assert_eq!(data.look(), Ok(None), "inside: {inside}");
-            assert!(!data.staging().exists());
-        }
-    }
-
-    #[test]
-    fn a_move_that_a_crash_cut_short_is_finished() {
-        let (_root, data) = directory(true);
-        stage_a_database(&data);
-        File::create(data.staging().join(COMPLETE)).unwrap();
-        fs::rename(data.staging().join("PG_VERSION"), data.path().join("PG_VERSION")).unwrap();
-        assert!(data.look().is_err(), "half a move is not a database");
-        data.recover().unwrap();
-        assert_eq!(data.look(), Ok(Some(())));
-    }
-
-    #[test]
-    fn files_that_are_no_database_are_not_taken_for_an_empty_directory() {
-        let (_root, data) = directory(false);
-        fs::write(data.path().join("notes.txt"), "mine").unwrap();
-        assert!(data.look().unwrap_err().contains("notes.txt"));
-    }
-
-    #[test]
-    fn an_old_postgresql_is_refused_by_version() {
-        let (_root, data) = directory(false);
-        fs::write(data.path().join("PG_VERSION"), "9.5\n").unwrap();
-        assert!(data.look().unwrap_err().contains("9.5"));
-    }
-
-    #[test]
-    fn two_members_cannot_use_one_directory() {
-        let (_root, data) = directory(false);
-        let first = data.lock().unwrap();
-        assert!(matches!(data.lock(), Err(Error::Locked { .. })));
-        drop(first);
-        assert!(data.lock().is_ok());
-    }
-
-    #[test]
-    fn the_system_identifier_is_read_from_control_data() {
-        let text =
-            "pg_control version number:            1300\nDatabase system identifier:           7461234567890123456\n";
-        assert_eq!(system_identifier(text), Some(SystemIdentifier(7_461_234_567_890_123_456)));
-    }
-}
+#[path = "data_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::election::claim::Candidate;
 use crate::set::RoleLabel;
@@ -91,6 +91,23 @@ async fn keep(
             sleep(RETRY).await;
         }
     }
+}
+
+/// How often it is tried to take the label off: two minutes, in which the controller has made the Role that allows it.
+const REMOVALS: u32 = 60;
+
+/// Takes the label off a pod that is no member, as well as it can.
+pub async fn remove(client: Client, namespace: &str, me: &Candidate, label: &RoleLabel) {
+    let api = Api::namespaced(client, namespace);
+    for _ in 0..REMOVALS {
+        match timeout(LIMIT, write(&api, me, label, Role::None)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => debug!(%error, "failed to take the role label off this pod, trying again"),
+            Err(_) => debug!("no answer to taking the role label off this pod, trying again"),
+        }
+        sleep(RETRY * 4).await;
+    }
+    warn!(label = %label.key, "failed to take the role label off this pod");
 }
 
 /// The UID goes along: a pod of the same name made anew is not this one.

@@ -26,6 +26,17 @@ const RETRY: Duration = Duration::from_millis(300);
 pub struct View {
     lease: Lease,
     fence_at: Option<Instant>,
+    trouble: Option<Trouble>,
+}
+
+/// The Lease can't serve its purpose, and time alone won't mend that: the API server says that there is none or that this member may not
+/// use it, or something else holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// When it was first seen.
+    pub since: Instant,
+    /// What it is, and what to do about it.
+    pub why: String,
 }
 
 impl View {
@@ -42,6 +53,12 @@ impl View {
     #[must_use]
     pub fn fence_at(&self) -> Option<Instant> {
         self.fence_at
+    }
+
+    /// What keeps the Lease from serving its purpose.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
     }
 }
 
@@ -100,7 +117,7 @@ pub fn start(
     times: Times,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
-    let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None });
+    let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
     let keeper = Keeper {
         api: Api::namespaced(client, namespace),
         identity: me.to_string(),
@@ -111,6 +128,7 @@ pub fn start(
         observed_at: Instant::now(),
         held: None,
         master: None,
+        trouble: None,
         publish,
     };
     (Handle { view, commands }, tokio::spawn(keeper.run(inbox)))
@@ -131,6 +149,7 @@ struct Keeper {
     observed_at: Instant,
     held: Option<Held>,
     master: Option<Master>,
+    trouble: Option<Trouble>,
     publish: watch::Sender<View>,
 }
 
@@ -176,19 +195,56 @@ impl Keeper {
     async fn wait_until_readable(&mut self) {
         let mut told = false;
         loop {
-            match timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await {
-                Ok(Ok(Some(lease))) => return self.observe(lease),
-                Ok(Ok(None)) if !told => {
-                    info!(lease = %self.name, "waiting for pgset's controller to make the Lease");
-                    told = true;
+            let answer = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await;
+            let trouble = match answer {
+                Ok(Ok(Some(lease))) => {
+                    self.trouble = None;
+                    return self.observe(lease);
                 }
-                Ok(Err(error)) if !told => {
-                    info!(lease = %self.name, %error, "waiting for permission to read the Lease");
-                    told = true;
+                Ok(Ok(None)) => {
+                    Some(format!("there is no Lease {}: pgset's controller makes it, is it running?", self.name))
                 }
-                _ => {}
+                Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Some(self.forbidden("read", &status)),
+                _ => None,
+            };
+            if let Some(why) = trouble.as_ref().filter(|_| !told) {
+                info!(lease = %self.name, "waiting for the Lease: {why}");
+                told = true;
             }
+            self.set_trouble(trouble);
+            self.publish();
             sleep(RETRY).await;
+        }
+    }
+
+    fn forbidden(&self, what: &str, status: &kube::core::Status) -> String {
+        format!(
+            "the API server does not let this member {what} the Lease {} ({}): see the Role and its binding",
+            self.name, status.message
+        )
+    }
+
+    /// What was seen before stays the same trouble.
+    fn set_trouble(&mut self, why: Option<String>) {
+        self.trouble = why.map(|why| match self.trouble.take() {
+            Some(Trouble { since, .. }) => Trouble { since, why },
+            None => Trouble { since: Instant::now(), why },
+        });
+    }
+
+    /// A holder that is no member of a set never gives the Lease to one.
+    fn look_for_trouble(&mut self) {
+        match (self.judge(), self.claim().and_then(|claim| claim.holder)) {
+            (Lease::Other { .. }, Some(holder)) if Candidate::parse(&holder).is_none() => {
+                let why = format!(
+                    "the Lease {} is held by {holder:?}, which is no member of a set: give that another Lease",
+                    self.name
+                );
+                self.set_trouble(Some(why));
+            }
+            (Lease::Mine { .. } | Lease::Other { .. } | Lease::Predecessor, _) => self.trouble = None,
+            // Whether it can be taken is known only by trying.
+            (Lease::Vacant { .. } | Lease::Unknown, _) => {}
         }
     }
 
@@ -232,7 +288,9 @@ impl Keeper {
             self.master = None;
             self.observed_at = Instant::now();
         }
-        let view = View { lease: self.judge(), fence_at: self.held.as_ref().map(|held| held.fence_at) };
+        self.look_for_trouble();
+        let fence_at = self.held.as_ref().map(|held| held.fence_at);
+        let view = View { lease: self.judge(), fence_at, trouble: self.trouble.clone() };
         self.publish.send_if_modified(|published| {
             let changed = *published != view;
             *published = view;
@@ -270,6 +328,11 @@ impl Keeper {
                 self.hold(lease, started);
             }
             Err(Refused::Conflict) => self.reread().await,
+            Err(Refused::Forbidden(why)) => {
+                debug!(lease = %self.name, why, "the Lease could not be taken, trying again");
+                self.set_trouble(Some(why));
+                sleep(RETRY).await;
+            }
             Err(Refused::Failed(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be taken, trying again");
                 sleep(RETRY).await;
@@ -291,7 +354,7 @@ impl Keeper {
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, started),
             Err(Refused::Conflict) => self.settle_conflict(started).await,
-            Err(Refused::Failed(why)) => {
+            Err(Refused::Forbidden(why) | Refused::Failed(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
                 if let Some(held) = self.held.as_mut() {
                     held.renew_at = Instant::now() + RETRY;
@@ -350,6 +413,9 @@ impl Keeper {
             Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
                 Err(Refused::Conflict)
             }
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+                Err(Refused::Forbidden(self.forbidden("write", &status)))
+            }
             Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
             Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
         }
@@ -359,6 +425,8 @@ impl Keeper {
 enum Refused {
     /// The Lease is not as it was seen.
     Conflict,
+    /// This member may not write it.
+    Forbidden(String),
     /// No answer, or another one.
     Failed(String),
 }

@@ -214,3 +214,23 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     let claim = Claim::read(&stored, SECOND);
     assert_eq!((claim.holder, claim.master, claim.set), (None, None, Some(system)), "only the database's name stays");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_no_member_is_a_trouble_that_begins_when_it_is_first_seen() {
+    let server = ApiServer::new(&json!({"holderIdentity": "somebody-else", "leaseDurationSeconds": 600}));
+    let handle = server.start("pgset-0", "uid");
+    sleep(SECOND).await;
+    let trouble = handle.view().trouble().cloned().unwrap();
+    assert!(trouble.why.contains("somebody-else"), "{}", trouble.why);
+    sleep(SECOND * 30).await;
+    assert_eq!(handle.view().trouble().unwrap().since, trouble.since);
+    assert!(trouble.since.elapsed() >= SECOND * 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_member_that_leads_is_no_trouble() {
+    let server = ApiServer::new(&json!({"holderIdentity": "pgset-1/uid", "leaseDurationSeconds": 600}));
+    let handle = server.start("pgset-0", "uid");
+    sleep(SECOND).await;
+    assert_eq!(handle.view().trouble(), None);
+}

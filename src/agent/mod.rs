@@ -1,17 +1,23 @@
 //! The agent: the first process of the PostgreSQL container. It gets the data, starts and stops PostgreSQL, replicates, labels its pod.
 
 mod arguments;
+mod as_before;
 mod birth;
 mod configuration;
 mod data;
+mod events;
 mod kubernetes;
 mod label;
 mod leadership;
+mod life;
 mod member;
+mod mounts;
 mod nameless;
+mod place;
 mod privileges;
 mod processes;
 mod programs;
+mod search;
 mod server;
 mod settings;
 mod slots;
@@ -19,18 +25,14 @@ mod sql;
 pub mod stand_in;
 mod status;
 
-use std::fs;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use configuration::Flags;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::warn;
 
 use crate::names;
-
-/// How often a data directory that another container still holds is tried again: a killed container's lock ends with it.
-const LOCK_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the agent ends.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +61,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The port.
-    #[error("failed to listen on port {}", names::pod::AGENT_PORT)]
-    Listen(#[source] std::io::Error),
+    /// The image, which should run as it did before the set was annotated.
+    #[error("failed to run the image as it was")]
+    Image(#[source] std::io::Error),
     /// The runtime.
     #[error("failed to start")]
     Start(#[source] std::io::Error),
@@ -70,89 +72,55 @@ pub enum Error {
     Ended(&'static str),
 }
 
+/// How the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was asked to.
+    Stopped,
+    /// The image, which ran as it did before the set was annotated, ended like this.
+    Image(ExitStatus),
+}
+
 /// Runs a member until SIGTERM.
-pub fn run(flags: Flags) -> Result<(), Error> {
+pub fn run(flags: Flags) -> Result<Ending, Error> {
     let configuration = configuration::Configuration::new(flags)?;
-    let home = privileges::settle(&configuration.data_directory)?;
+    // Before anything is made anywhere, and before any thread starts.
+    let user = match configuration.place.check() {
+        Ok(()) => privileges::settle(&configuration.place.directory).map_err(life::Unsettled::User),
+        Err(why) => Err(life::Unsettled::OffVolume(why)),
+    };
     // One thread is enough for a loop that turns once a second, and costs the least memory in every database pod.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
-    let outcome = runtime.block_on(live(configuration, home));
+    let outcome = runtime.block_on(live(configuration, user));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn live(configuration: configuration::Configuration, home: Option<PathBuf>) -> Result<(), Error> {
+async fn live(
+    configuration: configuration::Configuration,
+    user: Result<Option<PathBuf>, life::Unsettled>,
+) -> Result<Ending, Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Start)?;
-    let run_directory = configuration::run_directory();
-    fs::create_dir_all(&run_directory).map_err(|source| Error::RunDirectory { path: run_directory, source })?;
-
-    let programs = programs::Programs::find(home)?;
-    let processes = processes::Processes::default();
-    let publisher = status::Publisher::new(&configuration.set, &configuration.me.pod);
-    let listener = status::listen().await.map_err(Error::Listen)?;
-    let web = tokio::spawn(axum::serve(listener, publisher.clone().router()).into_future());
-    let reaper = tokio::spawn(processes.clone().reap_orphans());
-
-    let data = data::DataDirectory::open(configuration.data_directory.clone())?;
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    let mut shutdown = std::pin::pin!(shutdown);
-    let lock = tokio::select! {
-        lock = locked(&data, &publisher) => lock?,
-        () = &mut shutdown => return Ok(()),
+    let life = life::Life {
+        processes: processes::Processes::default(),
+        publisher: status::Publisher::new(&configuration.set, &configuration.me.pod),
+        teller: events::Teller::new(&configuration),
+        configuration,
     };
-    data.recover()?;
-
-    let client = kubernetes::client(&configuration.namespace)?;
-    let (leadership, keeper) = leadership::start(
-        client.clone(),
-        &configuration.namespace,
-        names::leader(&configuration.set),
-        configuration.me.clone(),
-        configuration.times,
-    );
-    let (label, labeller) = label::start(
-        client.clone(),
-        &configuration.namespace,
-        configuration.me.clone(),
-        configuration.role_label.clone(),
-    );
-    let midwife = birth::Midwife { configuration, programs, processes, data };
-    let member = member::Member::new(midwife, client, leadership, label, publisher);
+    let web = tokio::spawn(status::serve(life.publisher.clone(), life.teller.clone()));
+    let reaper = tokio::spawn(life.processes.clone().reap_orphans());
+    let shutdown = std::pin::pin!(shutdown);
     // A part that ends takes the agent with it: the container starts anew, and PostgreSQL ends with its first process.
     tokio::select! {
-        () = member.live(shutdown) => {
-            drop(lock);
-            Ok(())
-        }
+        outcome = life.live(user, shutdown) => outcome,
         _ = web => Err(Error::Ended("web server")),
         _ = reaper => Err(Error::Ended("reaper of orphans")),
-        _ = keeper => Err(Error::Ended("keeper of the Lease")),
-        _ = labeller => Err(Error::Ended("labeller")),
-    }
-}
-
-async fn locked(data: &data::DataDirectory, publisher: &status::Publisher) -> Result<data::Lock, data::Error> {
-    let mut told = false;
-    loop {
-        match data.lock() {
-            Err(error @ data::Error::Locked { .. }) => {
-                if !told {
-                    warn!("{error}; waiting");
-                    told = true;
-                }
-                publisher.update(|status| {
-                    status.doing = error.to_string();
-                    status.turned_at = Some(tokio::time::Instant::now());
-                });
-                tokio::time::sleep(LOCK_RETRY).await;
-            }
-            outcome => return outcome,
-        }
     }
 }

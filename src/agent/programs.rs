@@ -32,9 +32,7 @@ impl Programs {
         let usual = DIRECTORIES.iter().flat_map(|root| candidates(Path::new(root)));
         let directory =
             path.iter().cloned().chain(usual).find(|directory| directory.join("postgres").is_file()).ok_or(Missing)?;
-        let entry_point =
-            path.iter().map(|directory| directory.join("docker-entrypoint.sh")).find(|file| file.is_file());
-        Ok(Self { directory, entry_point, home })
+        Ok(Self { directory, entry_point: entry_point(), home })
     }
 
     /// Where one of PostgreSQL's programs is.
@@ -84,6 +82,13 @@ impl Programs {
         }
         command
     }
+}
+
+/// The image's entry point, where it is called as Docker's official image calls it.
+#[must_use]
+pub fn entry_point() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|directory| directory.join("docker-entrypoint.sh")).find(|file| file.is_file())
 }
 
 fn candidates(root: &Path) -> Vec<PathBuf> {

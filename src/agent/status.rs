@@ -19,7 +19,9 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
+use super::events::{Reason, Teller};
 use crate::names;
 
 /// The main loop turns every second; after so long without a turn the member is stuck, and its container is better begun anew.
@@ -27,6 +29,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// How long an answer to the startup probe may take; the injected probe waits for two seconds.
 const STARTUP_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How often a port that another process has is tried again.
+const LISTEN_RETRY: Duration = Duration::from_secs(10);
 
 /// A member's own account.
 #[derive(Clone, Debug, Serialize)]
@@ -124,8 +129,29 @@ impl Publisher {
     }
 }
 
+/// Answers on the agent's port for as long as the agent lives. PostgreSQL does not wait for it: a port that another process of the pod
+/// has is told and tried again, and the database runs meanwhile.
+pub async fn serve(publisher: Publisher, teller: Teller) {
+    loop {
+        let outcome = match listen().await {
+            Ok(listener) => axum::serve(listener, publisher.clone().router()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let note = format!(
+                "failed to listen on port {} ({error}): another process in this pod, or on its node with hostNetwork, has it; PostgreSQL \
+                 runs all the same, but the injected probes get no answer, so the pod does not become Ready; give the other one another port",
+                names::pod::AGENT_PORT
+            );
+            warn!("{note}");
+            teller.tell(Reason::PortTaken, &note);
+        }
+        sleep(LISTEN_RETRY).await;
+    }
+}
+
 /// Listens on the agent's port, on IPv6 and IPv4 where the pod has both.
-pub async fn listen() -> std::io::Result<TcpListener> {
+async fn listen() -> std::io::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await {
         Ok(listener) => Ok(listener),
         Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await,

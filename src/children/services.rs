@@ -39,7 +39,7 @@ pub fn governing_service(set: &str, service_name: &str) -> GoverningService {
     let end = service_name.strip_prefix(set);
     match end {
         Some(end) if ROLES.contains(&end) => GoverningService::ToRole,
-        _ if is_with(&ROLES) => GoverningService::OfAnotherSet,
+        _ if names::is_kept_for_another_set(service_name, set) => GoverningService::OfAnotherSet,
         Some(end) if GOVERNING.contains(&end) => GoverningService::Made,
         // It may be the governing Service of a set with a shorter name.
         Some("") if is_with(&GOVERNING) => GoverningService::OfAnotherSet,

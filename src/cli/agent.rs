@@ -1,5 +1,7 @@
 //! `pgset agent`: the first process of a member's PostgreSQL container.
 
+use std::os::unix::process::ExitStatusExt;
+
 use super::Outcome;
 use crate::agent;
 
@@ -14,5 +16,11 @@ pub struct Arguments {
 pub fn run(Arguments { flags }: Arguments) -> Outcome {
     super::start_logging();
     super::install_crypto_provider()?;
-    Ok(agent::run(flags)?)
+    match agent::run(flags)? {
+        agent::Ending::Stopped => Ok(()),
+        // As a shell would say it, and as the kubelet would have heard it from the image itself.
+        agent::Ending::Image(status) => {
+            std::process::exit(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+        }
+    }
 }

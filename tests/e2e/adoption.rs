@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The set runs as it is, and has rows.
-fn runs_with_rows(ns: &Namespace<'_>, db: &Database<'_>) -> Value {
+pub fn runs_with_rows(ns: &Namespace<'_>, db: &Database<'_>) -> Value {
     ns.wait_ready("postgres", 1);
     // its own Service is the only one
     wait_until(START, "rows in the set as it was", || {
@@ -18,12 +18,12 @@ fn runs_with_rows(ns: &Namespace<'_>, db: &Database<'_>) -> Value {
     ns.get("pod postgres-0")["metadata"]["uid"].clone()
 }
 
-fn annotate(ns: &Namespace<'_>) {
+pub fn annotate(ns: &Namespace<'_>) {
     ns.kubectl("annotate statefulset postgres pgset.dev/inject=enabled");
 }
 
 /// Rolled exactly once: another pod, one more revision, no container that was restarted.
-fn was_rolled_once(ns: &Namespace<'_>, before: &Value) {
+pub fn was_rolled_once(ns: &Namespace<'_>, before: &Value) {
     ns.wait_ready("postgres", 1);
     let pod = wait_until(START, "a pod made anew", || {
         let pod = ns.try_get("pod postgres-0")?;
@@ -38,7 +38,7 @@ fn revisions(ns: &Namespace<'_>) -> usize {
 }
 
 /// All rows are there, and a second member streams.
-fn keeps_every_row_and_scales(ns: &Namespace<'_>, db: &Database<'_>) {
+pub fn keeps_every_row_and_scales(ns: &Namespace<'_>, db: &Database<'_>) {
     db.wait_for("postgres-master", "select count(*), sum(n) from numbers", "10000|50005000");
     ns.kubectl("scale statefulset postgres --replicas=2");
     ns.wait_ready("postgres", 2);

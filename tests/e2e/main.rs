@@ -22,6 +22,7 @@ mod install;
 mod load;
 mod names;
 mod pinning;
+mod refusals;
 mod restart;
 mod scale;
 mod secrets;

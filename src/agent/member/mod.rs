@@ -1,5 +1,6 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
+mod refusing;
 mod state;
 mod upkeep;
 
@@ -10,9 +11,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use self::refusing::is_refusal;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
+use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
+use super::events::{Reason, Teller};
 use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
@@ -26,6 +30,13 @@ const TURN: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How a member's life ends.
+pub enum Parting {
+    /// It was asked to.
+    Stopped,
+    /// It can't take over the database that it found, and the image runs it as before.
+    Refused(Refusal),
+}
 
 /// A member of a set.
 pub struct Member {
@@ -34,6 +45,10 @@ pub struct Member {
     leadership: leadership::Handle,
     label: label::Handle,
     publisher: Publisher,
+    teller: Teller,
+    found: Found,
+    failed_starts: u32,
+    refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
     state: State,
     data: Option<Data>,
@@ -51,6 +66,8 @@ impl Member {
         leadership: leadership::Handle,
         label: label::Handle,
         publisher: Publisher,
+        teller: Teller,
+        found: Found,
     ) -> Self {
         Self {
             midwife,
@@ -58,6 +75,10 @@ impl Member {
             leadership,
             label,
             publisher,
+            teller,
+            found,
+            failed_starts: 0,
+            refusal: None,
             members: None,
             state: State::Stopped,
             data: None,
@@ -69,8 +90,9 @@ impl Member {
         &self.midwife.configuration
     }
 
-    /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back.
-    pub async fn live(mut self, shutdown: impl Future<Output = ()>) {
+    /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back; or until it is clear that the image has to run
+    /// the database as before.
+    pub async fn live(mut self, shutdown: impl Future<Output = ()>) -> Parting {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let (fence_at, pace) = (self.leadership.view().fence_at(), self.pace());
@@ -84,6 +106,10 @@ impl Member {
             }
             self.publisher.update(|status| status.turned_at = Some(Instant::now()));
             self.turn().await;
+            if let Some(refusal) = self.refused() {
+                self.leadership.release().await;
+                return Parting::Refused(refusal);
+            }
             // Questions to the server may take their time; the fence does not wait for them.
             let fence_at = self.leadership.view().fence_at();
             tokio::select! {
@@ -94,6 +120,7 @@ impl Member {
             }
         }
         self.shut_down().await;
+        Parting::Stopped
     }
 
     fn pace(&self) -> Duration {
@@ -112,10 +139,16 @@ impl Member {
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);
+        self.note_another_database(&observation.lease, &action);
+        let starts_master = action == Action::StartMaster;
         if let Err(why) = self.act(action).await {
-            error!(error = with_causes(why.as_ref()), "failed, trying again");
-            self.tell(format!("failed, trying again: {}", with_causes(why.as_ref())));
+            let why = with_causes(why.as_ref());
+            error!(error = why, "failed, trying again");
+            self.tell(format!("failed, trying again: {why}"));
             self.retry.later();
+            if starts_master {
+                self.note_failed_start(why);
+            }
         }
     }
 
@@ -143,7 +176,7 @@ impl Member {
             (_, Some(data)) => data.clone(),
             (_, None) => Data::Empty,
         };
-        let first = self.configuration().ordinal == self.configuration().first_ordinal;
+        let first = self.configuration().brings_database;
         Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
     }
 
@@ -190,6 +223,9 @@ impl Member {
         let text = waiting.to_string();
         if self.publisher.current().doing != text {
             info!("{text}");
+            if is_refusal(waiting) {
+                self.teller.tell(Reason::DataRefused, &text);
+            }
             self.tell(text);
         }
     }
@@ -263,6 +299,8 @@ impl Member {
     /// Something ended by itself: the server, a bootstrap or a clone.
     fn note_end(&mut self, ended: Ended) {
         self.not_serving();
+        let starting_master =
+            matches!(self.state, State::Running(Running { role: Role::Master { announced: None }, .. }));
         self.state = State::Stopped;
         match ended {
             Ended::Server(status) if status.success() => {
@@ -273,6 +311,11 @@ impl Member {
                 error!(%status, "PostgreSQL ended, starting it again");
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
+                if starting_master {
+                    self.note_failed_start(format!(
+                        "PostgreSQL ended with {status} when it was started as a member; its log says why"
+                    ));
+                }
             }
             Ended::Birth(how, Ok(())) => {
                 match how {

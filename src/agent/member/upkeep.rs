@@ -56,8 +56,10 @@ impl Member {
         self.state = State::Stopped;
         self.not_serving();
         if let Err(why) = self.midwife.make_agent_role(self.midwife.data.path()).await {
-            error!(error = with_causes(&why), "failed to make the agent's role, trying again");
+            let why = with_causes(&why);
+            error!(error = why, "failed to make the agent's role, trying again");
             self.retry.later();
+            self.note_failed_start(why);
         }
     }
 
@@ -96,6 +98,7 @@ impl Member {
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
             });
+            self.note_served();
         }
         // It takes writes, whether or not it can make a slot at this moment.
         self.publisher.update(|status| {
@@ -148,6 +151,9 @@ impl Member {
         *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
         let (system, pod) = (follows.system.to_string(), follows.pod.clone());
         self.label.set(if streams { label::Role::Replica } else { label::Role::None });
+        if streams {
+            self.note_served();
+        }
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
             let data = self.midwife.data.clone();

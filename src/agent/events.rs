@@ -1,0 +1,175 @@
+//! What a member refuses, told where people look: as an Event on the set. One that can't be written stands in the log alone.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::configuration::Configuration;
+use super::kubernetes;
+use crate::errors::with_causes;
+use crate::names;
+
+/// What the reporting member was about, in the Event's own words.
+const ACTION: &str = "Serve";
+/// The longest note that the API server takes.
+const NOTE_LIMIT: usize = 1024;
+/// How often an Event is tried: the controller makes the Role that allows it within a second or two of the set.
+const TRIES: u32 = 6;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long one try may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why an Event was written. A fixed list, so that people can alert on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The member makes or starts no database with what it found.
+    DataRefused,
+    /// The Secret lacks passwords.
+    CredentialsIncomplete,
+    /// Another process has the agent's port.
+    PortTaken,
+    /// The image runs as it did before the set was annotated.
+    RunsAsBefore,
+}
+
+impl Reason {
+    /// The reason as it stands in the Event.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DataRefused => "DataRefused",
+            Self::CredentialsIncomplete => "CredentialsIncomplete",
+            Self::PortTaken => "PortTaken",
+            Self::RunsAsBefore => "RunsAsBefore",
+        }
+    }
+}
+
+/// Writes a member's Events, each of them once in the life of its container.
+#[derive(Clone, Debug)]
+pub struct Teller {
+    namespace: String,
+    set: String,
+    pod: String,
+    told: Arc<Mutex<HashSet<(Reason, String)>>>,
+}
+
+// === impl Teller ===
+
+impl Teller {
+    /// Of a member.
+    #[must_use]
+    pub fn new(configuration: &Configuration) -> Self {
+        Self {
+            namespace: configuration.namespace.clone(),
+            set: configuration.set.clone(),
+            pod: configuration.me.pod.clone(),
+            told: Arc::default(),
+        }
+    }
+
+    /// Tells it, in the background: nothing waits for an Event.
+    pub fn tell(&self, reason: Reason, note: &str) {
+        let note = cut(&format!("{}: {note}", self.pod));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert((reason, note.clone())) {
+            tokio::spawn(self.clone().write(reason, note));
+        }
+    }
+
+    async fn write(self, reason: Reason, note: String) {
+        let client = match kubernetes::client(&self.namespace) {
+            Ok(client) => client,
+            Err(error) => return warn!(error = with_causes(&error), "failed to write an Event on the set"),
+        };
+        for _ in 0..TRIES {
+            match timeout(LIMIT, self.try_to_write(&client, reason, &note)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => debug!(%error, reason = reason.as_str(), "the Event is not written, trying again"),
+                Err(_) => debug!(reason = reason.as_str(), "no answer to the Event, trying again"),
+            }
+            sleep(PAUSE).await;
+        }
+        warn!(reason = reason.as_str(), "failed to write an Event on the set; what it says stands above");
+    }
+
+    async fn try_to_write(&self, client: &Client, reason: Reason, note: &str) -> kube::Result<()> {
+        // An Event is shown with its object only if it names the UID.
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &self.namespace);
+        let uid = sets.get(&self.set).await?.metadata.uid;
+        let events: Api<Event> = Api::namespaced(client.clone(), &self.namespace);
+        events.create(&PostParams::default(), &self.event(reason, note, uid, Timestamp::now())).await.map(drop)
+    }
+
+    fn event(&self, reason: Reason, note: &str, uid: Option<String>, now: Timestamp) -> Event {
+        Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}-", self.pod)),
+                namespace: Some(self.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            regarding: Some(ObjectReference {
+                api_version: Some("apps/v1".to_owned()),
+                kind: Some("StatefulSet".to_owned()),
+                name: Some(self.set.clone()),
+                namespace: Some(self.namespace.clone()),
+                uid,
+                ..ObjectReference::default()
+            }),
+            event_time: Some(MicroTime(now)),
+            type_: Some("Warning".to_owned()),
+            reason: Some(reason.as_str().to_owned()),
+            action: Some(ACTION.to_owned()),
+            note: Some(note.to_owned()),
+            reporting_controller: Some(names::MANAGER.to_owned()),
+            reporting_instance: Some(self.pod.clone()),
+            ..Event::default()
+        }
+    }
+}
+
+fn cut(note: &str) -> String {
+    if note.len() <= NOTE_LIMIT {
+        return note.to_owned();
+    }
+    let end = (0..=NOTE_LIMIT - '…'.len_utf8()).rev().find(|&at| note.is_char_boundary(at)).unwrap_or(0);
+    format!("{}…", note.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn teller() -> Teller {
+        Teller { namespace: "shop".into(), set: "db".into(), pod: "db-0".into(), told: Arc::default() }
+    }
+
+    #[test]
+    fn an_event_is_the_sets_own_and_says_which_member_tells_it() {
+        let event = teller().event(Reason::DataRefused, "db-0: why", Some("uid".into()), Timestamp::UNIX_EPOCH);
+        let about = event.regarding.unwrap();
+        assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("StatefulSet"), Some("db")));
+        assert_eq!(about.uid.as_deref(), Some("uid"));
+        assert_eq!(event.reporting_controller.as_deref(), Some("pgset"));
+        assert_eq!(event.reporting_instance.as_deref(), Some("db-0"));
+        assert_eq!(event.note.as_deref(), Some("db-0: why"));
+    }
+
+    #[test]
+    fn a_note_is_cut_to_what_the_api_server_takes() {
+        let note = cut(&"ä".repeat(NOTE_LIMIT));
+        assert!(note.len() <= NOTE_LIMIT && note.ends_with('…'));
+        assert_eq!(cut("short"), "short");
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of the first process of the container: what has to be so before a member can begin, and what becomes of it if it is not so.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+use std::{fs, future};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use super::as_before::{self, Found, Kind, Refusal};
+use super::birth::Midwife;
+use super::configuration::{self, Configuration, run_directory};
+use super::data::{self, DataDirectory};
+use super::events::{Reason, Teller};
+use super::member::{Member, Parting};
+use super::mounts::OffVolume;
+use super::processes::Processes;
+use super::programs::Programs;
+use super::status::Publisher;
+use super::{Ending, Error, kubernetes, label, leadership, privileges};
+use crate::election::SystemIdentifier;
+use crate::election::claim::Claim;
+use crate::errors::with_causes;
+use crate::names;
+
+/// How often a data directory that another container still holds is tried again: a killed container's lock ends with it.
+const LOCK_RETRY: Duration = Duration::from_secs(1);
+/// How often the mounted Secret is looked at while it lacks a password.
+const PASSWORDS_RETRY: Duration = Duration::from_millis(500);
+/// A new set's Secret is a moment younger than its first pod; after so long its lack is worth an Event.
+const PASSWORDS_EXPECTED: Duration = Duration::from_secs(10);
+/// How long the API server may take to say what the set is, when the agent is about to run the image as it was.
+const LEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent stays after an error that ends it, so that the Event that tells it is written.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Why the agent has not become the PostgreSQL user.
+#[derive(Debug)]
+pub enum Unsettled {
+    /// The data directory is not on the data volume.
+    OffVolume(OffVolume),
+    /// There is no such user, or the data is not his.
+    User(privileges::Error),
+}
+
+/// What all stages of the agent's life use.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The member's configuration.
+    pub configuration: Configuration,
+    /// All child processes.
+    pub processes: Processes,
+    /// The member's own account.
+    pub publisher: Publisher,
+    /// Its Events.
+    pub teller: Teller,
+}
+
+impl Life {
+    /// Lives until `shutdown` completes, or until something ends that can't go on.
+    pub async fn live(
+        self,
+        user: Result<Option<PathBuf>, Unsettled>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ending, Error> {
+        let place = &self.configuration.place;
+        let found = Found::at(&place.directory, self.configuration.brings_database);
+        let home = match user {
+            Ok(home) => home,
+            Err(Unsettled::OffVolume(why)) => return self.refuse(&why, shutdown).await,
+            Err(Unsettled::User(why)) => return self.leave(found, Kind::User, why.into(), None, shutdown).await,
+        };
+        // Again, as the user who can see every directory on the way, and now that all of them are there.
+        if let Err(why) = place.check() {
+            return self.refuse(&why, shutdown).await;
+        }
+        let run = run_directory();
+        fs::create_dir_all(&run).map_err(|source| Error::RunDirectory { path: run, source })?;
+        let data = DataDirectory::open(place)?;
+        let lock = tokio::select! {
+            lock = self.lock(&data) => lock?,
+            () = &mut shutdown => return Ok(Ending::Stopped),
+        };
+        data.recover()?;
+        let found = Found::at(&place.directory, self.configuration.brings_database);
+        let programs = match Programs::find(home.clone()) {
+            Ok(programs) => programs,
+            Err(why) => return self.leave(found, Kind::Programs, why.into(), home.as_deref(), shutdown).await,
+        };
+        let outcome = tokio::select! {
+            outcome = self.prepare(found, &data) => outcome,
+            () = &mut shutdown => return Ok(Ending::Stopped),
+        };
+        let outcome = match outcome {
+            Ok(()) => self.be_a_member(found, data, programs.clone(), shutdown.as_mut()).await?,
+            Err(refusal) => Parting::Refused(refusal),
+        };
+        let ending = match outcome {
+            Parting::Stopped => Ok(Ending::Stopped),
+            Parting::Refused(refusal) => {
+                self.run_as_before(&refusal, Some(programs.path("postgres")), home.as_deref(), shutdown).await
+            }
+        };
+        drop(lock);
+        ending
+    }
+
+    /// What a member needs before it looks at anything else.
+    async fn prepare(&self, found: Found, data: &DataDirectory) -> Result<(), Refusal> {
+        if let Some(version) = data.too_old() {
+            let why = format!(
+                "the database in {} is of PostgreSQL {version}, and the agent knows 13 and newer",
+                data.path().display()
+            );
+            // Otherwise the member says it, and waits.
+            if as_before::is_due(found, Kind::Version, Duration::ZERO, None) {
+                return Err(Refusal { kind: Kind::Version, why });
+            }
+        }
+        self.wait_for_passwords(found).await
+    }
+
+    async fn be_a_member(
+        &self,
+        found: Found,
+        data: DataDirectory,
+        programs: Programs,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Parting, Error> {
+        let Self { configuration, processes, publisher, teller } = self.clone();
+        let client = kubernetes::client(&configuration.namespace)?;
+        let (leadership, keeper) = leadership::start(
+            client.clone(),
+            &configuration.namespace,
+            names::leader(&configuration.set),
+            configuration.me.clone(),
+            configuration.times,
+        );
+        let (label, labeller) = label::start(
+            client.clone(),
+            &configuration.namespace,
+            configuration.me.clone(),
+            configuration.role_label.clone(),
+        );
+        let midwife = Midwife { configuration, programs, processes, data };
+        let member = Member::new(midwife, client, leadership, label, publisher, teller, found);
+        tokio::select! {
+            parting = member.live(shutdown) => Ok(parting),
+            _ = keeper => Err(Error::Ended("keeper of the Lease")),
+            _ = labeller => Err(Error::Ended("labeller")),
+        }
+    }
+
+    async fn lock(&self, data: &DataDirectory) -> Result<data::Lock, data::Error> {
+        let mut told = false;
+        loop {
+            match data.lock() {
+                Err(error @ data::Error::Locked { .. }) => {
+                    if !told {
+                        warn!("{error}; waiting");
+                        told = true;
+                    }
+                    self.wait(error.to_string());
+                    sleep(LOCK_RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn wait(&self, doing: String) {
+        self.publisher.update(|status| {
+            status.doing = doing;
+            status.turned_at = Some(Instant::now());
+        });
+    }
+
+    /// The Secret is not needed to start the pod, so that a Secret that lacks a key keeps no database from starting.
+    async fn wait_for_passwords(&self, found: Found) -> Result<(), Refusal> {
+        let since = Instant::now();
+        let mut nudge: Option<Option<AbortHandle>> = None;
+        loop {
+            let missing = configuration::missing_keys(found.is_for_a_new_database());
+            if missing.is_empty() {
+                // Or it would take off the label of a member.
+                if let Some(nudge) = nudge.flatten() {
+                    nudge.abort();
+                }
+                return Ok(());
+            }
+            let why = format!(
+                "the Secret {} (pgset.dev/credentials) lacks the keys {}: pgset's controller makes those of a Secret of its own; to one of \
+                 your own, add them",
+                self.configuration.credentials,
+                missing.join(", ")
+            );
+            if nudge.is_none() {
+                warn!("waiting: {why}");
+                // A changed pod lets the kubelet look at its Secrets at once, instead of within a minute.
+                nudge = Some(as_before::take_label_off(&self.configuration));
+            }
+            if since.elapsed() >= PASSWORDS_EXPECTED {
+                self.teller.tell(Reason::CredentialsIncomplete, &why);
+            }
+            if as_before::is_due(found, Kind::Passwords, since.elapsed(), None)
+                && as_before::is_due(found, Kind::Passwords, since.elapsed(), self.known_set().await)
+            {
+                return Err(Refusal { kind: Kind::Passwords, why });
+            }
+            self.wait(why);
+            sleep(PASSWORDS_RETRY).await;
+        }
+    }
+
+    /// Tells why nothing is made or started, until somebody changes the set.
+    async fn refuse(&self, why: &OffVolume, shutdown: Pin<&mut impl Future<Output = ()>>) -> Result<Ending, Error> {
+        let why = why.to_string();
+        warn!("no database is made or started: {why}");
+        self.teller.tell(Reason::DataRefused, &why);
+        self.publisher.update(|status| {
+            status.doing = why;
+            status.turned_at = None;
+        });
+        shutdown.await;
+        Ok(Ending::Stopped)
+    }
+
+    /// The agent can't go on: the image does, if that is due, or the container ends with the reason, to begin anew.
+    async fn leave(
+        &self,
+        found: Found,
+        kind: Kind,
+        why: Error,
+        home: Option<&Path>,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ending, Error> {
+        let text = with_causes(&why);
+        let set = if found.is_adopted() { self.known_set().await } else { None };
+        if as_before::is_due(found, kind, Duration::ZERO, set) {
+            return self.run_as_before(&Refusal { kind, why: text }, None, home, shutdown).await;
+        }
+        self.teller.tell(Reason::DataRefused, &text);
+        let _ = timeout(LAST_WORDS, future::pending::<()>()).await;
+        Err(why)
+    }
+
+    async fn run_as_before(
+        &self,
+        refusal: &Refusal,
+        server: Option<PathBuf>,
+        home: Option<&Path>,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ending, Error> {
+        as_before::run(self, server, home, refusal, shutdown).await.map_err(Error::Image)
+    }
+
+    /// The database that the Lease says the set is; absent if nobody says so in time.
+    async fn known_set(&self) -> Option<SystemIdentifier> {
+        let Configuration { namespace, set, times, .. } = &self.configuration;
+        let leases: Api<Lease> = Api::namespaced(kubernetes::client(namespace).ok()?, namespace);
+        let lease = timeout(LEASE_LIMIT, leases.get_opt(&names::leader(set))).await.ok()?.ok()??;
+        Claim::read(&lease, times.duration).set
+    }
+}

@@ -1,0 +1,80 @@
+//! What a member can't take over, and when the image goes on with it as before.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Member;
+use super::state::State;
+use crate::agent::as_before::{self, Content, Kind, Refusal};
+use crate::election::{Action, Lease, SystemIdentifier, Waiting};
+use crate::errors::with_causes;
+
+/// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
+const FIRST_STARTS: u32 = 3;
+
+impl Member {
+    /// Why the image has to run the database as before, if it has to: only ever while no server of the agent's runs.
+    pub(super) fn refused(&mut self) -> Option<Refusal> {
+        if !matches!(self.state, State::Stopped) {
+            return None;
+        }
+        let view = self.leadership.view();
+        let trouble =
+            view.trouble().filter(|trouble| as_before::is_due(self.found, Kind::Lease, trouble.since.elapsed(), None));
+        let trouble = trouble.map(|trouble| Refusal { kind: Kind::Lease, why: trouble.why.clone() });
+        self.refusal.take().or(trouble)
+    }
+
+    fn refuse(&mut self, kind: Kind, why: String, set: Option<SystemIdentifier>) {
+        if as_before::is_due(self.found, kind, Duration::ZERO, set) {
+            self.refusal = Some(Refusal { kind, why });
+        }
+    }
+
+    /// The Lease of an earlier set of this name outlived it; as long as nobody leads, the database here is in nobody's way.
+    pub(super) fn note_another_database(&mut self, lease: &Lease, action: &Action) {
+        let (Lease::Vacant { set } | Lease::Mine { set }) = lease else { return };
+        if let Action::Wait(waiting @ Waiting::OtherDatabase { .. })
+        | Action::ReleaseLease(waiting @ Waiting::OtherDatabase { .. }) = action
+        {
+            self.refuse(Kind::OtherDatabase, waiting.to_string(), *set);
+        }
+    }
+
+    /// A database that ran before does not start as a member.
+    pub(super) fn note_failed_start(&mut self, why: String) {
+        self.failed_starts += 1;
+        if self.failed_starts >= FIRST_STARTS
+            && let Lease::Mine { set } = self.leadership.view().at(Instant::now())
+        {
+            self.refuse(Kind::FirstStart, why, set);
+        }
+    }
+
+    /// This data is a member's from now on, and so is every copy of it.
+    pub(super) fn note_served(&mut self) {
+        if self.found.content == Content::Member {
+            return;
+        }
+        self.found.content = Content::Member;
+        let data = self.midwife.data.clone();
+        tokio::task::spawn_blocking(move || {
+            data.mark_member().map_err(|why| warn!(error = with_causes(&why), "the data is not marked as a member's"))
+        });
+    }
+}
+
+/// What a person has to decide on, and so should hear of.
+pub(super) fn is_refusal(waiting: &Waiting) -> bool {
+    match waiting {
+        Waiting::OtherDatabase { .. } | Waiting::DataLost | Waiting::FormerMaster | Waiting::Unusable(_) => true,
+        Waiting::ForLease
+        | Waiting::ForPredecessor
+        | Waiting::ForMaster
+        | Waiting::ForMasterToStart
+        | Waiting::ForFirstMember
+        | Waiting::ForTheEnd => false,
+    }
+}
