@@ -48,12 +48,25 @@ fn what_is_edited_is_put_right() {
     let lab = lab::shared();
     let ns = lab.empty_namespace("edited");
     objects_of_a_set(&ns);
-    let selector = ns.get("service pgset-master")["spec"]["selector"].clone();
-    let patch = json!({"spec": {"selector": {"pgset.dev/role": "replica"}}}).to_string();
-    ns.try_kubectl_with(&["patch", "service", "pgset-master", "--patch", &patch], None).unwrap();
-    wait_until(SOON, "the selector is put right", || {
-        same(ns.get("service pgset-master")["spec"]["selector"].clone(), &selector)
-    });
+    let managed = "/metadata/labels/app.kubernetes.io~1managed-by";
+    let somebody = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}});
+    let stranger = json!({"subjects": [{"kind": "ServiceAccount", "name": "stranger", "namespace": ns.name}]});
+    for (object, edit, field) in [
+        ("service pgset-master", json!({"spec": {"selector": {"pgset.dev/role": "replica"}}}), "/spec/selector"),
+        ("service pgset-replica", json!({"spec": {"ports": [{"port": 6543, "name": "other"}]}}), "/spec/ports"),
+        ("serviceaccount pgset-sa", somebody.clone(), managed),
+        ("role pgset-sa", json!({"rules": []}), "/rules"),
+        ("rolebinding pgset-sa", stranger, "/subjects"),
+        ("lease pgset-leader", somebody, managed),
+        ("poddisruptionbudget pgset", json!({"spec": {"maxUnavailable": 0}}), "/spec/maxUnavailable"),
+    ] {
+        let value = |object: &serde_json::Value| object.pointer(field).cloned();
+        let before = value(&ns.get(object));
+        let words =
+            [&["patch"], &object.split(' ').collect::<Vec<_>>()[..], &["--type=merge", "--patch", &edit.to_string()]];
+        ns.try_kubectl_with(&words.concat(), None).unwrap_or_else(|said| panic!("{object}: {}", said.err));
+        wait_until(SOON, &format!("{object} is put right"), || same(value(&ns.get(object)), &before));
+    }
 }
 
 #[test]
