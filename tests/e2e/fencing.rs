@@ -112,7 +112,7 @@ fn a_replica_that_is_promoted_by_hand_is_stopped_at_once_and_no_client_writes_to
     let ns = lab.namespace("promoted");
     let db = ns.two_members(&set("pgset"));
     db.master("create table numbers (n int)");
-    let writes = 200;
+    let writes = 60;
     let client = format!(
         "for n in $(seq {writes}); do {} || sleep 0.1; done >/dev/null 2>&1 &",
         db.psql("pgset-master", "insert into numbers values ($n)")
