@@ -27,6 +27,12 @@ const OLD_INSIDE: &str = ".pgset-old";
 const LOCK_INSIDE: &str = ".pgset-lock";
 /// In a data directory that a member has served from under the agent, and in all that were cloned from it.
 const MEMBER: &str = ".pgset-member";
+/// In a data directory that was promoted by hand; it goes where the data goes, and says what it is to whoever looks.
+const PROMOTED: &str = "pgset-promoted";
+/// What it says.
+const PROMOTED_TEXT: &str = "Somebody promoted this replica (pg_promote, pg_ctl promote) while it did not hold the set's Lease, so pgset stopped it.\n\
+                             What it wrote since is on no other member. Move the data directory away to let the member be cloned anew, or, if this\n\
+                             is to be the set's data from now on, remove this file and the other members' data.\n";
 /// What a stranger finds in the directory of the other members.
 const README: &str = "The data directories of the other members of a PostgreSQL set (pgset.dev), one for each pod.\n\
                       The first member's is where it was before the set was annotated. Do not remove this while they run.\n";
@@ -253,6 +259,12 @@ impl DataDirectory {
         major.filter(|major| *major < OLDEST_VERSION).map(|_| version.to_owned())
     }
 
+    /// Whether a replica's data was promoted: PostgreSQL removes the file when it ends recovery, before it accepts writes.
+    #[must_use]
+    pub fn is_promoted(&self) -> bool {
+        self.standby_signal().try_exists().is_ok_and(|exists| !exists)
+    }
+
     /// Notes that this data has been served from under the agent.
     pub fn mark_member(&self) -> Result<()> {
         let mark = self.path.join(MEMBER);
@@ -263,11 +275,21 @@ impl DataDirectory {
         sync(&self.path)
     }
 
+    /// Notes that this data has left the set's history by a promotion that was not the agent's: neither served nor removed from now on.
+    pub fn mark_promoted(&self) -> Result<()> {
+        let mark = self.path.join(PROMOTED);
+        fs::write(&mark, PROMOTED_TEXT).map_err(failed("write", &mark))?;
+        File::open(&mark).and_then(|file| file.sync_all()).map_err(failed("sync", &mark))?;
+        sync(&self.path)
+    }
+
     fn look(&self) -> std::result::Result<Option<()>, String> {
         let version = self.path.join("PG_VERSION");
         match fs::read_to_string(&version) {
             Ok(text) => match text.trim().parse::<u32>() {
-                Ok(major) if major >= OLDEST_VERSION && self.path.join("global/pg_control").is_file() => Ok(Some(())),
+                Ok(major) if major >= OLDEST_VERSION && self.path.join("global/pg_control").is_file() => {
+                    if self.path.join(PROMOTED).exists() { Err(self.promoted()) } else { Ok(Some(())) }
+                }
                 Ok(major) if major >= OLDEST_VERSION => Err(format!(
                     "{} has no global/pg_control: an initdb or copy of somebody else's ended half-way; move it away",
                     self.path.display()
@@ -290,6 +312,14 @@ impl DataDirectory {
             }
             Err(error) => Err(format!("{}: {error}", version.display())),
         }
+    }
+
+    fn promoted(&self) -> String {
+        format!(
+            "this replica was promoted by hand while it did not hold the set's Lease: its data stays as it is; move {} away to let this \
+             member be cloned anew, or, if this is to be the set's data from now on, remove {PROMOTED} from it and the other members' data",
+            self.path.display()
+        )
     }
 
     async fn read_control_file(&self, programs: &Programs, processes: &Processes) -> Data {

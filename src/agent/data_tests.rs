@@ -145,3 +145,24 @@ async fn an_empty_directory_beside_another_database_is_not_for_a_new_one() {
     let Data::Unusable(why) = data.search().await else { panic!("an empty database beside another one") };
     assert!(why.contains(&other.display().to_string()), "{why}");
 }
+
+#[test]
+fn data_that_was_promoted_by_hand_is_no_members_and_its_successor_is() {
+    for inside in [false, true] {
+        let (_root, data) = directory(inside);
+        stage_a_database(&data);
+        data.install().unwrap();
+        data.mark_standby().unwrap();
+        assert!(!data.is_promoted());
+        fs::remove_file(data.standby_signal()).unwrap();
+        assert!(data.is_promoted());
+        data.mark_promoted().unwrap();
+        let why = data.look().unwrap_err();
+        assert!(why.contains("promoted by hand") && why.contains("remove pgset-promoted"), "{why}");
+
+        stage_a_database(&data);
+        data.install().unwrap();
+        assert_eq!(data.look(), Ok(Some(())), "a new clone, inside: {inside}");
+        assert!(data.old().join(PROMOTED).exists());
+    }
+}

@@ -1,7 +1,8 @@
 //! Holding the set's Lease: watch it, take it by compare-and-swap, renew it, give it back.
 //!
 //! The task publishes what [`election::decide`](crate::election::decide) wants to know. The moment at which this member must have
-//! stopped writing is part of that, so that the main loop fences by its own timer even while a renewal hangs.
+//! stopped writing is part of that, so that the main loop fences by its own timer even while a renewal hangs. A renewal counts only once
+//! the fencer knows of it, whose deadline comes a little later: without a fencer nobody leads.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::fencer::Moment;
+use super::fencing;
 use crate::election::claim::{self, Candidate, Claim, Times};
 use crate::election::{Lease, Master};
 
@@ -73,6 +76,7 @@ enum Command {
 pub struct Handle {
     view: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
+    fencer: fencing::Handle,
 }
 
 impl Handle {
@@ -99,6 +103,13 @@ impl Handle {
         let _ = self.commands.send(Command::Announce(master)).await;
     }
 
+    /// Nothing of this member's may write now: if it does not lead either, there is nothing to fence.
+    pub fn stand_down(&self) {
+        if self.view.borrow().fence_at.is_none() {
+            self.fencer.stand();
+        }
+    }
+
     /// Gives the Lease back, if it is held. PostgreSQL must have stopped before.
     pub async fn release(&self) {
         let (done, wait) = oneshot::channel();
@@ -115,6 +126,7 @@ pub fn start(
     name: String,
     me: Candidate,
     times: Times,
+    fencer: fencing::Handle,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
     let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
@@ -129,14 +141,28 @@ pub fn start(
         held: None,
         master: None,
         trouble: None,
+        fencer: fencer.clone(),
         publish,
     };
-    (Handle { view, commands }, tokio::spawn(keeper.run(inbox)))
+    (Handle { view, commands, fencer }, tokio::spawn(keeper.run(inbox)))
 }
 
 struct Held {
     fence_at: Instant,
     renew_at: Instant,
+}
+
+/// When a request was sent, by the clock of this process and by the one that the fencer goes by.
+#[derive(Clone, Copy)]
+struct Sent {
+    at: Instant,
+    moment: Moment,
+}
+
+impl Sent {
+    fn now() -> Self {
+        Self { at: Instant::now(), moment: Moment::now() }
+    }
 }
 
 struct Keeper {
@@ -150,6 +176,7 @@ struct Keeper {
     held: Option<Held>,
     master: Option<Master>,
     trouble: Option<Trouble>,
+    fencer: fencing::Handle,
     publish: watch::Sender<View>,
 }
 
@@ -320,12 +347,16 @@ impl Keeper {
             return;
         }
         let Some(seen) = self.seen.clone() else { return };
-        let started = Instant::now();
+        if !self.fencer.is_there() {
+            warn!(lease = %self.name, "the Lease is not taken: there is no fencer yet");
+            return sleep(RETRY).await;
+        }
+        let sent = Sent::now();
         let wanted = claim::acquired(&seen, &self.identity, self.times, Timestamp::now());
         match self.replace(&wanted).await {
             Ok(lease) => {
                 info!(lease = %self.name, "this member leads");
-                self.hold(lease, started);
+                self.hold(lease, sent);
             }
             Err(Refused::Conflict) => self.reread().await,
             Err(Refused::Forbidden(why)) => {
@@ -340,20 +371,26 @@ impl Keeper {
         }
     }
 
-    fn hold(&mut self, lease: LeaseObject, started: Instant) {
+    /// Without a fencer that knows of it, the Lease is held no longer than it was before.
+    fn hold(&mut self, lease: LeaseObject, sent: Sent) {
         self.seen = Some(lease);
-        self.observed_at = started;
-        self.held =
-            Some(Held { fence_at: started + self.times.fence_after(), renew_at: started + self.times.renew_every() });
+        self.observed_at = sent.at;
+        let held = if self.fencer.kill_at(sent.moment.after(self.times.kill_after())) {
+            Held { fence_at: sent.at + self.times.fence_after(), renew_at: sent.at + self.times.renew_every() }
+        } else {
+            let fence_at = self.held.as_ref().map_or(sent.at, |held| held.fence_at);
+            Held { fence_at, renew_at: Instant::now() + RETRY }
+        };
+        self.held = Some(held);
     }
 
     async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
-        let started = Instant::now();
+        let sent = Sent::now();
         let wanted = claim::renewed(&seen, self.master.as_ref(), self.times, Timestamp::now());
         match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, started),
-            Err(Refused::Conflict) => self.settle_conflict(started).await,
+            Ok(lease) => self.hold(lease, sent),
+            Err(Refused::Conflict) => self.settle_conflict(sent).await,
             Err(Refused::Forbidden(why) | Refused::Failed(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
                 if let Some(held) = self.held.as_mut() {
@@ -364,7 +401,7 @@ impl Keeper {
     }
 
     /// Somebody else wrote the Lease. An annotation by hand or a Lease made anew is no loss of it; another holder is.
-    async fn settle_conflict(&mut self, started: Instant) {
+    async fn settle_conflict(&mut self, sent: Sent) {
         let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
             if let Some(held) = self.held.as_mut() {
                 held.renew_at = Instant::now() + RETRY;
@@ -383,7 +420,7 @@ impl Keeper {
         let mine = claim::acquired(&lease, &self.identity, self.times, Timestamp::now());
         let wanted = claim::renewed(&mine, self.master.as_ref(), self.times, Timestamp::now());
         if let Ok(lease) = self.replace(&wanted).await {
-            self.hold(lease, started);
+            self.hold(lease, sent);
         } else if let Some(held) = self.held.as_mut() {
             held.renew_at = Instant::now() + RETRY;
         }
@@ -399,6 +436,7 @@ impl Keeper {
         } else {
             warn!(lease = %self.name, "the Lease could not be released: it expires by itself");
         }
+        self.fencer.stand();
     }
 
     async fn reread(&mut self) {

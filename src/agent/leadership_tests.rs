@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::*;
+use crate::agent::fencer::Order;
 use crate::election::SystemIdentifier;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -77,7 +78,11 @@ impl ApiServer {
 
     fn start(&self, pod: &str, uid: &str) -> Handle {
         let me = Candidate { pod: pod.to_owned(), uid: uid.to_owned() };
-        start(self.client(), "shop", "pgset-leader".to_owned(), me, Times::of_seconds(6)).0
+        self.start_with(me, fencing::tests::obedient().0)
+    }
+
+    fn start_with(&self, me: Candidate, fencer: fencing::Handle) -> Handle {
+        start(self.client(), "shop", "pgset-leader".to_owned(), me, Times::of_seconds(6), fencer).0
     }
 }
 
@@ -233,4 +238,72 @@ async fn another_member_that_leads_is_no_trouble() {
     let handle = server.start("pgset-0", "uid");
     sleep(SECOND).await;
     assert_eq!(handle.view().trouble(), None);
+}
+
+fn me() -> Candidate {
+    Candidate { pod: "pgset-0".into(), uid: "a".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leads_without_a_fencer() {
+    let server = ApiServer::new(&json!({}));
+    let fencer = fencing::Handle::new();
+    let handle = server.start_with(me(), fencer);
+    until(&handle, "nobody holds it", vacant).await;
+    handle.take().await;
+    sleep(SECOND * 10).await;
+    assert!(vacant(&handle.view().at(Instant::now())));
+    assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_no_fencer_knows_of_does_not_count() {
+    let server = ApiServer::new(&json!({}));
+    let (fencer, other_end) = fencing::tests::obedient();
+    let leader = server.start_with(me(), fencer);
+    until(&leader, "nobody holds it", vacant).await;
+    leader.take().await;
+    until(&leader, "taken", mine).await;
+    other_end.shutdown(std::net::Shutdown::Both).unwrap();
+    let died = Instant::now();
+    until(&leader, "fenced", |lease| !mine(lease)).await;
+    assert!(died.elapsed() <= SECOND * 4 + SECOND / 10, "after {:?}", died.elapsed());
+    assert_eq!(server.holder().as_deref(), Some("pgset-0/a"), "nobody else may lead before it has expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_renewal_moves_the_fencers_deadline_and_only_the_end_of_leadership_takes_it_away() {
+    let server = ApiServer::new(&json!({}));
+    let (fencer, _other_end) = fencing::tests::obedient();
+    let leader = server.start_with(me(), fencer.clone());
+    until(&leader, "nobody holds it", vacant).await;
+    assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
+    leader.take().await;
+    until(&leader, "taken", mine).await;
+    let first = fencing::tests::in_force(&fencer);
+    sleep(SECOND * 3).await;
+    let second = fencing::tests::in_force(&fencer);
+    let (Order::KillAt(first), Order::KillAt(second)) = (first, second) else { panic!("{first:?} {second:?}") };
+    assert!(second > first);
+    leader.stand_down();
+    assert_eq!(fencing::tests::in_force(&fencer), Order::KillAt(second), "it leads");
+
+    server.change(|world| world.reachable = false);
+    until(&leader, "fenced", |lease| !mine(lease)).await;
+    sleep(SECOND).await;
+    assert_eq!(fencing::tests::in_force(&fencer), Order::KillAt(second), "PostgreSQL may not have stopped");
+    leader.stand_down();
+    assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_given_back_leaves_nothing_to_fence() {
+    let server = ApiServer::new(&json!({}));
+    let (fencer, _other_end) = fencing::tests::obedient();
+    let leader = server.start_with(me(), fencer.clone());
+    until(&leader, "nobody holds it", vacant).await;
+    leader.take().await;
+    until(&leader, "taken", mine).await;
+    leader.release().await;
+    assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
 }

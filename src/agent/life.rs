@@ -22,7 +22,7 @@ use super::mounts::OffVolume;
 use super::processes::Processes;
 use super::programs::Programs;
 use super::status::Publisher;
-use super::{Ending, Error, kubernetes, label, leadership, privileges};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, privileges};
 use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
 use crate::errors::with_causes;
@@ -134,12 +134,15 @@ impl Life {
     ) -> Result<Parting, Error> {
         let Self { configuration, processes, publisher, teller } = self.clone();
         let client = kubernetes::client(&configuration.namespace)?;
+        let fencer = fencing::Handle::new();
+        let fencing = fencer.clone().keep(processes.clone());
         let (leadership, keeper) = leadership::start(
             client.clone(),
             &configuration.namespace,
             names::leader(&configuration.set),
             configuration.me.clone(),
             configuration.times,
+            fencer.clone(),
         );
         let (label, labeller) = label::start(
             client.clone(),
@@ -153,6 +156,7 @@ impl Life {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),
             _ = labeller => Err(Error::Ended("labeller")),
+            () = fencing => Err(Error::Ended("keeper of the fencer")),
         }
     }
 

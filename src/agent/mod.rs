@@ -6,6 +6,8 @@ mod birth;
 mod configuration;
 mod data;
 mod events;
+pub mod fencer;
+mod fencing;
 mod kubernetes;
 mod label;
 mod leadership;
@@ -14,6 +16,7 @@ mod member;
 mod mounts;
 mod nameless;
 mod place;
+mod postmasters;
 mod privileges;
 mod processes;
 mod programs;
@@ -100,6 +103,10 @@ async fn live(
     configuration: configuration::Configuration,
     user: Result<Option<PathBuf>, life::Unsettled>,
 ) -> Result<Ending, Error> {
+    if std::process::id() != 1 {
+        // With `shareProcessNamespace`, orphans would be the pause process' children: neither reaped here nor within the fencer's reach.
+        nix::sys::prctl::set_child_subreaper(true).map_err(|error| Error::Start(error.into()))?;
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Start)?;
     let shutdown = async {

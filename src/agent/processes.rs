@@ -22,6 +22,14 @@ pub fn end_container() -> ! {
     std::process::exit(1)
 }
 
+/// A process' parent, by the kernel's table; absent if it has ended.
+#[must_use]
+pub fn parent(process: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; state and parent follow it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// All processes that this one started and still waits for.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
@@ -101,6 +109,12 @@ impl Process {
         Ok(status)
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends a signal; a process that has ended already is no error.
     pub fn signal(&self, signal: Signal) {
         if self.child.id().is_some() {
@@ -137,5 +151,14 @@ impl Drop for Process {
             let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
         self.processes.forget(self.pid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_process_has_its_parent_in_the_kernels_table() {
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert_eq!(super::parent(i32::try_from(std::process::id()).unwrap()), Some(parent));
     }
 }

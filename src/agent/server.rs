@@ -18,7 +18,7 @@ use super::settings;
 
 /// How long a server may take to end at once. PostgreSQL needs milliseconds for it; the Lease leaves a third of its duration, which
 /// is 1.3 s at the least.
-const IMMEDIATE_LIMIT: Duration = Duration::from_millis(800);
+pub const IMMEDIATE_LIMIT: Duration = Duration::from_millis(800);
 
 /// Why a server can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +187,12 @@ impl Server {
             .stdin(Stdio::null());
         let process = processes.start(&mut command).map_err(|source| Error::Run { program: "postgres", source })?;
         Ok(Self { process, pid_file: data.pid_file(), settings })
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.process.number()
     }
 
     /// Completes when the server has ended. Cancel-safe.

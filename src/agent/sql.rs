@@ -59,6 +59,8 @@ pub struct MasterFacts {
 /// What a replica says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaFacts {
+    /// It accepts writes: somebody promoted it.
+    pub is_promoted: bool,
     /// The timeline that it receives, while it streams.
     pub streaming_timeline: Option<u32>,
     /// Bytes received and not yet replayed.
@@ -171,13 +173,15 @@ impl Sql {
                 "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
                         coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
                         CASE WHEN current_setting('restore_command') = '' \
-                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END",
+                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END, \
+                        NOT pg_is_in_recovery()",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
             streaming_timeline: row.get::<_, Option<i32>>(0).and_then(|timeline| u32::try_from(timeline).ok()),
             replay_lag_bytes: row.get(1),
             replayed: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
+            is_promoted: row.get(3),
         }))
     }
 

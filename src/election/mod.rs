@@ -106,6 +106,8 @@ pub enum Server {
     },
     /// Running, or starting, and accepts writes or will.
     Master,
+    /// Running, and accepts writes though it was started as a standby: somebody promoted it by hand.
+    Promoted,
     /// Running, or starting, as a standby.
     Replica {
         /// The master that it is set to follow.
@@ -217,7 +219,7 @@ impl fmt::Display for Waiting {
 /// From what a member observes to what it does next.
 ///
 /// Only a member whose data was a master's asks for the Lease: this version promotes no replica. `Lease::Mine` is the only state in
-/// which a server may accept writes, so every other one fences it.
+/// which a server may accept writes, so every other one fences it; and a server that was promoted by anybody else is fenced in all.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
     let Observation { lease, data, server, first } = observation;
@@ -226,6 +228,8 @@ pub fn decide(observation: &Observation) -> Action {
             Lease::Mine { .. } => Action::Stay,
             _ => Action::Fence,
         },
+        // What it wrote is no part of the set's history, not even if nobody else leads.
+        Server::Promoted => Action::Fence,
         Server::Replica { follows, stuck_at } => match lease {
             Lease::Other { master: Some(master) } if is_stranded(*stuck_at, master) => {
                 Action::CloneAnew(master.clone())

@@ -125,6 +125,17 @@ fn a_replica_whose_wal_is_gone_from_the_master_is_cloned_anew() {
 }
 
 #[test]
+fn the_agent_fences_first_then_the_fencer_and_only_then_may_another_lead() {
+    for seconds in 4..=60 {
+        let times = claim::Times::of_seconds(seconds);
+        // The agent needs milliseconds to stop PostgreSQL, and the kernel to end what was killed.
+        let margin = std::time::Duration::from_millis(600);
+        assert!(times.fence_after() + margin <= times.kill_after(), "{times:?}");
+        assert!(times.kill_after() + margin <= times.duration, "{times:?}");
+    }
+}
+
+#[test]
 fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
     let observation = Observation {
         lease: Lease::Mine { set: Some(SET) },
@@ -133,6 +144,13 @@ fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
         first: true,
     };
     assert_eq!(decide(&observation), Action::Wait(Waiting::ForTheEnd));
+}
+
+proptest! {
+    #[test]
+    fn a_replica_that_was_promoted_by_hand_is_fenced_whoever_leads(lease in leases(), data in data(), first: bool) {
+        prop_assert_eq!(decide(&Observation { lease, data, server: Server::Promoted, first }), Action::Fence);
+    }
 }
 
 fn leases() -> impl Strategy<Value = Lease> {
@@ -163,6 +181,7 @@ fn servers() -> impl Strategy<Value = Server> {
         Just(Server::Bootstrapping),
         Just(Server::Cloning { from: master() }),
         Just(Server::Master),
+        Just(Server::Promoted),
         Just(Server::Replica { follows: master(), stuck_at: None }),
         Just(Server::Replica { follows: master(), stuck_at: Some(Lsn(1)) }),
     ]
@@ -175,7 +194,7 @@ proptest! {
         let action = decide(&Observation { lease, data, server: server.clone(), first });
         if !mine {
             prop_assert!(!matches!(action, Action::Bootstrap | Action::StartMaster));
-            if matches!(server, Server::Master | Server::Bootstrapping) {
+            if matches!(server, Server::Master | Server::Promoted | Server::Bootstrapping) {
                 prop_assert_eq!(action, Action::Fence);
             }
         }

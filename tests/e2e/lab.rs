@@ -438,6 +438,12 @@ impl Database<'_> {
         said.map(|said| said.out).map_err(|said| format!("{host}: {}", said.err))
     }
 
+    /// The line by which a shell in the client's pod asks this at a host; the shell sees what is in it as between double quotes.
+    pub fn psql(&self, host: &str, sql: &str) -> String {
+        let Self { user, password, name, .. } = self;
+        format!("PGPASSWORD='{password}' PGCONNECT_TIMEOUT=3 psql -X -A -t -q -h {host} -U {user} {name} -c \"{sql}\"")
+    }
+
     /// Through the Service to the master.
     pub fn master(&self, sql: &str) -> String {
         self.at(&format!("{}-master", self.set), sql).unwrap_or_else(|error| panic!("{sql}: {error}"))

@@ -18,6 +18,7 @@ mod bootstrap;
 mod children;
 mod commands;
 mod denials;
+mod fencing;
 mod install;
 mod load;
 mod names;

@@ -30,6 +30,28 @@ pub fn kill(namespace: &Namespace<'_>, pod: &str, container: &str) {
     ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
 }
 
+/// A signal to a container's first process, which cannot refuse the node's root.
+pub fn signal_first(namespace: &Namespace<'_>, pod: &str, container: &str, signal: &str) {
+    signal_process(first_process(namespace, pod, container), signal);
+}
+
+/// A signal to a process of the node.
+pub fn signal_process(number: u32, signal: &str) {
+    let mut command = Command::new("kill");
+    command.args(["-s", signal, &number.to_string()]);
+    run(&mut command, None).unwrap_or_else(|said| panic!("{command:?}: {}", said.err));
+}
+
+/// The processes in a container whose command line begins so, without those that have ended and were not reaped.
+pub fn running(namespace: &Namespace<'_>, pod: &str, container: &str, command: &str) -> Vec<u32> {
+    let id = container_id(namespace, pod, container);
+    let begins = |number: &u32| {
+        fs::read(format!("/proc/{number}/cmdline"))
+            .is_ok_and(|words| String::from_utf8_lossy(&words).replace('\0', " ").starts_with(command))
+    };
+    numbers(&id).filter(begins).collect()
+}
+
 /// The address under which pods find the API server.
 const API_SERVER: &str = "198.19.0.1";
 
@@ -55,16 +77,18 @@ fn in_network_of(namespace: &Namespace<'_>, pod: &str, container: &str, rules: &
 
 fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> u32 {
     let id = container_id(namespace, pod, container);
+    numbers(&id).min().unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+}
+
+/// The processes in a container, by the node's numbers.
+fn numbers(id: &str) -> impl Iterator<Item = u32> {
     let numbers = fs::read_dir("/proc")
         .unwrap()
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers
-        .filter(|number: &u32| {
-            fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(&id))
-        })
-        .min()
-        .unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+    numbers.filter(move |number: &u32| {
+        fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
+    })
 }
 
 /// Another name for an image that the node has.

@@ -1,5 +1,6 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
+mod others;
 mod refusing;
 mod state;
 mod upkeep;
@@ -21,13 +22,15 @@ use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
-use super::{label, leadership};
+use super::{label, leadership, postmasters};
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
 const TURN: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
+/// The pace of a replica: a promotion by hand is noticed, and ended, within a second.
+const TURN_OF_REPLICA: Duration = Duration::from_millis(500);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
 /// How a member's life ends.
@@ -105,7 +108,9 @@ impl Member {
                 () = sleep(pace) => {}
             }
             self.publisher.update(|status| status.turned_at = Some(Instant::now()));
+            self.stop_server_of_others().await;
             self.turn().await;
+            self.stand_down();
             if let Some(refusal) = self.refused() {
                 self.leadership.release().await;
                 return Parting::Refused(refusal);
@@ -127,11 +132,16 @@ impl Member {
         match &self.state {
             State::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
             State::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => TURN / 5,
+            State::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
+            State::Running(Running { role: Role::Promoted, .. }) => Duration::ZERO,
+            // Whoever stopped it may start it again.
+            State::StoppedByOthers { .. } => TURN / 5,
             _ => TURN,
         }
     }
 
     async fn turn(&mut self) {
+        self.stand_down();
         if Instant::now() < self.retry.not_before && matches!(self.state, State::Stopped) {
             return;
         }
@@ -163,6 +173,7 @@ impl Member {
             State::Bootstrapping(_) => election::Server::Bootstrapping,
             State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
             State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
+            State::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
             State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
                 election::Server::Replica { follows: follows.clone(), stuck_at: *stuck_at }
             }
@@ -237,6 +248,8 @@ impl Member {
 
     async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
         let Midwife { configuration, programs, processes, data } = &self.midwife;
+        // A server that was killed may have left backends, and its pid file.
+        postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
         info!(role = role.name(), "starting PostgreSQL");
         let server = Server::start(configuration, data, programs, processes).await?;
@@ -270,12 +283,15 @@ impl Member {
         self.publisher.counts.fences.inc();
         self.label.set(label::Role::None);
         self.stop_at_once().await;
-        self.tell("stopped: the Lease could not be kept");
+        self.tell("stopped: without the Lease nothing may write");
     }
 
     async fn stop_at_once(&mut self) {
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(mut running) => running.server.stop(Stop::Immediate).await,
+            State::Running(mut running) => {
+                running.server.stop(Stop::Immediate).await;
+                self.look_at_data_of(&running.role);
+            }
             // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
             State::Bootstrapping(_) => end_container(),
             // The task owns its child process, which is killed with it.
@@ -299,6 +315,9 @@ impl Member {
     /// Something ended by itself: the server, a bootstrap or a clone.
     fn note_end(&mut self, ended: Ended) {
         self.not_serving();
+        if let State::Running(running) = &self.state {
+            self.look_at_data_of(&running.role);
+        }
         let starting_master =
             matches!(self.state, State::Running(Running { role: Role::Master { announced: None }, .. }));
         self.state = State::Stopped;
@@ -309,6 +328,7 @@ impl Member {
             }
             Ended::Server(status) => {
                 error!(%status, "PostgreSQL ended, starting it again");
+                postmasters::kill_all(self.midwife.data.path());
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
                 if starting_master {
@@ -360,6 +380,9 @@ impl Member {
                 Stop::Fast
             };
             running.server.stop(how).await;
+        }
+        if let State::Running(running) = &self.state {
+            self.look_at_data_of(&running.role);
         }
         if matches!(self.state, State::Bootstrapping(_)) {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.

@@ -36,8 +36,15 @@ pub(super) struct Running {
 }
 
 pub(super) enum Role {
-    Master { announced: Option<Master> },
-    Replica { follows: Master, stuck_at: Option<Lsn> },
+    Master {
+        announced: Option<Master>,
+    },
+    Replica {
+        follows: Master,
+        stuck_at: Option<Lsn>,
+    },
+    /// It was started as a replica and accepts writes by somebody else's order.
+    Promoted,
 }
 
 /// A pause after a failure.
@@ -62,6 +69,7 @@ impl Role {
         match self {
             Self::Master { .. } => "master",
             Self::Replica { .. } => "replica",
+            Self::Promoted => "none",
         }
     }
 }
@@ -78,6 +86,15 @@ pub(super) enum Birth {
 }
 
 impl State {
+    /// Something of this member's may write, or is about to.
+    pub(super) fn may_write(&self) -> bool {
+        match self {
+            Self::Bootstrapping(_) => true,
+            Self::Running(running) => matches!(running.role, Role::Master { .. } | Role::Promoted),
+            Self::Stopped | Self::StoppedByOthers { .. } | Self::Cloning { .. } => false,
+        }
+    }
+
     /// Completes when what runs has ended. Cancel-safe.
     pub(super) async fn ended(&mut self) -> Ended {
         match self {

@@ -20,6 +20,9 @@ impl Member {
         }
         match running.connect(self.midwife.configuration.port).await {
             Ok(()) => {}
+            Err(why) if matches!(running.role, Role::Replica { .. }) && self.midwife.data.is_promoted() => {
+                return self.note_promotion(&with_causes(&why));
+            }
             Err(sql::Error::NoRole) => return self.adopt().await,
             Err(sql::Error::Starting) => return self.not_ready("PostgreSQL does not accept connections yet"),
             Err(why) => return self.not_ready(&with_causes(&why)),
@@ -27,6 +30,7 @@ impl Member {
         let outcome = match &running.role {
             Role::Master { .. } => self.look_after_master().await,
             Role::Replica { .. } => self.look_after_replica().await,
+            Role::Promoted => Ok(()),
         };
         if let Err(why) = outcome {
             self.not_ready(&with_causes(&why));
@@ -147,6 +151,10 @@ impl Member {
             return Ok(());
         };
         let facts = sql.replica_facts().await?;
+        if facts.is_promoted {
+            self.note_promotion("it is not in recovery");
+            return Ok(());
+        }
         let streams = facts.streaming_timeline == Some(follows.timeline);
         *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
         let (system, pod) = (follows.system.to_string(), follows.pod.clone());

@@ -1,0 +1,185 @@
+//! Whatever becomes of the agent or of PostgreSQL, nothing writes without the Lease.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{
+    lab::{self, Database, Namespace, SOON, START, same, wait_until},
+    manifests::set,
+    node,
+};
+
+const POSTMASTER: &str = "/pgdata/data/postmaster.pid";
+
+/// How many processes of PostgreSQL's server a member runs: the postmaster goes by its path, the others by what they do.
+fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
+    ["/usr/lib/postgresql/", "postgres: "].map(|command| node::running(ns, pod, "postgres", command).len()).iter().sum()
+}
+
+fn number_of_postmaster(ns: &Namespace<'_>, pod: &str) -> String {
+    ns.shell(pod, "postgres", &format!("head -n 1 {POSTMASTER}")).unwrap().out
+}
+
+fn renewed(ns: &Namespace<'_>) -> Timestamp {
+    ns.get("lease pgset-leader")["spec"]["renewTime"].as_str().unwrap().parse().unwrap()
+}
+
+/// The time at the beginning of the first line with these words.
+fn told(log: &str, words: &str) -> Option<Timestamp> {
+    log.lines().find(|line| line.contains(words))?.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn a_master_whose_agent_is_stopped_is_dead_before_anyone_else_may_lead_and_comes_back_with_the_agent() {
+    let lab = lab::shared();
+    let ns = lab.namespace("frozen-agent");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
+
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+
+    let watched = Instant::now();
+    while servers(&ns, "pgset-0") > 0 {
+        assert!(watched.elapsed() < Duration::from_secs(10), "PostgreSQL lives on without its agent");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let dead = Timestamp::now();
+    let silence = dead.duration_since(renewed(&ns)).as_secs_f64();
+    assert!((4.5..6.0).contains(&silence), "dead {silence} s after the last renewal of a Lease of 6 s");
+    assert!(db.at("pgset-master", "insert into numbers values (0)").is_err(), "a write was accepted");
+
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+    db.wait_streaming(&["pgset-1"]);
+    db.master("insert into numbers values (0)");
+    assert_eq!(ns.label("pod pgset-0", "pgset.dev/role").as_deref(), Some("master"));
+}
+
+#[test]
+fn a_backend_that_outlives_its_postmaster_is_dead_before_the_next_server_starts() {
+    let lab = lab::shared();
+    let ns = lab.namespace("killed-server");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
+    // It asks nobody for anything, and so does not notice that its server is gone.
+    ns.shell(
+        "client",
+        "client",
+        &format!("{} >/dev/null 2>&1 &", db.psql("pgset-master", "do 'begin loop end loop; end'")),
+    )
+    .unwrap();
+    let busy = "select count(*) from pg_stat_activity where query like 'do%' and state = 'active'";
+    db.wait_for("pgset-master", busy, "1");
+    let first = number_of_postmaster(&ns, "pgset-0");
+
+    let killed = Instant::now();
+    ns.shell("pgset-0", "postgres", &format!("kill -KILL {first}")).unwrap();
+
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+    assert!(killed.elapsed() < Duration::from_secs(10), "it took {:?}", killed.elapsed());
+    db.wait_for("pgset-master", busy, "0");
+    assert_eq!(ns.get("pod pgset-0")["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[test]
+fn a_member_whose_fencer_is_killed_has_another_at_once_and_stays_what_it_is() {
+    let lab = lab::shared();
+    let ns = lab.namespace("killed-fencer");
+    let db = ns.two_members(&set("pgset"));
+    let server = number_of_postmaster(&ns, "pgset-0");
+    let fencer = || {
+        let found = node::running(&ns, "pgset-0", "postgres", "pgset fencer");
+        found.first().copied().ok_or_else(|| "no fencer".to_owned())
+    };
+    let first = wait_until(SOON, "a fencer", fencer);
+
+    node::signal_process(first, "KILL");
+
+    wait_until(SOON, "another fencer", || {
+        fencer().and_then(|number| if number == first { Err("the first".to_owned()) } else { Ok(()) })
+    });
+    thread::sleep(Duration::from_secs(7)); // longer than a Lease, which would have run out
+    assert_eq!(number_of_postmaster(&ns, "pgset-0"), server);
+    db.master("create table t ()");
+}
+
+#[test]
+fn a_replica_that_is_promoted_by_hand_is_stopped_at_once_and_no_client_writes_to_it() {
+    let lab = lab::shared();
+    let ns = lab.namespace("promoted");
+    let db = ns.two_members(&set("pgset"));
+    db.master("create table numbers (n int)");
+    let writes = 60;
+    let client = format!(
+        "for n in $(seq {writes}); do {} || sleep 0.1; done >/dev/null 2>&1 &",
+        db.psql("pgset-master", "insert into numbers values ($n)")
+    );
+    ns.shell("client", "client", &client).unwrap();
+
+    let promoted = Timestamp::now();
+    db.at("pgset-1.pgset", "select pg_promote(wait => false)").unwrap();
+
+    wait_until(SOON, "it is stopped", || match servers(&ns, "pgset-1") {
+        0 => Ok(()),
+        some => Err(format!("{some} processes")),
+    });
+    let log = ns.kubectl("logs pgset-1 --container=postgres");
+    let stopped = told(&log, "PostgreSQL stops now").expect(&log);
+    let took = stopped.duration_since(promoted).as_secs_f64();
+    assert!(took < 2.0, "{took} s, of which kubectl takes a part\n{log}");
+    wait_until(SOON, "it has no role", || same(ns.label("pod pgset-1", "pgset.dev/role"), &None));
+    assert_eq!(ns.label("pod pgset-0", "pgset.dev/role").as_deref(), Some("master"));
+    wait_until(SOON, "an Event", || {
+        let events = ns.events("StatefulSet", "pgset");
+        if events.iter().any(|event| event.starts_with("DataRefused: pgset-1") && event.contains("promoted by hand")) {
+            Ok(())
+        } else {
+            Err(format!("{events:?}"))
+        }
+    });
+    written_by_all(&db, writes);
+
+    // The master's Lease is free for a moment: data that has left the set's history does not take it.
+    ns.kubectl("delete pod pgset-0 --timeout=60s");
+    written_by_all(&db, writes);
+    assert_eq!(servers(&ns, "pgset-1"), 0);
+}
+
+fn written_by_all(db: &Database<'_>, writes: u32) {
+    let wanted = format!("{writes}|{writes}");
+    let seen = || {
+        db.at("pgset-master", "select count(*), count(distinct n) from numbers")
+            .and_then(|seen| same(seen, wanted.as_str()))
+    };
+    wait_until(START, "all rows are there, once", seen);
+}
+
+#[test]
+fn a_server_that_was_started_by_hand_gives_way_to_the_agents_own() {
+    let lab = lab::shared();
+    let ns = lab.namespace("pg-ctl");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
+    for (pod, role) in [("pgset-0", "master"), ("pgset-1", "replica")] {
+        let first = number_of_postmaster(&ns, pod);
+
+        // What pg_ctl says of it does not matter: its server may be gone before it has seen it.
+        let _ = ns.shell(pod, "postgres", "gosu postgres pg_ctl -D /pgdata/data -m fast restart >/dev/null 2>&1");
+
+        wait_until(SOON, &format!("the agent's own server on {pod}"), || {
+            let log = ns.kubectl(&format!("logs {pod} --container=postgres"));
+            let (_, since) = log.split_once("that the agent did not start").ok_or_else(|| log.clone())?;
+            if since.contains("starting PostgreSQL") { Ok(()) } else { Err(log.clone()) }
+        });
+        db.wait_streaming(&["pgset-1"]);
+        assert_ne!(number_of_postmaster(&ns, pod), first);
+        wait_until(SOON, &format!("the role of {pod}"), || {
+            same(ns.label(&format!("pod {pod}"), "pgset.dev/role"), &Some(role.to_owned()))
+        });
+        assert_eq!(ns.get(&format!("pod {pod}"))["status"]["containerStatuses"][0]["restartCount"], 0);
+    }
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+}
