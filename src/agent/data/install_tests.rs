@@ -135,7 +135,7 @@ fn started(start: Start) -> (tempfile::TempDir, DataDirectory) {
     match start.content {
         Content::Nothing => {}
         Content::AMark => Volume.make_file(&data.path.join(MEMBER)).unwrap(),
-        Content::ADatabase => clone_of(&data, "first"),
+        Content::ADatabase => fill(&data.path, "first", SET),
         Content::AClone => {
             clone_of(&data, "first");
             data.on(&Dying::never()).release_kept(SET).unwrap();
@@ -239,6 +239,9 @@ fn after_a_crash_before_any_step_there_is_one_whole_database_and_what_it_replace
         loop {
             let (_root, data) = started(start);
             let outcome = clone_on(&data, &Dying::before(last), "new");
+            if data.look() == Ok(Some(())) {
+                assert!(database(&data.path).is_some(), "a part of a database is none to anybody");
+            }
             start_on(&data, &Dying::never()).unwrap_or_else(|why| panic!("{start:?}, crash {last}: {why:?}"));
             assert_nothing_lost(start, &data);
             assert_it_goes_on(&data);
