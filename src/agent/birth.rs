@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use tracing::info;
 
 use super::configuration::{self, Configuration, Passwords, run_directory};
-use super::data::{self, DataDirectory};
+use super::data::{self, DataDirectory, Origin};
 use super::processes::Processes;
 use super::programs::Programs;
 use super::{nameless, settings, sql, stand_in};
@@ -80,7 +80,7 @@ impl Midwife {
             None => self.initialize(&staging).await?,
         }
         self.make_agent_role(&staging).await?;
-        self.data.install()?;
+        self.data.install(Origin::Bootstrap)?;
         info!("the new database is complete");
         Ok(())
     }
@@ -194,7 +194,8 @@ impl Midwife {
         write_following(&staging, &connection, &slot)?;
         let signal = staging.join("standby.signal");
         fs::File::create(&signal).map_err(|source| Error::Write { path: signal, source })?;
-        self.data.install()?;
+        self.data.install(Origin::Clone(master.system))?;
+        self.data.remove_released();
         info!(seconds = started.elapsed().as_secs_f32(), "cloned");
         Ok(())
     }

@@ -2,29 +2,31 @@
 //!
 //! A clone or a new database is made in a staging directory and moved in when complete, so that a member that dies half-way starts
 //! over instead of serving half a database. The staging directory stands beside the data directory, or, where that is the mount
-//! itself or its parent is not writable, inside it.
+//! itself or its parent is not writable, inside it. A data directory that is a symbolic link is where the link leads.
+
+mod disk;
+mod install;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+pub use self::install::Origin;
+use super::mounts;
 use super::place::Place;
 use super::processes::Processes;
 use super::programs::Programs;
 use super::search;
 use crate::election::{Data, SystemIdentifier};
+use crate::errors::with_causes;
 
 /// The oldest PostgreSQL that the agent knows how to run: since 13 a standby takes a new master's address without a restart.
 const OLDEST_VERSION: u32 = 13;
-/// Inside a staging directory: all of it has arrived.
-const COMPLETE: &str = ".pgset-complete";
-/// The staging directory's name where it stands inside the data directory.
-const STAGING_INSIDE: &str = ".pgset-staging";
-/// The name, inside the data directory, of the data that a new clone replaces.
-const OLD_INSIDE: &str = ".pgset-old";
-/// The lock's name where it stands inside the data directory.
-const LOCK_INSIDE: &str = ".pgset-lock";
+/// The lock's name, beside the data directory or inside it.
+const LOCK: &str = ".pgset-lock";
+/// Where a database keeps what it is.
+const CONTROL_FILE: &str = "global/pg_control";
 /// In a data directory that a member has served from under the agent, and in all that were cloned from it.
 const MEMBER: &str = ".pgset-member";
 /// In a data directory that was promoted by hand; it goes where the data goes, and says what it is to whoever looks.
@@ -57,6 +59,23 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+    /// A file that is not the agent's stands where the new database goes.
+    #[error("{} is in the way of a database that goes there: move it away", path.display())]
+    InTheWay {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// What was copied is not what should have been.
+    #[error(
+        "the copy is of another database (system identifier {}, the set's is {expected}): it is not used",
+        found.map_or_else(|| "unknown".to_owned(), |found| found.to_string())
+    )]
+    OtherDatabase {
+        /// What the copy says.
+        found: Option<SystemIdentifier>,
+        /// What the set is.
+        expected: SystemIdentifier,
+    },
 }
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -76,6 +95,13 @@ pub struct DataDirectory {
     searched: Option<PathBuf>,
 }
 
+/// What changes when the data in the directory is exchanged for other data; cheap enough to look at every second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    control_file: Option<(u64, u64, i64, i64)>,
+    standby: bool,
+}
+
 /// Held as long as this member may touch the data directory.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code)] Option<File>);
@@ -85,7 +111,14 @@ pub struct Lock(#[allow(dead_code)] Option<File>);
 impl DataDirectory {
     /// The directory exists already and belongs to the PostgreSQL user.
     pub fn open(place: &Place) -> Result<Self> {
-        let Place { directory: path, members, searched, .. } = place.clone();
+        let Place { directory, members, searched, .. } = place.clone();
+        // A link with a slash behind it would not be known as one.
+        let directory: PathBuf = directory.components().collect();
+        let is_link = fs::symlink_metadata(&directory).is_ok_and(|found| found.is_symlink());
+        let real = |path: &Path| mounts::resolved(path).map_err(failed("find", path));
+        // A clone that replaced the link would be off the volume.
+        let path = if is_link { real(&directory)? } else { directory };
+        let members = if is_link { members.as_deref().map(real).transpose()? } else { members };
         let mode = fs::metadata(&path).map_err(failed("find", &path))?.permissions().mode();
         if mode & 0o027 != 0 {
             // PostgreSQL refuses a directory that others may read; a volume's root often is one.
@@ -93,7 +126,8 @@ impl DataDirectory {
                 .map_err(failed("restrict the mode of", &path))?;
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let inside = is_mount_point(&path)? || !is_writable(parent);
+        let holds_members = members.as_ref().is_some_and(|members| members.starts_with(&path));
+        let inside = holds_members || is_mount_point(&path)? || !is_writable(parent);
         if let Some(members) = members.as_ref().filter(|members| path.starts_with(members)) {
             // For people; nobody reads it to decide anything.
             let _ = fs::write(members.join("README"), README);
@@ -107,28 +141,9 @@ impl DataDirectory {
         &self.path
     }
 
-    /// Where a new one is made.
-    #[must_use]
-    pub fn staging(&self) -> PathBuf {
-        self.sibling_or(STAGING_INSIDE, ".pgset-staging")
-    }
-
-    fn old(&self) -> PathBuf {
-        self.sibling_or(OLD_INSIDE, ".pgset-old")
-    }
-
-    fn sibling_or(&self, inside: &str, suffix: &str) -> PathBuf {
-        if self.inside {
-            return self.path.join(inside);
-        }
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        self.path.with_file_name(name)
-    }
-
     /// Takes the lock, which ends with this process. A file system without locks (some NFS exports) is told and accepted.
     pub fn lock(&self) -> Result<Lock> {
-        let path = self.sibling_or(LOCK_INSIDE, ".pgset-lock");
+        let path = self.named(LOCK);
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed("open", &path))?;
         match file.try_lock() {
@@ -141,99 +156,25 @@ impl DataDirectory {
         }
     }
 
-    /// Finishes what an earlier life of this member left: a complete staging directory is moved in, a part of one is removed.
-    pub fn recover(&self) -> Result<()> {
-        let staging = self.staging();
-        if staging.join(COMPLETE).exists() {
-            return self.install();
-        }
-        remove_tree(&staging)
-    }
-
-    /// An empty staging directory.
-    pub fn new_staging(&self) -> Result<PathBuf> {
-        let staging = self.staging();
-        remove_tree(&staging)?;
-        fs::DirBuilder::new().mode(0o700).create(&staging).map_err(failed("make", &staging))?;
-        Ok(staging)
-    }
-
-    /// Moves a complete staging directory to its place, and data that is there already aside. May be called again after any crash
-    /// in between.
-    pub fn install(&self) -> Result<()> {
-        let staging = self.staging();
-        let complete = staging.join(COMPLETE);
-        File::create(&complete).and_then(|file| file.sync_all()).map_err(failed("make", &complete))?;
-        sync(&staging)?;
-        if self.path.join("global/pg_control").exists() {
-            self.set_aside()?;
-        }
-        if self.inside {
-            self.move_entries(&staging)?;
-        } else {
-            // Only an empty directory gives way to a rename, so nothing can be lost here.
-            fs::rename(&staging, &self.path).map_err(failed("move the new data directory to", &self.path))?;
-        }
-        for leftover in [self.path.join(COMPLETE), self.path.join(LOCK_INSIDE)] {
-            if !self.inside || leftover.ends_with(COMPLETE) {
-                let _ = fs::remove_file(leftover);
-            }
-        }
-        sync(&self.path)?;
-        self.path.parent().map_or(Ok(()), sync)
-    }
-
-    /// Keeps the data that a new clone replaces, until [`Self::remove_old`].
-    fn set_aside(&self) -> Result<()> {
-        let old = self.old();
-        remove_tree(&old)?;
-        if !self.inside {
-            return fs::rename(&self.path, &old).map_err(failed("move the old data directory to", &old));
-        }
-        // `global` goes first: what is left behind by a crash is then no database, and the next start goes on here.
-        fs::DirBuilder::new().mode(0o700).create(&old).map_err(failed("make", &old))?;
-        let mut names = self.entries()?;
-        names.sort_by_key(|name| name != "global");
-        for name in names {
-            let target = old.join(&name);
-            fs::rename(self.path.join(&name), &target).map_err(failed("move the old data to", &target))?;
-        }
-        sync(&self.path)
-    }
-
-    /// Removes data that a clone replaced: the clone streams.
-    pub fn remove_old(&self) -> Result<()> {
-        remove_tree(&self.old())
-    }
-
-    /// What the data directory holds, without what the agent and the file system keep there.
-    fn entries(&self) -> Result<Vec<std::ffi::OsString>> {
-        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
-        let others = entries.flatten().filter(|entry| self.members.as_ref() != Some(&entry.path()));
-        let own = ["lost+found", STAGING_INSIDE, LOCK_INSIDE, OLD_INSIDE, MEMBER];
-        Ok(others.map(|entry| entry.file_name()).filter(|name| !own.iter().any(|own| name == own)).collect())
-    }
-
-    /// `global`, which holds the control file, goes last: a data directory with it is whole.
-    fn move_entries(&self, staging: &Path) -> Result<()> {
-        let mut names: Vec<_> =
-            fs::read_dir(staging).map_err(failed("list", staging))?.flatten().map(|entry| entry.file_name()).collect();
-        names.retain(|name| ![COMPLETE, LOCK_INSIDE, STAGING_INSIDE, OLD_INSIDE].iter().any(|own| name == own));
-        names.sort_by_key(|name| name == "global");
-        for name in names {
-            let target = self.path.join(&name);
-            fs::rename(staging.join(&name), &target).map_err(failed("move the new data to", &target))?;
-        }
-        sync(&self.path)?;
-        remove_tree(staging)
-    }
-
     /// Looks at what is there.
     pub async fn inspect(&self, programs: &Programs, processes: &Processes) -> Data {
+        if let Err(why) = self.finish() {
+            return Data::Unusable(with_causes(&why));
+        }
         match self.look() {
             Ok(Some(())) => self.read_control_file(programs, processes).await,
             Ok(None) => self.search().await,
             Err(why) => Data::Unusable(why),
+        }
+    }
+
+    /// What tells this data from other data.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let control_file = fs::metadata(self.path.join(CONTROL_FILE)).ok();
+        Fingerprint {
+            control_file: control_file.map(|found| (found.dev(), found.ino(), found.mtime(), found.mtime_nsec())),
+            standby: self.standby_signal().exists(),
         }
     }
 
@@ -287,7 +228,7 @@ impl DataDirectory {
         let version = self.path.join("PG_VERSION");
         match fs::read_to_string(&version) {
             Ok(text) => match text.trim().parse::<u32>() {
-                Ok(major) if major >= OLDEST_VERSION && self.path.join("global/pg_control").is_file() => {
+                Ok(major) if major >= OLDEST_VERSION && self.path.join(CONTROL_FILE).is_file() => {
                     if self.path.join(PROMOTED).exists() { Err(self.promoted()) } else { Ok(Some(())) }
                 }
                 Ok(major) if major >= OLDEST_VERSION => Err(format!(
@@ -379,11 +320,11 @@ fn system_identifier(control_data: &str) -> Option<SystemIdentifier> {
     line.trim().parse().ok().map(SystemIdentifier)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
-    }
+/// Which database is in a directory: the control file begins with its identifier, in the machine's order of bytes.
+fn system_at(directory: &Path) -> Option<SystemIdentifier> {
+    let mut bytes = [0; 8];
+    File::open(directory.join(CONTROL_FILE)).and_then(|mut file| file.read_exact(&mut bytes)).ok()?;
+    Some(SystemIdentifier(u64::from_ne_bytes(bytes)))
 }
 
 fn sync(directory: &Path) -> Result<()> {

@@ -2,88 +2,30 @@
 
 use super::*;
 
-fn directory(inside: bool) -> (tempfile::TempDir, DataDirectory) {
+fn directory() -> (tempfile::TempDir, DataDirectory) {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("data");
     fs::create_dir(&path).unwrap();
-    (root, DataDirectory { path, inside, members: None, searched: None })
-}
-
-fn stage_a_database(data: &DataDirectory) {
-    let staging = data.new_staging().unwrap();
-    fs::create_dir(staging.join("global")).unwrap();
-    fs::write(staging.join("global/pg_control"), "x").unwrap();
-    fs::write(staging.join("PG_VERSION"), "17\n").unwrap();
-}
-
-#[test]
-fn a_complete_database_takes_its_place_and_leaves_nothing_behind() {
-    for inside in [false, true] {
-        let (_root, data) = directory(inside);
-        stage_a_database(&data);
-        data.install().unwrap();
-        assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
-        assert!(!data.staging().exists());
-        assert!(!data.path().join(COMPLETE).exists());
-    }
-}
-
-#[test]
-fn a_new_clone_replaces_old_data_and_the_old_stays_until_it_is_removed() {
-    for inside in [false, true] {
-        let (_root, data) = directory(inside);
-        stage_a_database(&data);
-        data.install().unwrap();
-        fs::write(data.path().join("marker"), "old").unwrap();
-        stage_a_database(&data);
-        data.install().unwrap();
-        assert_eq!(data.look(), Ok(Some(())), "inside: {inside}");
-        assert!(!data.path().join("marker").exists());
-        assert!(data.old().join("marker").exists());
-        data.remove_old().unwrap();
-        assert!(!data.old().exists());
-    }
-}
-
-#[test]
-fn a_half_made_database_is_thrown_away() {
-    for inside in [false, true] {
-        let (_root, data) = directory(inside);
-        stage_a_database(&data);
-        data.recover().unwrap();
-        assert_eq!(data.look(), Ok(None), "inside: {inside}");
-        assert!(!data.staging().exists());
-    }
-}
-
-#[test]
-fn a_move_that_a_crash_cut_short_is_finished() {
-    let (_root, data) = directory(true);
-    stage_a_database(&data);
-    File::create(data.staging().join(COMPLETE)).unwrap();
-    fs::rename(data.staging().join("PG_VERSION"), data.path().join("PG_VERSION")).unwrap();
-    assert!(data.look().is_err(), "half a move is not a database");
-    data.recover().unwrap();
-    assert_eq!(data.look(), Ok(Some(())));
+    (root, DataDirectory { path, inside: false, members: None, searched: None })
 }
 
 #[test]
 fn files_that_are_no_database_are_not_taken_for_an_empty_directory() {
-    let (_root, data) = directory(false);
+    let (_root, data) = directory();
     fs::write(data.path().join("notes.txt"), "mine").unwrap();
     assert!(data.look().unwrap_err().contains("notes.txt"));
 }
 
 #[test]
 fn an_old_postgresql_is_refused_by_version() {
-    let (_root, data) = directory(false);
+    let (_root, data) = directory();
     fs::write(data.path().join("PG_VERSION"), "9.5\n").unwrap();
     assert!(data.look().unwrap_err().contains("9.5"));
 }
 
 #[test]
 fn two_members_cannot_use_one_directory() {
-    let (_root, data) = directory(false);
+    let (_root, data) = directory();
     let first = data.lock().unwrap();
     assert!(matches!(data.lock(), Err(Error::Locked { .. })));
     drop(first);
@@ -98,27 +40,8 @@ fn the_system_identifier_is_read_from_control_data() {
 }
 
 #[test]
-fn the_directory_of_the_other_members_is_neither_counted_nor_moved_nor_removed() {
-    let (_root, mut data) = directory(true);
-    let members = data.path().join("pgsql_tmp.pgset");
-    data.members = Some(members.clone());
-    let other = members.join("db-1/data/PG_VERSION");
-    fs::create_dir_all(other.parent().unwrap()).unwrap();
-    fs::write(&other, "17\n").unwrap();
-    assert_eq!(data.look(), Ok(None), "empty but for them");
-    for _ in 0..2 {
-        stage_a_database(&data);
-        data.install().unwrap();
-        assert!(other.exists());
-    }
-    data.remove_old().unwrap();
-    assert_eq!(data.look(), Ok(Some(())));
-    assert!(other.exists());
-}
-
-#[test]
 fn the_mark_of_a_member_is_no_data() {
-    let (_root, data) = directory(false);
+    let (_root, data) = directory();
     data.mark_member().unwrap();
     data.mark_member().unwrap();
     assert!(is_marked_member(data.path()));
@@ -127,7 +50,7 @@ fn the_mark_of_a_member_is_no_data() {
 
 #[test]
 fn a_version_before_13_is_told_from_a_later_one() {
-    let (_root, data) = directory(false);
+    let (_root, data) = directory();
     for (version, is_old) in [("9.6", true), ("12", true), ("13", false), ("17", false), ("?", false)] {
         fs::write(data.path().join("PG_VERSION"), format!("{version}\n")).unwrap();
         assert_eq!(data.too_old().is_some(), is_old, "{version}");
@@ -136,7 +59,7 @@ fn a_version_before_13_is_told_from_a_later_one() {
 
 #[tokio::test]
 async fn an_empty_directory_beside_another_database_is_not_for_a_new_one() {
-    let (root, mut data) = directory(false);
+    let (root, mut data) = directory();
     data.searched = Some(root.path().to_owned());
     assert_eq!(data.search().await, Data::Empty);
     let other = root.path().join("17/docker");
@@ -146,12 +69,18 @@ async fn an_empty_directory_beside_another_database_is_not_for_a_new_one() {
     assert!(why.contains(&other.display().to_string()), "{why}");
 }
 
+fn database(directory: &Path) {
+    fs::create_dir_all(directory.join("global")).unwrap();
+    fs::write(directory.join("PG_VERSION"), "17\n").unwrap();
+    fs::write(directory.join(CONTROL_FILE), 7_u64.to_ne_bytes()).unwrap();
+}
+
 #[test]
 fn data_that_was_promoted_by_hand_is_no_members_and_its_successor_is() {
     for inside in [false, true] {
-        let (_root, data) = directory(inside);
-        stage_a_database(&data);
-        data.install().unwrap();
+        let (_root, data) = directory();
+        let data = DataDirectory { inside, ..data };
+        database(data.path());
         data.mark_standby().unwrap();
         assert!(!data.is_promoted());
         fs::remove_file(data.standby_signal()).unwrap();
@@ -160,9 +89,63 @@ fn data_that_was_promoted_by_hand_is_no_members_and_its_successor_is() {
         let why = data.look().unwrap_err();
         assert!(why.contains("promoted by hand") && why.contains("remove pgset-promoted"), "{why}");
 
-        stage_a_database(&data);
-        data.install().unwrap();
+        database(&data.new_staging().unwrap());
+        data.install(Origin::Clone(SystemIdentifier(7))).unwrap();
         assert_eq!(data.look(), Ok(Some(())), "a new clone, inside: {inside}");
-        assert!(data.old().join(PROMOTED).exists());
+        assert!(data.named(".pgset-old").join(PROMOTED).exists(), "the mark went with its data");
     }
+}
+
+fn place(directory: &Path) -> Place {
+    Place { directory: directory.to_owned(), volume: None, members: None, searched: None }
+}
+
+#[test]
+fn a_data_directory_that_is_a_link_is_where_the_link_leads() {
+    let root = tempfile::tempdir().unwrap();
+    let real = fs::canonicalize(root.path()).unwrap().join("volume/data");
+    fs::create_dir_all(&real).unwrap();
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+
+    let data = DataDirectory::open(&place(&link)).unwrap();
+    assert_eq!(data.path(), real);
+    assert_eq!(DataDirectory::open(&place(&link.join(""))).unwrap().path(), real, "a slash at the end");
+    let staging = data.new_staging().unwrap();
+    assert_eq!(staging.parent(), real.parent(), "on the volume");
+    fs::write(staging.join("PG_VERSION"), "17\n").unwrap();
+    data.install(Origin::Bootstrap).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(real.join("PG_VERSION")).unwrap(), "17\n");
+}
+
+#[test]
+fn a_data_directory_that_holds_the_other_members_stays_where_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("data");
+    fs::create_dir(&directory).unwrap();
+    let members = Some(directory.join("pgsql_tmp.pgset"));
+    assert!(DataDirectory::open(&Place { members, ..place(&directory) }).unwrap().inside);
+    assert!(!DataDirectory::open(&place(&directory)).unwrap().inside);
+}
+
+#[test]
+fn data_that_is_moved_away_exchanged_or_made_a_standby_is_noticed() {
+    let (root, data) = directory();
+    database(data.path());
+    let first = data.fingerprint();
+    assert_eq!(data.fingerprint(), first);
+
+    data.mark_standby().unwrap();
+    let as_a_standby = data.fingerprint();
+    assert_ne!(as_a_standby, first);
+
+    fs::rename(data.path(), root.path().join("elsewhere")).unwrap();
+    let moved_away = data.fingerprint();
+    assert_ne!(moved_away, as_a_standby);
+    assert_eq!(data.look(), Ok(None), "a directory that is not there is an empty one");
+
+    database(data.path());
+    assert_ne!(data.fingerprint(), moved_away);
+    assert_ne!(data.fingerprint(), first, "another database");
 }

@@ -87,6 +87,7 @@ impl Life {
             () = &mut shutdown => return Ok(Ending::Stopped),
         };
         data.recover()?;
+        data.remove_released();
         let found = Found::at(&place.directory, self.configuration.brings_database);
         let programs = match Programs::find(home.clone()) {
             Ok(programs) => programs,

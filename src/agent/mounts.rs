@@ -57,7 +57,7 @@ pub fn check(directory: &Path, volume: &Path) -> Result<(), OffVolume> {
 }
 
 /// Without symbolic links, as far as it exists and can be reached by this user.
-fn resolved(path: &Path) -> io::Result<PathBuf> {
+pub fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut known = path;
     let mut real = loop {
         match fs::canonicalize(known) {

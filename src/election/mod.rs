@@ -199,7 +199,7 @@ impl fmt::Display for Waiting {
             Self::OtherDatabase { found, expected } => write!(
                 f,
                 "the data directory belongs to another database (system identifier {found}, the set's is {expected}): \
-                 move it away to let this member be cloned; nothing was touched"
+                 move it off the volume to let this member be cloned; nothing was touched"
             ),
             Self::DataLost => write!(
                 f,
@@ -209,7 +209,7 @@ impl fmt::Display for Waiting {
             Self::FormerMaster => write!(
                 f,
                 "this data was written by a master while another member leads now: this version neither rewinds nor replaces it; \
-                 move the data directory away to let this member be cloned; nothing was touched"
+                 move the data directory off the volume to let this member be cloned; nothing was touched"
             ),
             Self::Unusable(why) => write!(f, "the data directory can't be used: {why}"),
         }
@@ -230,20 +230,30 @@ pub fn decide(observation: &Observation) -> Action {
         },
         // What it wrote is no part of the set's history, not even if nobody else leads.
         Server::Promoted => Action::Fence,
-        Server::Replica { follows, stuck_at } => match lease {
-            Lease::Other { master: Some(master) } if is_stranded(*stuck_at, master) => {
-                Action::CloneAnew(master.clone())
-            }
-            Lease::Other { master: Some(master) } if follows != master => Action::Follow(master.clone()),
-            Lease::Mine { .. } => Action::ReleaseLease(Waiting::ForMaster),
-            _ => Action::Stay,
-        },
+        Server::Replica { follows, stuck_at } => decide_replica(lease, data, follows, *stuck_at),
         Server::Cloning { from } => match lease {
-            Lease::Other { master: Some(master) } if master.address != from.address => Action::AbandonClone,
+            Lease::Other { master: Some(master) } if master.address != from.address || master.system != from.system => {
+                Action::AbandonClone
+            }
             _ => Action::Stay,
         },
         Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
         Server::Stopped => decide_stopped(lease, data, *first),
+    }
+}
+
+/// Only data that is known to be a copy of the master's is ever replaced by another one.
+fn decide_replica(lease: &Lease, data: &Data, follows: &Master, stuck_at: Option<Lsn>) -> Action {
+    match (lease, data) {
+        (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
+            Action::Wait(other_database(*system, master.system))
+        }
+        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(stuck_at, master) => {
+            Action::CloneAnew(master.clone())
+        }
+        (Lease::Other { master: Some(master) }, _) if follows != master => Action::Follow(master.clone()),
+        (Lease::Mine { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
+        _ => Action::Stay,
     }
 }
 

@@ -136,6 +136,34 @@ fn the_agent_fences_first_then_the_fencer_and_only_then_may_another_lead() {
 }
 
 #[test]
+fn a_replica_neither_follows_nor_clones_a_master_of_another_database() {
+    let elsewhere = Master { address: "198.18.0.99".into(), system: STRANGER, ..master() };
+    for stuck_at in [None, Some(Lsn(999))] {
+        let seen = decide(&Observation {
+            lease: Lease::Other { master: Some(elsewhere.clone()) },
+            data: was_replica(),
+            server: Server::Replica { follows: master(), stuck_at },
+            first: false,
+        });
+        assert_eq!(seen, Action::Wait(Waiting::OtherDatabase { found: SET, expected: STRANGER }));
+    }
+}
+
+#[test]
+fn a_clone_of_another_database_than_the_leases_is_abandoned() {
+    let seen = |system| {
+        decide(&Observation {
+            lease: Lease::Other { master: Some(Master { system, ..master() }) },
+            data: Data::Empty,
+            server: Server::Cloning { from: master() },
+            first: false,
+        })
+    };
+    assert_eq!(seen(SET), Action::Stay);
+    assert_eq!(seen(STRANGER), Action::AbandonClone);
+}
+
+#[test]
 fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
     let observation = Observation {
         lease: Lease::Mine { set: Some(SET) },
@@ -205,6 +233,14 @@ proptest! {
         let action = stopped(lease, data.clone(), first);
         if matches!(action, Action::Bootstrap | Action::Clone(_)) {
             prop_assert_eq!(data, Data::Empty);
+        }
+    }
+
+    #[test]
+    fn only_a_copy_of_the_masters_own_database_is_replaced(lease in leases(), data in data(), server in servers(), first: bool) {
+        if let Action::CloneAnew(master) = decide(&Observation { lease, data: data.clone(), server, first }) {
+            let is_the_same = matches!(data, Data::Cluster { system, .. } if system == master.system);
+            prop_assert!(is_the_same);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Replicas come and go with `kubectl scale`.
 
+use std::fs;
+
 use serde_json::json;
 
 use crate::{
@@ -51,6 +53,29 @@ fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
     assert_ne!(ns.data_directory("pgset-1"), first_clone, "it was not cloned anew");
     let old = ns.export().join("pgset-1/data.pgset-old");
     wait_until(START, "the old data is gone", || if old.exists() { Err(old.display().to_string()) } else { Ok(()) });
+}
+
+#[test]
+fn a_data_directory_that_is_moved_away_is_noticed_and_the_member_is_cloned() {
+    let lab = lab::shared();
+    let ns = lab.namespace("moved-away");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
+    let data = ns.export().join("pgset-1/data");
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    ns.kubectl("wait --for=delete pod/pgset-1 --timeout=60s");
+    fs::remove_file(data.join("standby.signal")).unwrap();
+
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    wait_until(START, "an Event that the data was a master's", || {
+        let events = ns.events("StatefulSet", "pgset");
+        events.iter().find(|event| event.contains("off the volume")).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    fs::remove_dir_all(&data).unwrap();
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
+    let pod = ns.get("pod pgset-1");
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{}", pod["status"]);
 }
 
 fn nothing_is_lost_from_two_to_none_and_back(management: &str) {

@@ -17,6 +17,7 @@ use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
+use super::data::Fingerprint;
 use super::events::{Reason, Teller};
 use super::processes::end_container;
 use super::server::{Server, Stop};
@@ -55,6 +56,8 @@ pub struct Member {
     members: Option<watch::Receiver<Option<Members>>>,
     state: State,
     data: Option<Data>,
+    fingerprint: Option<Fingerprint>,
+    waiting: Option<Waiting>,
     retry: Retry,
 }
 
@@ -85,6 +88,8 @@ impl Member {
             members: None,
             state: State::Stopped,
             data: None,
+            fingerprint: None,
+            waiting: None,
             retry: Retry::none(),
         }
     }
@@ -178,27 +183,36 @@ impl Member {
                 election::Server::Replica { follows: follows.clone(), stuck_at: *stuck_at }
             }
         };
-        let data = match (&server, &self.data) {
-            // Only a stopped member's data can change hands; what can't be used is looked at again, as somebody may mend it.
-            (election::Server::Stopped, None | Some(Data::Unusable(_))) => {
-                let found = self.midwife.data.inspect(&self.midwife.programs, &self.midwife.processes).await;
-                self.data.insert(found).clone()
-            }
-            (_, Some(data)) => data.clone(),
-            (_, None) => Data::Empty,
-        };
+        if server == election::Server::Stopped {
+            self.look_at_data().await;
+        }
+        let data = self.data.clone().unwrap_or(Data::Empty);
         let first = self.configuration().brings_database;
         Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
     }
 
+    /// Only a stopped member's data can change hands: somebody may move it away, bring it back, or mend what can't be used.
+    async fn look_at_data(&mut self) {
+        let data = self.midwife.data.clone();
+        let fingerprint = tokio::task::spawn_blocking(move || data.fingerprint()).await.ok();
+        if matches!(self.data, None | Some(Data::Unusable(_))) || fingerprint != self.fingerprint {
+            self.data = Some(self.midwife.data.inspect(&self.midwife.programs, &self.midwife.processes).await);
+            // From before it was looked at, so that no change falls in between. A move that was finished meanwhile is looked at again.
+            self.fingerprint = fingerprint;
+        }
+    }
+
     async fn act(&mut self, action: Action) -> Result<(), Box<dyn std::error::Error>> {
+        if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_)) {
+            self.waiting = None;
+        }
         match action {
             Action::Stay => {}
-            Action::Wait(waiting) => self.wait(&waiting),
+            Action::Wait(waiting) => self.wait(waiting),
             Action::TakeLease => self.leadership.take().await,
             Action::ReleaseLease(waiting) => {
                 self.leadership.release().await;
-                self.wait(&waiting);
+                self.wait(waiting);
             }
             Action::Bootstrap => {
                 self.tell("making a new database");
@@ -230,15 +244,17 @@ impl Member {
         self.state = State::Cloning { from: master, task };
     }
 
-    fn wait(&self, waiting: &Waiting) {
+    fn wait(&mut self, waiting: Waiting) {
         let text = waiting.to_string();
-        if self.publisher.current().doing != text {
+        // What a running server does is told in between.
+        if self.waiting.as_ref() != Some(&waiting) {
             info!("{text}");
-            if is_refusal(waiting) {
+            if is_refusal(&waiting) {
                 self.teller.tell(Reason::DataRefused, &text);
             }
-            self.tell(text);
+            self.waiting = Some(waiting);
         }
+        self.tell(text);
     }
 
     fn tell(&self, doing: impl Into<String>) {

@@ -157,7 +157,7 @@ impl Member {
         }
         let streams = facts.streaming_timeline == Some(follows.timeline);
         *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
-        let (system, pod) = (follows.system.to_string(), follows.pod.clone());
+        let (system, pod) = (follows.system, follows.pod.clone());
         self.label.set(if streams { label::Role::Replica } else { label::Role::None });
         if streams {
             self.note_served();
@@ -165,21 +165,28 @@ impl Member {
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
             let data = self.midwife.data.clone();
-            tokio::task::spawn_blocking(move || {
-                data.remove_old().map_err(|why| warn!(error = with_causes(&why), "old data was not removed"))
-            });
+            // Waited for: nothing else may take the place of this data meanwhile.
+            let released = tokio::task::spawn_blocking(move || data.release_kept(system)).await;
+            if let Ok(Err(why)) = released {
+                warn!(error = with_causes(&why), "the data that this clone replaced is kept");
+            }
+            self.midwife.data.remove_released();
         }
+        let trouble = self.waiting.as_ref().map(ToString::to_string);
         self.publisher.update(|status| {
             if streams != status.ready {
                 info!(streams, master = %pod, "replication");
             }
             status.started |= streams;
             status.ready = streams;
-            status.system_identifier = Some(system);
+            status.system_identifier = Some(system.to_string());
             status.timeline = facts.streaming_timeline;
             status.replay_lag_bytes = facts.replay_lag_bytes;
-            status.doing =
-                if streams { format!("streams from {pod}") } else { format!("does not stream from {pod} yet") };
+            status.doing = match trouble {
+                Some(trouble) if !streams => trouble,
+                _ if streams => format!("streams from {pod}"),
+                _ => format!("does not stream from {pod} yet"),
+            };
         });
         Ok(())
     }
