@@ -135,7 +135,7 @@ fn started(start: Start) -> (tempfile::TempDir, DataDirectory) {
     match start.content {
         Content::Nothing => {}
         Content::AMark => Volume.make_file(&data.path.join(MEMBER)).unwrap(),
-        Content::ADatabase => clone_of(&data, "first"),
+        Content::ADatabase => fill(&data.path, "first", SET),
         Content::AClone => {
             clone_of(&data, "first");
             data.on(&Dying::never()).release_kept(SET).unwrap();
@@ -145,7 +145,7 @@ fn started(start: Start) -> (tempfile::TempDir, DataDirectory) {
     (root, data)
 }
 
-const FILES: [&str; 4] = ["PG_VERSION", "base/1", "global/1262", "standby.signal"];
+const FILES: [&str; 4] = ["base/1", "global/1262", "postgresql.conf", "standby.signal"];
 
 fn fill(directory: &Path, name: &str, system: SystemIdentifier) {
     let own = format!("only in {name}");
@@ -153,12 +153,14 @@ fn fill(directory: &Path, name: &str, system: SystemIdentifier) {
         fs::create_dir_all(directory.join(file).parent().unwrap()).unwrap();
         fs::write(directory.join(file), name).unwrap();
     }
+    fs::write(directory.join("PG_VERSION"), "17\n").unwrap();
     fs::write(directory.join("global/pg_control"), system.0.to_ne_bytes()).unwrap();
 }
 
 /// The database in a directory, if it is whole and nothing else's is there.
 fn database(directory: &Path) -> Option<String> {
-    let name = fs::read_to_string(directory.join("PG_VERSION")).ok()?;
+    fs::read_to_string(directory.join("PG_VERSION")).ok()?;
+    let name = fs::read_to_string(directory.join("postgresql.conf")).unwrap();
     for file in FILES {
         assert_eq!(fs::read_to_string(directory.join(file)).ok().as_ref(), Some(&name), "{file}");
     }
@@ -218,7 +220,7 @@ fn assert_nothing_lost(start: Start, data: &DataDirectory) {
     } else {
         assert_eq!(there.as_deref(), before);
         assert_eq!(kept(data), of_old);
-        assert_eq!(data.look().is_ok_and(|found| found.is_none()), before.is_none());
+        assert_eq!(data.look(), Ok(before.map(drop)));
     }
 }
 
@@ -239,6 +241,9 @@ fn after_a_crash_before_any_step_there_is_one_whole_database_and_what_it_replace
         loop {
             let (_root, data) = started(start);
             let outcome = clone_on(&data, &Dying::before(last), "new");
+            let has_left = !names_in(&data.named(LEAVING)).unwrap().is_empty();
+            assert!(!has_left || data.look() != Ok(Some(())), "a part of a database is none to anybody");
+            assert!(!has_left || !data.path.join("global").exists(), "nor has it what would make it one");
             start_on(&data, &Dying::never()).unwrap_or_else(|why| panic!("{start:?}, crash {last}: {why:?}"));
             assert_nothing_lost(start, &data);
             assert_it_goes_on(&data);
@@ -386,12 +391,12 @@ fn what_the_masters_agent_keeps_in_its_data_directory_is_not_taken_over() {
 #[test]
 fn a_file_in_the_way_is_named_and_not_written_over() {
     let (_root, data) = empty(Layout::Inside);
-    fs::write(data.path.join("PG_VERSION"), "mine").unwrap();
+    fs::write(data.path.join("postgresql.conf"), "mine").unwrap();
     stage(&data.on(&Volume), "new").unwrap();
     let refusal = data.install(Origin::Clone(SET)).unwrap_err();
-    assert!(refusal.to_string().contains("PG_VERSION is in the way"), "{refusal}");
-    assert_eq!(fs::read_to_string(data.path.join("PG_VERSION")).unwrap(), "mine");
-    fs::remove_file(data.path.join("PG_VERSION")).unwrap();
+    assert!(refusal.to_string().contains("postgresql.conf is in the way"), "{refusal}");
+    assert_eq!(fs::read_to_string(data.path.join("postgresql.conf")).unwrap(), "mine");
+    fs::remove_file(data.path.join("postgresql.conf")).unwrap();
     data.recover().unwrap();
     assert_eq!(database(&data.path).as_deref(), Some("new"));
 }
