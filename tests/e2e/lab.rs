@@ -22,6 +22,9 @@ pub const START: Duration = Duration::from_secs(90);
 /// How long something may take that needs no container to start.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// How long a Service may take to lead to a pod that is Ready: kube-proxy acts once a second, later where the processor is short.
+const ROUTED: Duration = Duration::from_secs(5);
+
 /// Between two looks at something that is awaited.
 const PAUSE: Duration = Duration::from_millis(200);
 /// No single `kubectl` takes longer.
@@ -445,8 +448,18 @@ impl Database<'_> {
     }
 
     /// Through the Service to the master.
+    ///
+    /// A pod is Ready a second or two before kube-proxy leads clients to it, which are refused until then; nothing is run by that.
     pub fn master(&self, sql: &str) -> String {
-        self.at(&format!("{}-master", self.set), sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+        let master = format!("{}-master", self.set);
+        let began = Instant::now();
+        loop {
+            match self.at(&master, sql) {
+                Ok(rows) => return rows,
+                Err(error) if error.contains("Connection refused") && began.elapsed() < ROUTED => thread::sleep(PAUSE),
+                Err(error) => panic!("{sql}: {error}"),
+            }
+        }
     }
 
     /// Ten thousand rows, which a test counts later.
