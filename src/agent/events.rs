@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -16,13 +14,12 @@ use tracing::{debug, warn};
 
 use super::configuration::Configuration;
 use super::kubernetes;
+use crate::children::Owner;
+use crate::children::event::{self, Report};
 use crate::errors::with_causes;
-use crate::names;
 
 /// What the reporting member was about, in the Event's own words.
 const ACTION: &str = "Serve";
-/// The longest note that the API server takes.
-const NOTE_LIMIT: usize = 1024;
 /// How often an Event is tried: the controller makes the Role that allows it within a second or two of the set.
 const TRIES: u32 = 6;
 /// Between two tries.
@@ -81,7 +78,7 @@ impl Teller {
 
     /// Tells it, in the background: nothing waits for an Event.
     pub fn tell(&self, reason: Reason, note: &str) {
-        let note = cut(&format!("{}: {note}", self.pod));
+        let note = event::cut(format!("{}: {note}", self.pod));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert((reason, note.clone())) {
             tokio::spawn(self.clone().write(reason, note));
@@ -113,38 +110,10 @@ impl Teller {
     }
 
     fn event(&self, reason: Reason, note: &str, uid: Option<String>, now: Timestamp) -> Event {
-        Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", self.pod)),
-                namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            regarding: Some(ObjectReference {
-                api_version: Some("apps/v1".to_owned()),
-                kind: Some("StatefulSet".to_owned()),
-                name: Some(self.set.clone()),
-                namespace: Some(self.namespace.clone()),
-                uid,
-                ..ObjectReference::default()
-            }),
-            event_time: Some(MicroTime(now)),
-            type_: Some("Warning".to_owned()),
-            reason: Some(reason.as_str().to_owned()),
-            action: Some(ACTION.to_owned()),
-            note: Some(note.to_owned()),
-            reporting_controller: Some(names::MANAGER.to_owned()),
-            reporting_instance: Some(self.pod.clone()),
-            ..Event::default()
-        }
+        let set = Owner { namespace: self.namespace.clone(), name: self.set.clone(), uid: uid.unwrap_or_default() };
+        let (reporter, reason) = (self.pod.as_str(), reason.as_str());
+        event::event(&set, &Report { name: reporter, reporter, action: ACTION, reason, is_warning: true, note }, now)
     }
-}
-
-fn cut(note: &str) -> String {
-    if note.len() <= NOTE_LIMIT {
-        return note.to_owned();
-    }
-    let end = (0..=NOTE_LIMIT - '…'.len_utf8()).rev().find(|&at| note.is_char_boundary(at)).unwrap_or(0);
-    format!("{}…", note.get(..end).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -164,12 +133,5 @@ mod tests {
         assert_eq!(event.reporting_controller.as_deref(), Some("pgset"));
         assert_eq!(event.reporting_instance.as_deref(), Some("db-0"));
         assert_eq!(event.note.as_deref(), Some("db-0: why"));
-    }
-
-    #[test]
-    fn a_note_is_cut_to_what_the_api_server_takes() {
-        let note = cut(&"ä".repeat(NOTE_LIMIT));
-        assert!(note.len() <= NOTE_LIMIT && note.ends_with('…'));
-        assert_eq!(cut("short"), "short");
     }
 }

@@ -4,6 +4,7 @@ pub mod access;
 pub mod compare;
 pub mod credentials;
 pub mod disruption;
+pub mod event;
 pub mod leader;
 pub mod services;
 

@@ -1,7 +1,6 @@
 //! What the controller tells the user, as an Event on the set: a fixed reason and one sentence with the cure.
 
-/// The longest note that the API server takes.
-const NOTE_LIMIT: usize = 1024;
+use crate::children::event::cut;
 
 /// Why an Event was written. A fixed list, so that people can alert on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,12 +92,6 @@ impl Notice {
     /// A notice, cut to the length that the API server takes.
     #[must_use]
     pub fn new(reason: Reason, note: impl Into<String>) -> Self {
-        let mut note: String = note.into();
-        if note.len() > NOTE_LIMIT {
-            let end = (0..=NOTE_LIMIT - '…'.len_utf8()).rev().find(|&at| note.is_char_boundary(at)).unwrap_or(0);
-            note.truncate(end);
-            note.push('…');
-        }
-        Self { reason, note }
+        Self { reason, note: cut(note.into()) }
     }
 }

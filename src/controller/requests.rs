@@ -1,17 +1,17 @@
 //! The requests by which the controller changes the cluster: one small function each, always within one namespace.
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::notice::Notice;
 use super::plan::Step;
 use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
+use crate::children::event::{Report, event};
 use crate::children::{Child, Kind, Owner};
 use crate::names;
 
@@ -173,31 +173,16 @@ impl Requests<'_> {
     /// Writes an Event on the set.
     pub async fn tell(&self, notice: &Notice) -> Result<(), Error> {
         let owner = self.owner;
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", owner.name)),
-                namespace: Some(owner.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            regarding: Some(ObjectReference {
-                api_version: Some("apps/v1".to_owned()),
-                kind: Some("StatefulSet".to_owned()),
-                name: Some(owner.name.clone()),
-                namespace: Some(owner.namespace.clone()),
-                uid: Some(owner.uid.clone()),
-                ..ObjectReference::default()
-            }),
-            event_time: Some(MicroTime(Timestamp::now())),
-            type_: Some(if notice.reason.is_warning() { "Warning" } else { "Normal" }.to_owned()),
-            reason: Some(notice.reason.as_str().to_owned()),
-            action: Some(ACTION.to_owned()),
-            note: Some(notice.note.clone()),
-            reporting_controller: Some(names::MANAGER.to_owned()),
-            reporting_instance: Some(self.identity.to_owned()),
-            ..Event::default()
+        let report = Report {
+            name: &owner.name,
+            reporter: self.identity,
+            action: ACTION,
+            reason: notice.reason.as_str(),
+            is_warning: notice.reason.is_warning(),
+            note: &notice.note,
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &owner.namespace);
-        let created = api.create(&PostParams::default(), &event).await;
+        let created = api.create(&PostParams::default(), &event(owner, &report, Timestamp::now())).await;
         created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
     }
 }
