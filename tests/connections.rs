@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/reviews.rs"]
+mod reviews;
+
 use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +18,7 @@ use std::{
 
 use axum_server::Handle;
 use pgset::{
-    certs::{Material, Resolver},
+    certs::Resolver,
     webhook::{
         self, Decision, State,
         health::{self, Readiness},
@@ -23,18 +26,13 @@ use pgset::{
         server::{Bound, Limits},
     },
 };
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
-const NAME: &str = "pgset-webhook.pgset-system.svc";
-const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u",
-    "kind":{"group":"apps","version":"v1","kind":"StatefulSet"},"operation":"CREATE","object":{"metadata":{}}}}"#;
+use reviews::{NAME, blocking, material, now, trusting};
 
 /// More than any port has places.
 const MANY: usize = 1100;
@@ -145,22 +143,14 @@ struct Reviews {
 }
 
 fn serve_reviews() -> Reviews {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let material = Material::new(&[NAME.to_owned()], now).unwrap();
+    let material = material();
     let resolver = Arc::new(Resolver::new());
-    resolver.serve(material.certificate().unwrap(), now).unwrap();
+    resolver.serve(material.certificate().unwrap(), now()).unwrap();
     let bound = Bound::new(0).unwrap();
     let address = local(&bound);
     let state = State::new(|_| Decision::Untouched, Arc::new(Metrics::new()));
     tokio::spawn(bound.serve_https(webhook::router(state), resolver, Handle::new()));
-
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(material.bundle().as_bytes()) {
-        roots.add(root.unwrap()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Reviews { address, client: Arc::new(client.with_root_certificates(roots).with_no_client_auth()) }
+    Reviews { address, client: Arc::new(trusting(material.bundle())) }
 }
 
 /// A client with its TLS done.
@@ -193,24 +183,9 @@ impl Reviews {
 
 impl Client {
     fn review(&mut self) -> std::io::Result<()> {
-        use std::io::{Read as _, Write as _};
-        let head = "POST /mutate?timeout=5s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\n";
-        write!(self.0, "{head}content-length: {}\r\n\r\n{REVIEW}", REVIEW.len())?;
-        let mut answer = String::new();
-        while !answer.contains("\"allowed\":true") {
-            let mut bytes = [0; 4096];
-            let count = self.0.read(&mut bytes)?;
-            if count == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
-        }
-        Ok(())
+        reviews::send(&mut self.0)?;
+        reviews::answer(&mut self.0).map(drop)
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

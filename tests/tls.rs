@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/reviews.rs"]
+mod reviews;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -11,19 +14,12 @@ use std::{
 
 use axum_server::Handle;
 use pgset::{
-    certs::{Material, Resolver},
+    certs::Resolver,
     webhook::{self, Decision, State, metrics::Metrics, server::Bound},
 };
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
-const NAME: &str = "pgset-webhook.pgset-system.svc";
-const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u",
-    "kind":{"group":"apps","version":"v1","kind":"StatefulSet"},"operation":"CREATE","object":{"metadata":{}}}}"#;
-
-const HEAD: &str = "POST /mutate?timeout=5s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\n";
+use reviews::{HEAD, NAME, REVIEW, blocking, material, now, trusting};
 
 struct Server {
     state: State,
@@ -31,14 +27,6 @@ struct Server {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     stopped: tokio::task::JoinHandle<()>,
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
-}
-
-fn material() -> Material {
-    Material::new(&[NAME.to_owned()], now()).unwrap()
 }
 
 fn serve() -> Server {
@@ -56,16 +44,7 @@ struct Client(StreamOwned<ClientConnection, TcpStream>);
 
 impl Client {
     fn connect(address: SocketAddr, bundle: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
-            roots.add(root.unwrap()).unwrap();
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = trusting(bundle);
         // What Go offers where HTTP/2 is on; the API server turns it off for webhooks.
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let tls = ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
@@ -81,21 +60,11 @@ impl Client {
     }
 
     fn send(&mut self) -> std::io::Result<()> {
-        write!(self.0, "{HEAD}content-length: {}\r\n\r\n{REVIEW}", REVIEW.len())?;
-        self.0.flush()
+        reviews::send(&mut self.0)
     }
 
     fn answer(&mut self) -> std::io::Result<String> {
-        let mut answer = String::new();
-        while !answer.contains("\"allowed\":true") {
-            let mut bytes = [0; 4096];
-            let count = self.0.read(&mut bytes)?;
-            if count == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
-        }
-        Ok(answer)
+        reviews::answer(&mut self.0)
     }
 
     /// Until the server closes: how long that took.
@@ -106,10 +75,6 @@ impl Client {
         assert!(rest.is_empty());
         started.elapsed()
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 #[tokio::test]
