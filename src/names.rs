@@ -228,16 +228,27 @@ pub const CONTROLLER_LEASE: &str = "pgset-controller";
 /// The agent's image where `--agent-image` names none.
 pub const IMAGE: &str = concat!("pgset.dev/pgset:", env!("CARGO_PKG_VERSION"));
 
+/// What ends the name of the Service to the master.
+const MASTER_END: &str = "-master";
+/// What ends the name of the Service to the replicas.
+const REPLICA_END: &str = "-replica";
+
 /// `<set>-master`: the Service to the master, and in the article's way the label value of the master.
 #[must_use]
 pub fn master(set: &str) -> String {
-    format!("{set}-master")
+    format!("{set}{MASTER_END}")
 }
 
 /// `<set>-replica`: the Service to the replicas, and in the article's way the label value of a replica.
 #[must_use]
 pub fn replica(set: &str) -> String {
-    format!("{set}-replica")
+    format!("{set}{REPLICA_END}")
+}
+
+/// The set whose Service to the master or to the replicas is called so, whether or not there is one.
+#[must_use]
+pub fn set_of_role_service(service: &str) -> Option<&str> {
+    [MASTER_END, REPLICA_END].into_iter().find_map(|end| service.strip_suffix(end)).filter(|set| !set.is_empty())
 }
 
 /// `<set>-sa`: the service account, Role and `RoleBinding`.
@@ -262,9 +273,7 @@ pub fn older_credentials(set: &str) -> String {
 /// `<another>-replica`.
 #[must_use]
 pub fn is_kept_for_another_set(service: &str, set: &str) -> bool {
-    let is_kept =
-        ["-master", "-replica"].iter().any(|role| service.strip_suffix(role).is_some_and(|set| !set.is_empty()));
-    is_kept && service != master(set) && service != replica(set)
+    set_of_role_service(service).is_some_and(|other| other != set)
 }
 
 /// `<set>-leader`: the Lease.

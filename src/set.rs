@@ -25,6 +25,9 @@ use crate::names;
 /// and would cost everybody who has to list them.
 pub const MOST_MEMBERS: u32 = 100;
 
+/// The oldest PostgreSQL that the agent can run: since 13 a standby takes a new master's address without a restart.
+pub const OLDEST_POSTGRESQL: u32 = 13;
+
 /// An annotated `StatefulSet`, with every default of the design's table filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {

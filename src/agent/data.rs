@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use self::disk::{Disk, Volume};
 pub use self::install::Origin;
 use super::mounts;
 use super::place::Place;
@@ -20,9 +21,8 @@ use super::programs::Programs;
 use super::search;
 use crate::election::{Data, SystemIdentifier};
 use crate::errors::with_causes;
+use crate::set::OLDEST_POSTGRESQL;
 
-/// The oldest PostgreSQL that the agent knows how to run: since 13 a standby takes a new master's address without a restart.
-const OLDEST_VERSION: u32 = 13;
 /// The lock's name, beside the data directory or inside it.
 const LOCK: &str = ".pgset-lock";
 /// Where a database keeps what it is.
@@ -127,7 +127,9 @@ impl DataDirectory {
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let holds_members = members.as_ref().is_some_and(|members| members.starts_with(&path));
-        let inside = holds_members || is_mount_point(&path)? || !is_writable(parent);
+        let inside = holds_members
+            || mounts::is_mount_point(&path).map_err(failed("find the mounts of", &path))?
+            || !is_writable(parent);
         if let Some(members) = members.as_ref().filter(|members| path.starts_with(members)) {
             // For people; nobody reads it to decide anything.
             let _ = fs::write(members.join("README"), README);
@@ -197,7 +199,7 @@ impl DataDirectory {
         let text = fs::read_to_string(self.path.join("PG_VERSION")).ok()?;
         let version = text.trim();
         let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
-        major.filter(|major| *major < OLDEST_VERSION).map(|_| version.to_owned())
+        major.filter(|major| *major < OLDEST_POSTGRESQL).map(|_| version.to_owned())
     }
 
     /// Whether a replica's data was promoted: PostgreSQL removes the file when it ends recovery, before it accepts writes.
@@ -212,31 +214,30 @@ impl DataDirectory {
         if mark.exists() {
             return Ok(());
         }
-        File::create(&mark).and_then(|file| file.sync_all()).map_err(failed("make", &mark))?;
-        sync(&self.path)
+        self.make_file(&mark)
     }
 
     /// Notes that this data has left the set's history by a promotion that was not the agent's: neither served nor removed from now on.
     pub fn mark_promoted(&self) -> Result<()> {
         let mark = self.path.join(PROMOTED);
         fs::write(&mark, PROMOTED_TEXT).map_err(failed("write", &mark))?;
-        File::open(&mark).and_then(|file| file.sync_all()).map_err(failed("sync", &mark))?;
-        sync(&self.path)
+        Volume.sync(&mark)?;
+        Volume.sync(&self.path)
     }
 
     fn look(&self) -> std::result::Result<Option<()>, String> {
         let version = self.path.join("PG_VERSION");
         match fs::read_to_string(&version) {
             Ok(text) => match text.trim().parse::<u32>() {
-                Ok(major) if major >= OLDEST_VERSION && self.path.join(CONTROL_FILE).is_file() => {
+                Ok(major) if major >= OLDEST_POSTGRESQL && self.path.join(CONTROL_FILE).is_file() => {
                     if self.path.join(PROMOTED).exists() { Err(self.promoted()) } else { Ok(Some(())) }
                 }
-                Ok(major) if major >= OLDEST_VERSION => Err(format!(
+                Ok(major) if major >= OLDEST_POSTGRESQL => Err(format!(
                     "{} has no global/pg_control: an initdb or copy of somebody else's ended half-way; move it away",
                     self.path.display()
                 )),
                 _ => Err(format!(
-                    "{} says {:?}: PostgreSQL {OLDEST_VERSION} or newer is needed",
+                    "{} says {:?}: PostgreSQL {OLDEST_POSTGRESQL} or newer is needed",
                     version.display(),
                     text.trim()
                 )),
@@ -287,9 +288,13 @@ impl DataDirectory {
 
     /// Makes the server start as a standby.
     pub fn mark_standby(&self) -> Result<()> {
-        let file = self.standby_signal();
-        File::create(&file).and_then(|file| file.sync_all()).map_err(failed("make", &file))?;
-        sync(&self.path)
+        self.make_file(&self.standby_signal())
+    }
+
+    /// Makes an empty file in the directory that is there after a crash as well.
+    fn make_file(&self, path: &Path) -> Result<()> {
+        Volume.make_file(path)?;
+        Volume.sync(&self.path)
     }
 
     /// The running server's own notes: its process number, and in the eighth line what it does.
@@ -325,17 +330,6 @@ fn system_at(directory: &Path) -> Option<SystemIdentifier> {
     let mut bytes = [0; 8];
     File::open(directory.join(CONTROL_FILE)).and_then(|mut file| file.read_exact(&mut bytes)).ok()?;
     Some(SystemIdentifier(u64::from_ne_bytes(bytes)))
-}
-
-fn sync(directory: &Path) -> Result<()> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(failed("sync", directory))
-}
-
-fn is_mount_point(path: &Path) -> Result<bool> {
-    let table = Path::new("/proc/self/mountinfo");
-    let mounts = fs::read_to_string(table).map_err(failed("read", table))?;
-    let real = fs::canonicalize(path).map_err(failed("find", path))?;
-    Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|mount| Path::new(mount) == real))
 }
 
 /// By trying: mode bits say little on NFS.

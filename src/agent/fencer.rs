@@ -9,7 +9,6 @@
 //! came into force is sent back, so that the agent knows a fencer that hangs. The end of the input means that the agent is gone: where it was the container's first process, the kernel has ended all others with it.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -24,7 +23,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use nix::time::clock_gettime;
 use nix::unistd::{Pid, getpid, getppid, read, write};
 
-use super::processes::parent;
+use super::processes::{self, parent};
 
 /// The word by which this program is the fencer.
 pub const COMMAND: &str = "fencer";
@@ -180,9 +179,7 @@ fn kill_all(agent: Pid) {
 
 /// All processes, each with its parent.
 fn parents() -> Vec<(i32, i32)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter_map(|number: i32| Some((number, parent(number)?))).collect()
+    processes::all().filter_map(|number| Some((number, parent(number)?))).collect()
 }
 
 fn descendants(ancestor: i32, parents: &[(i32, i32)]) -> Vec<i32> {

@@ -1,10 +1,10 @@
 //! The life of the first process of the container: what has to be so before a member can begin, and what becomes of it if it is not so.
 
+use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
-use std::{fs, future};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
@@ -27,6 +27,7 @@ use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
 use crate::errors::with_causes;
 use crate::names;
+use crate::set::OLDEST_POSTGRESQL;
 
 /// How often a data directory that another container still holds is tried again: a killed container's lock ends with it.
 const LOCK_RETRY: Duration = Duration::from_secs(1);
@@ -69,11 +70,11 @@ impl Life {
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Ending, Error> {
         let place = &self.configuration.place;
-        let found = Found::at(&place.directory, self.configuration.brings_database);
+        let found = || Found::at(&place.directory, self.configuration.brings_database);
         let home = match user {
             Ok(home) => home,
             Err(Unsettled::OffVolume(why)) => return self.refuse(&why, shutdown).await,
-            Err(Unsettled::User(why)) => return self.leave(found, Kind::User, why.into(), None, shutdown).await,
+            Err(Unsettled::User(why)) => return self.leave(found(), Kind::User, why.into(), None, shutdown).await,
         };
         // Again, as the user who can see every directory on the way, and now that all of them are there.
         if let Err(why) = place.check() {
@@ -88,7 +89,7 @@ impl Life {
         };
         data.recover()?;
         data.remove_released();
-        let found = Found::at(&place.directory, self.configuration.brings_database);
+        let found = found();
         let programs = match Programs::find(home.clone()) {
             Ok(programs) => programs,
             Err(why) => return self.leave(found, Kind::Programs, why.into(), home.as_deref(), shutdown).await,
@@ -115,7 +116,7 @@ impl Life {
     async fn prepare(&self, found: Found, data: &DataDirectory) -> Result<(), Refusal> {
         if let Some(version) = data.too_old() {
             let why = format!(
-                "the database in {} is of PostgreSQL {version}, and the agent knows 13 and newer",
+                "the database in {} is of PostgreSQL {version}, and the agent knows {OLDEST_POSTGRESQL} and newer",
                 data.path().display()
             );
             // Otherwise the member says it, and waits.
@@ -250,7 +251,7 @@ impl Life {
             return self.run_as_before(&Refusal { kind, why: text }, None, home, shutdown).await;
         }
         self.teller.tell(Reason::DataRefused, &text);
-        let _ = timeout(LAST_WORDS, future::pending::<()>()).await;
+        sleep(LAST_WORDS).await;
         Err(why)
     }
 

@@ -56,6 +56,13 @@ pub fn check(directory: &Path, volume: &Path) -> Result<(), OffVolume> {
     judge(&String::from_utf8_lossy(&table), &directory, &volume)
 }
 
+/// Whether something is mounted at this very directory.
+pub fn is_mount_point(directory: &Path) -> io::Result<bool> {
+    let table = fs::read(TABLE)?;
+    let real = fs::canonicalize(directory)?;
+    Ok(String::from_utf8_lossy(&table).lines().filter_map(Mount::parse).any(|mount| mount.point == real))
+}
+
 /// Without symbolic links, as far as it exists and can be reached by this user.
 pub fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut known = path;

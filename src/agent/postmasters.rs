@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::sleep;
 
-use super::processes::parent;
+use super::processes::{self, parent};
 
 /// What the kernel calls a process of PostgreSQL's server.
 const NAME: &str = "postgres";
@@ -36,13 +36,13 @@ impl Postmaster {
         let text = fs::read_to_string(pid_file).ok()?;
         let process = text.lines().next()?.trim().parse().ok().filter(|number: &i32| *number > 1)?;
         let is_own = own.is_some_and(|own| own == process || parent(process) == Some(own));
-        (!is_own && works_in(process, Place::of(directory)?)).then_some(Self(process))
+        (!is_own && works_in(process, Identity::of(directory)?)).then_some(Self(process))
     }
 
     /// It has not ended.
     #[must_use]
     pub fn lives(self, directory: &Path) -> bool {
-        Place::of(directory).is_some_and(|place| works_in(self.0, place))
+        Identity::of(directory).is_some_and(|identity| works_in(self.0, identity))
     }
 
     /// Sends it a signal.
@@ -76,21 +76,20 @@ pub async fn end_all(directory: &Path) -> Result<(), Stuck> {
 
 /// A directory's identity: its path says little where containers share process numbers but no files.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct Identity {
     device: u64,
     inode: u64,
 }
 
-impl Place {
+impl Identity {
     fn of(directory: &Path) -> Option<Self> {
         fs::metadata(directory).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
     }
 }
 
 fn all(directory: &Path) -> Vec<i32> {
-    let (Some(place), Ok(entries)) = (Place::of(directory), fs::read_dir("/proc")) else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter(|process| is_postgres(*process) && works_in(*process, place)).collect()
+    let Some(identity) = Identity::of(directory) else { return Vec::new() };
+    processes::all().filter(|process| is_postgres(*process) && works_in(*process, identity)).collect()
 }
 
 fn is_postgres(process: i32) -> bool {
@@ -98,8 +97,8 @@ fn is_postgres(process: i32) -> bool {
 }
 
 /// All processes of a server have its data directory as their working directory; one that has ended has none.
-fn works_in(process: i32, place: Place) -> bool {
-    Place::of(Path::new(&format!("/proc/{process}/cwd"))) == Some(place)
+fn works_in(process: i32, identity: Identity) -> bool {
+    Identity::of(Path::new(&format!("/proc/{process}/cwd"))) == Some(identity)
 }
 
 #[cfg(test)]

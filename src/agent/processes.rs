@@ -30,6 +30,12 @@ pub fn parent(process: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The numbers of all processes, by the kernel's table.
+pub fn all() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// All processes that this one started and still waits for.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {

@@ -48,9 +48,17 @@ pub fn standing(live: &Value, owner: &Owner) -> Standing {
 /// Whether an object carries the labels of what pgset makes for a set. It says nothing of whose it is: copies have them too.
 #[must_use]
 pub fn is_labelled(live: &Value, set: &str) -> bool {
-    let labels = live.pointer("/metadata/labels");
-    let label = |key: &str| labels.and_then(|labels| text(labels, key));
-    label(names::label::MANAGED_BY) == Some(names::MANAGER) && label(names::label::SET) == Some(set)
+    is_made(live) && label(live, names::label::SET) == Some(set)
+}
+
+/// Whether an object has the label of what pgset makes for any set.
+#[must_use]
+pub fn is_made(live: &Value) -> bool {
+    label(live, names::label::MANAGED_BY) == Some(names::MANAGER)
+}
+
+fn label<'a>(live: &'a Value, key: &str) -> Option<&'a str> {
+    live.pointer("/metadata/labels").and_then(|labels| text(labels, key))
 }
 
 /// The merge patch (RFC 7386) that makes a live object say all that the desired one says, with nothing in it that is right
@@ -59,9 +67,13 @@ pub fn is_labelled(live: &Value, set: &str) -> bool {
 pub fn correction(live: &Value, desired: &Value) -> Option<Value> {
     let (Some(live), Some(desired)) = (live.as_object(), desired.as_object()) else { return Some(desired.clone()) };
     // Which kind it is was the question already, and the items of a list don't repeat it.
-    let said = desired.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()));
+    changes(live, desired.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str())))
+}
+
+/// What fields have to become; `None` if all of them say what is desired.
+fn changes<'a>(live: &Map<String, Value>, desired: impl Iterator<Item = (&'a String, &'a Value)>) -> Option<Value> {
     let changes: Map<_, _> =
-        said.filter_map(|(key, value)| Some((key.clone(), change(key, live.get(key), value)?))).collect();
+        desired.filter_map(|(key, value)| Some((key.clone(), change(key, live.get(key), value)?))).collect();
     (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
@@ -75,12 +87,7 @@ fn change(key: &str, live: Option<&Value>, desired: &Value) -> Option<Value> {
         return (live != desired).then(|| replacement(live, desired));
     }
     match (live, desired) {
-        (Value::Object(live), Value::Object(desired)) => {
-            let entries = desired.iter();
-            let changes: Map<_, _> =
-                entries.filter_map(|(key, value)| Some((key.clone(), change(key, live.get(key), value)?))).collect();
-            (!changes.is_empty()).then_some(Value::Object(changes))
-        }
+        (Value::Object(live), Value::Object(desired)) => changes(live, desired.iter()),
         (Value::Array(live), Value::Array(desired)) => {
             // Ours must be among them. A merge patch can't say which of them to change: it brings the whole list.
             let has_all =

@@ -12,8 +12,6 @@ use crate::set::Set;
 /// What the port is called in every Service.
 const PORT_NAME: &str = "postgres";
 
-/// What ends the names of the two Services that every set has.
-const ROLES: [&str; 2] = ["-master", "-replica"];
 /// What may end the name of a governing Service that pgset makes; people call theirs so.
 const GOVERNING: [&str; 6] = ["-headless", "-hl", "-svc", "-service", "-pods", "-members"];
 
@@ -36,9 +34,8 @@ pub enum GoverningService {
 pub fn governing_service(set: &str, service_name: &str) -> GoverningService {
     let is_with =
         |ends: &[&str]| ends.iter().any(|end| service_name.strip_suffix(end).is_some_and(|name| !name.is_empty()));
-    let end = service_name.strip_prefix(set);
-    match end {
-        Some(end) if ROLES.contains(&end) => GoverningService::ToRole,
+    match service_name.strip_prefix(set) {
+        _ if names::set_of_role_service(service_name) == Some(set) => GoverningService::ToRole,
         _ if names::is_kept_for_another_set(service_name, set) => GoverningService::OfAnotherSet,
         Some(end) if GOVERNING.contains(&end) => GoverningService::Made,
         // It may be the governing Service of a set with a shorter name.

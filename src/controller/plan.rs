@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::notice::{Notice, Reason};
 use super::selection::{self, Service};
 use super::taken;
-use crate::children::compare::{Standing, correction, is_labelled, standing};
+use crate::children::compare::{Standing, correction, is_labelled, is_made, standing};
 use crate::children::{self, Child, Kind, Owner};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
@@ -208,7 +208,7 @@ fn disruption_budget_to_remove(set: &Set, owner: &Owner, world: &World) -> Optio
 fn foreign_services<'a>(owner: &'a Owner, world: &'a World) -> impl Iterator<Item = &'a Value> {
     let under_our_names = world.children.iter().filter(|((kind, _), _)| *kind == Kind::Service).map(|(_, live)| live);
     let copies = under_our_names.filter(|live| is_labelled(live, &owner.name));
-    let others = world.services.iter().filter(|live| !taken::is_made(live));
+    let others = world.services.iter().filter(|live| !is_made(live));
     others.chain(copies).filter(|live| standing(live, owner) == Standing::Foreign)
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::notice::{Notice, Reason};
 use super::plan::World;
-use crate::children::compare::{Standing, is_labelled, standing};
+use crate::children::compare::{Standing, is_labelled, is_made, standing};
 use crate::children::services::{GoverningService, governing_service};
 use crate::children::{Child, Kind, Owner};
 use crate::names;
@@ -92,12 +92,6 @@ fn role(child: &Child, live: &Value, is_copy: bool, set: &Set, owner: &Owner, wo
         ));
     }
     is_copy.then(|| copied(child))
-}
-
-/// Whether an object has the label of what pgset makes for any set.
-pub fn is_made(live: &Value) -> bool {
-    let labels = live.pointer("/metadata/labels");
-    labels.and_then(|labels| labels.get(names::label::MANAGED_BY)).and_then(Value::as_str) == Some(names::MANAGER)
 }
 
 /// Whether a Role of somebody else's allows at least what ours would.

@@ -292,9 +292,8 @@ fn pairs(kept: &Kept, service: &Seen) -> Vec<Word> {
 /// The sets that have or want a Service of that name.
 fn namesakes(sets: &Words, service: &Seen) -> BTreeSet<Place> {
     let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
-    let of_role = ["-master", "-replica"].into_iter().filter_map(|end| name.strip_suffix(end));
-    let own = of_role.map(|set| place(&namespace, set)).filter(|place| sets.has(place));
-    own.chain(sets.with_all(&[Word::new(&namespace, SERVICE_NAME, &name)])).collect()
+    let own = names::set_of_role_service(&name).map(|set| place(&namespace, set)).filter(|place| sets.has(place));
+    own.into_iter().chain(sets.with_all(&[Word::new(&namespace, SERVICE_NAME, &name)])).collect()
 }
 
 /// An event as it is for one who knows annotated sets only.

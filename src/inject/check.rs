@@ -4,7 +4,7 @@ use super::{Reason, command};
 use crate::{
     names::{self, env, pod},
     set::{
-        Contract, Reading,
+        Contract, OLDEST_POSTGRESQL, Reading,
         container::Variable,
         error::{named, shown},
         image::Family,
@@ -34,15 +34,14 @@ pub(super) fn new_names(reading: &Reading<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The oldest PostgreSQL that the agent can run: since 13 a standby takes a new master's address without a restart.
-const OLDEST_MAJOR: u32 = 13;
-
 fn image(reading: &Reading<'_>) -> Result<(), Reason> {
     let image = || Ok::<_, Reason>(shown(reading.container.field.get("image")?.text()?.unwrap_or_default()));
     match reading.container.family {
         Family::Bitnami => Err(Reason::Bitnami { image: image()? }),
-        Family::Official { major: Some(major) } if major < OLDEST_MAJOR && reading.set.contract == Contract::Agent => {
-            Err(Reason::TooOld { image: image()?, major, oldest: OLDEST_MAJOR })
+        Family::Official { major: Some(major) }
+            if major < OLDEST_POSTGRESQL && reading.set.contract == Contract::Agent =>
+        {
+            Err(Reason::TooOld { image: image()?, major, oldest: OLDEST_POSTGRESQL })
         }
         _ => Ok(()),
     }

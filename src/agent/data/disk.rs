@@ -17,8 +17,8 @@ pub trait Disk {
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file, or a directory with all that is in it. What is missing is removed.
     fn remove(&self, path: &Path) -> Result<()>;
-    /// Makes the names in a directory last.
-    fn sync(&self, directory: &Path) -> Result<()>;
+    /// Makes a file's content, or the names in a directory, last.
+    fn sync(&self, path: &Path) -> Result<()>;
 }
 
 /// The volume itself.
@@ -51,7 +51,7 @@ impl Disk for Volume {
         }
     }
 
-    fn sync(&self, directory: &Path) -> Result<()> {
-        File::open(directory).and_then(|file| file.sync_all()).map_err(failed("sync", directory))
+    fn sync(&self, path: &Path) -> Result<()> {
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
     }
 }
