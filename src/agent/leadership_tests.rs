@@ -234,3 +234,16 @@ async fn another_member_that_leads_is_no_trouble() {
     sleep(SECOND).await;
     assert_eq!(handle.view().trouble(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_ends_at_once_while_the_lease_can_not_be_read() {
+    let api = ApiServer::new(&json!({}));
+    api.change(|world| world.reachable = false);
+    let handle = api.start("pgset-0", "a");
+    let asked = Instant::now();
+    tokio::time::timeout(30 * SECOND, handle.release()).await.expect("it waits for a Lease that it does not hold");
+    assert!(asked.elapsed() < SECOND, "after {:?}", asked.elapsed());
+    // and what it waits for is read all the same, for a member that goes on
+    api.change(|world| world.reachable = true);
+    until(&handle, "the Lease is read", |lease| matches!(lease, Lease::Vacant { .. })).await;
+}

@@ -1,6 +1,7 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
 mod refusing;
+mod replicas;
 mod state;
 mod upkeep;
 
@@ -21,6 +22,7 @@ use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
+use super::synchronous::Shortage;
 use super::{label, leadership};
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
@@ -50,6 +52,8 @@ pub struct Member {
     failed_starts: u32,
     refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
+    shortage: Shortage,
+    oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
     retry: Retry,
@@ -80,6 +84,8 @@ impl Member {
             failed_starts: 0,
             refusal: None,
             members: None,
+            shortage: Shortage::default(),
+            oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
             retry: Retry::none(),
@@ -181,6 +187,9 @@ impl Member {
     }
 
     async fn act(&mut self, action: Action) -> Result<(), Box<dyn std::error::Error>> {
+        if label::is_stale(&action) {
+            self.label.set(label::Role::None);
+        }
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(&waiting),
@@ -199,7 +208,10 @@ impl Member {
                 self.stop_at_once().await;
                 self.clone_from(master);
             }
-            Action::StartMaster => self.start(Role::Master { announced: None }).await?,
+            Action::StartMaster => {
+                self.write_synchronous_names().await?;
+                self.start(Role::Master { announced: None }).await?;
+            }
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
@@ -236,7 +248,7 @@ impl Member {
     }
 
     async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
-        let Midwife { configuration, programs, processes, data } = &self.midwife;
+        let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
         data.remove_stale_pid_file()?;
         info!(role = role.name(), "starting PostgreSQL");
         let server = Server::start(configuration, data, programs, processes).await?;
