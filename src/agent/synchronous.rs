@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::slots::Members;
+use super::slots::{self, Change, Members};
+use super::sql::Slot;
 use crate::names;
 
 /// PostgreSQL's setting.
@@ -27,6 +28,39 @@ impl Members {
         let names: Vec<String> = enough.others(me).map(|pod| format!("\"{pod}\"")).collect();
         format!("ANY {confirmations} ({})", names.join(", "))
     }
+
+    /// From what the master has to what the set's size asks for, in an order in which it may be broken off anywhere: a member has its slot
+    /// before its confirmation counts, and counts no more when it loses its slot.
+    #[must_use]
+    pub fn steps(&self, now: &Standing, me: &str, confirmations: u32) -> Vec<Step> {
+        let names = self.synchronous_names(me, confirmations);
+        let is_ours = confirmations > 0 || is_the_agents(&now.names, &self.set);
+        let is_due = !now.names_are_fixed && is_ours && now.names != names;
+        let (drops, makes): (Vec<Change>, Vec<Change>) =
+            slots::changes(&now.slots, self, me).into_iter().partition(|change| matches!(change, Change::Drop(_)));
+        let makes = makes.into_iter().map(Step::Slot);
+        makes.chain(is_due.then_some(Step::Names(names))).chain(drops.into_iter().map(Step::Slot)).collect()
+    }
+}
+
+/// What a master has for its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The members' slots.
+    pub slots: Vec<Slot>,
+    /// `synchronous_standby_names`.
+    pub names: String,
+    /// The user has it on the server's command line: it is not ours to change.
+    pub names_are_fixed: bool,
+}
+
+/// One step from what a master has to what it should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A slot.
+    Slot(Change),
+    /// `synchronous_standby_names`.
+    Names(String),
 }
 
 /// A value of `synchronous_standby_names` that an agent wrote: a list of this set's members.
@@ -159,6 +193,61 @@ mod tests {
         assert_eq!(at_start(None, 2, Some(last)).as_deref(), Some(lowest), "it was for another number");
         assert_eq!(at_start(None, 2, Some("s1")).as_deref(), Some(lowest), "somebody else's value confirms nothing");
         assert_eq!(at_start(Some(&members(3)), 0, None), None);
+    }
+
+    fn standing(names: &str) -> Standing {
+        Standing { slots: Vec::new(), names: names.to_owned(), names_are_fixed: false }
+    }
+
+    fn take(now: &mut Standing, step: Step) {
+        match step {
+            Step::Slot(Change::Create(name)) => now.slots.push(Slot { name, active: false, is_lost: false }),
+            Step::Slot(Change::Renew(name) | Change::Drop(name)) => now.slots.retain(|slot| slot.name != name),
+            Step::Names(names) => now.names = names,
+        }
+    }
+
+    fn confirm(now: &Standing, members: &Members, me: &str) -> Vec<String> {
+        members.others(me).filter(|pod| now.names.contains(&format!("\"{pod}\""))).collect()
+    }
+
+    fn grow_or_shrink(from: u32, to: u32, crash_after: usize) {
+        let mut now = standing("");
+        let all = |now: &Standing, count| members(count).steps(now, "my-db-3", 1);
+        for step in all(&now, from) {
+            take(&mut now, step);
+        }
+        for step in all(&now, to).into_iter().take(crash_after) {
+            take(&mut now, step);
+            for pod in confirm(&now, &members(from.max(to)), "my-db-3") {
+                let is_padding = from.min(to) == 1 && pod == "my-db-4";
+                assert!(is_padding || now.slots.iter().any(|slot| slot.name == names::slot(&pod)), "{pod}: {now:?}");
+            }
+        }
+        for step in all(&now, to) {
+            take(&mut now, step);
+        }
+        assert_eq!(now.names, members(to).synchronous_names("my-db-3", 1));
+        assert_eq!(all(&now, to), [], "from {from} to {to}, broken off after {crash_after}");
+    }
+
+    #[test]
+    fn a_replica_that_confirms_has_its_slot_wherever_growing_or_shrinking_is_broken_off() {
+        for from in 1..=4 {
+            for to in 1..=4 {
+                for crash_after in 0..=8 {
+                    grow_or_shrink(from, to, crash_after);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_user_wrote_is_his() {
+        let steps = |now: &Standing, wanted| members(1).steps(now, "my-db-3", wanted);
+        assert_eq!(steps(&Standing { names_are_fixed: true, ..standing("s1") }, 1), []);
+        assert_eq!(steps(&standing("s1"), 0), []);
+        assert_eq!(steps(&standing(r#"ANY 1 ("my-db-4")"#), 0), [Step::Names(String::new())], "the annotation is gone");
     }
 
     fn has(confirming: u32, replicas: u32) -> Confirmations {

@@ -9,10 +9,12 @@ use tracing::{info, warn};
 use super::Member;
 use super::state::{Role, Running, State};
 use super::upkeep::ACCEPTS_WRITES;
+use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
-use crate::agent::slots::{self, Change, Members};
+use crate::agent::server::Server;
+use crate::agent::slots::{Change, Members};
 use crate::agent::sql::{self, Sql};
-use crate::agent::synchronous::{self, Confirmations};
+use crate::agent::synchronous::{Confirmations, Standing, Step};
 use crate::agent::{birth, kubernetes};
 use crate::errors::with_causes;
 
@@ -54,39 +56,26 @@ impl Member {
         self.look_up_oldest_wal().await
     }
 
-    /// Slots and synchronous replication follow the set's size. A member has its slot before commits wait for it, and commits don't wait for
-    /// it any more when it loses its slot; what keeps a slot from being made or dropped keeps no commit waiting.
+    /// Slots and synchronous replication follow the set's size.
     async fn keep_members(&mut self, members: &Members) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        let (drops, makes): (Vec<Change>, Vec<Change>) =
-            slots::changes(&sql.slots().await?, members, &self.midwife.configuration.me.pod)
-                .into_iter()
-                .partition(|change| matches!(change, Change::Drop(_)));
-        let made = change_slots(sql, makes).await;
-        self.keep_synchronous_names(members).await?;
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        made.and(change_slots(sql, drops).await)
-    }
-
-    async fn keep_synchronous_names(&mut self, members: &Members) -> Result<(), sql::Error> {
         let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        let configuration = &self.midwife.configuration;
-        let (me, wanted) = (&configuration.me.pod, configuration.synchronous);
+        let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
         let facts = sql.synchronous_facts().await?;
-        let (names, now) = (members.synchronous_names(me, wanted), facts.names);
-        if facts.is_fixed {
-            return Ok(());
+        let now = Standing { slots: sql.slots().await?, names: facts.names, names_are_fixed: facts.is_fixed };
+        let mut outcome = Ok(());
+        // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
+        for step in members.steps(&now, &me.pod, *synchronous) {
+            info!(set, ?step, "the members changed");
+            if let Err(why) = take(sql, server, &step).await {
+                warn!(?step, error = with_causes(&why), "failed to follow the set's size, trying again");
+                outcome = Err(why);
+            }
         }
-        if now != names && (wanted > 0 || synchronous::is_the_agents(&now, &configuration.set)) {
-            info!(was = now, now = names, "the replicas that confirm a commit changed");
-            sql.set_synchronous_names(&names).await?;
-            server.reload();
+        if members.count > 0 && !facts.is_fixed {
+            let replicas = u32::try_from(members.others(&me.pod).count()).unwrap_or(u32::MAX);
+            self.note_shortage(Confirmations { wanted: *synchronous, confirming: facts.confirming, replicas });
         }
-        if members.count > 0 {
-            let replicas = u32::try_from(members.others(me).count()).unwrap_or(u32::MAX);
-            self.note_shortage(Confirmations { wanted, confirming: facts.confirming, replicas });
-        }
-        Ok(())
+        outcome
     }
 
     fn note_shortage(&mut self, has: Confirmations) {
@@ -120,23 +109,18 @@ impl Member {
     }
 }
 
-/// Makes all changes that can be made, and returns what kept one from it.
-async fn change_slots(sql: &Sql, changes: Vec<Change>) -> Result<(), sql::Error> {
-    let mut outcome = Ok(());
-    for change in changes {
-        info!(?change, "the members changed");
-        let done = match &change {
-            Change::Create(name) => sql.create_slot(name).await,
-            Change::Renew(name) => match sql.drop_slot(name).await {
-                Ok(()) => sql.create_slot(name).await,
-                failed => failed,
-            },
-            Change::Drop(name) => sql.drop_slot(name).await,
-        };
-        if let Err(why) = done {
-            warn!(?change, error = with_causes(&why), "a replication slot could not be changed");
-            outcome = Err(why);
+async fn take(sql: &Sql, server: &Server, step: &Step) -> Result<(), sql::Error> {
+    match step {
+        Step::Slot(Change::Create(name)) => sql.create_slot(name).await,
+        Step::Slot(Change::Renew(name)) => {
+            sql.drop_slot(name).await?;
+            sql.create_slot(name).await
+        }
+        Step::Slot(Change::Drop(name)) => sql.drop_slot(name).await,
+        Step::Names(names) => {
+            sql.set_synchronous_names(names).await?;
+            server.reload();
+            Ok(())
         }
     }
-    outcome
 }
