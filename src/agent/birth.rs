@@ -274,6 +274,22 @@ fn succeeded(program: &'static str, output: &Output) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// PostgreSQL keeps this much of a client's name.
+    const NAME_LIMIT: usize = 63;
+
+    #[test]
+    fn no_list_of_members_names_a_clone_however_long_the_members_names_are() {
+        for set in ["db".to_owned(), "clone-db".to_owned(), "d".repeat(NAME_LIMIT - 2)] {
+            let members = Members { set: set.clone(), first: 0, count: 9 };
+            let names = members.synchronous_names(&format!("{set}-0"), 1);
+            for pod in members.others(&format!("{set}-0")) {
+                let clone: String = names::clone_application(&pod).chars().take(NAME_LIMIT).collect();
+                assert!(names.contains(&format!("\"{pod}\"")));
+                assert!(!names.contains(&format!("\"{clone}\"")), "{clone}");
+            }
+        }
+    }
+
     #[test]
     fn single_user_mode_waits_for_no_replica() {
         assert!(SINGLE_USER_SETTINGS.contains(&"synchronous_commit=local"));

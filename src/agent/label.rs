@@ -35,19 +35,19 @@ pub enum Role {
 #[must_use]
 pub fn is_stale(action: &Action) -> bool {
     match action {
-        Action::Wait(Waiting::ForLease) => false,
+        Action::Stay
+        | Action::Wait(Waiting::ForLease)
+        | Action::TakeLease
+        | Action::Bootstrap
+        | Action::StartMaster
+        | Action::Follow(_)
+        | Action::AbandonClone => false,
         Action::Wait(_)
         | Action::ReleaseLease(_)
         | Action::Clone(_)
         | Action::CloneAnew(_)
         | Action::StartReplica(_)
         | Action::Fence => true,
-        Action::Stay
-        | Action::TakeLease
-        | Action::Bootstrap
-        | Action::StartMaster
-        | Action::Follow(_)
-        | Action::AbandonClone => false,
     }
 }
 

@@ -83,7 +83,7 @@ fn key(line: &str) -> &str {
 /// `text` of a settings file without this setting.
 #[must_use]
 pub fn without_setting(text: &str, name: &str) -> String {
-    text.lines().filter(|line| !key(line).eq_ignore_ascii_case(name)).map(|line| format!("{line}\n")).collect()
+    text.split_inclusive('\n').filter(|line| !key(line).eq_ignore_ascii_case(name)).collect()
 }
 
 /// The lines that go in front of the user's `pg_hba.conf`. The agent's own role works over the local socket alone; members
