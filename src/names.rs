@@ -273,6 +273,13 @@ pub fn leader(set: &str) -> String {
     format!("{set}-leader")
 }
 
+/// What a clone is called on the master while it is made. The name of no member, however long it is and wherever PostgreSQL cuts it off: a pod's
+/// has no underscore. So no list of members names it, and no commit takes it for a replica that keeps what it receives.
+#[must_use]
+pub fn clone_application(pod: &str) -> String {
+    format!("clone_{pod}")
+}
+
 /// The replication slot of a member: `pgset_` and the pod's name, in the letters that PostgreSQL allows in a slot's name.
 /// Two pods of one set never share one: their names differ in the digits of the ordinal.
 #[must_use]

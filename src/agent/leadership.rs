@@ -13,6 +13,7 @@ use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
@@ -184,7 +185,7 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        self.wait_until_readable().await;
+        self.wait_until_readable(&mut inbox).await;
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let events = watcher(self.api.clone(), config).default_backoff().applied_objects();
         let mut events = std::pin::pin!(events);
@@ -219,10 +220,10 @@ impl Keeper {
         }
     }
 
-    async fn wait_until_readable(&mut self) {
+    async fn wait_until_readable(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut told = false;
         loop {
-            let answer = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await;
+            let Some(answer) = while_nothing_is_held(inbox, self.read()).await else { return };
             let trouble = match answer {
                 Ok(Ok(Some(lease))) => {
                     self.trouble = None;
@@ -240,8 +241,14 @@ impl Keeper {
             }
             self.set_trouble(trouble);
             self.publish();
-            sleep(RETRY).await;
+            if while_nothing_is_held(inbox, sleep(RETRY)).await.is_none() {
+                return;
+            }
         }
+    }
+
+    async fn read(&self) -> Result<kube::Result<Option<LeaseObject>>, Elapsed> {
+        timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await
     }
 
     fn forbidden(&self, what: &str, status: &kube::core::Status) -> String {
@@ -456,6 +463,23 @@ impl Keeper {
             }
             Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
             Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
+        }
+    }
+}
+
+/// What has no Lease yet has none to give back, and so keeps nobody from ending. Absent once nobody asks any more.
+async fn while_nothing_is_held<T>(inbox: &mut mpsc::Receiver<Command>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            command = inbox.recv() => match command? {
+                Command::Release(done) => {
+                    let _ = done.send(());
+                }
+                // The view says that the Lease is not known: whoever asks for it all the same asks again.
+                Command::Take | Command::Announce(_) => {}
+            },
         }
     }
 }

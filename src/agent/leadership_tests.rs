@@ -307,3 +307,16 @@ async fn a_lease_that_is_given_back_leaves_nothing_to_fence() {
     leader.release().await;
     assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_ends_at_once_while_the_lease_can_not_be_read() {
+    let api = ApiServer::new(&json!({}));
+    api.change(|world| world.reachable = false);
+    let handle = api.start("pgset-0", "a");
+    let asked = Instant::now();
+    tokio::time::timeout(30 * SECOND, handle.release()).await.expect("it waits for a Lease that it does not hold");
+    assert!(asked.elapsed() < SECOND, "after {:?}", asked.elapsed());
+    // and what it waits for is read all the same, for a member that goes on
+    api.change(|world| world.reachable = true);
+    until(&handle, "the Lease is read", |lease| matches!(lease, Lease::Vacant { .. })).await;
+}

@@ -151,7 +151,8 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
-        let midwife = Midwife { configuration, programs, processes, data };
+        let authentication = programs.authentication(&processes).await;
+        let midwife = Midwife { configuration, programs, processes, data, authentication };
         let member = Member::new(midwife, client, leadership, label, publisher, teller, found);
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),

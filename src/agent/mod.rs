@@ -27,6 +27,7 @@ mod slots;
 mod sql;
 pub mod stand_in;
 mod status;
+mod synchronous;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;

@@ -65,8 +65,32 @@ pub struct ReplicaFacts {
     pub streaming_timeline: Option<u32>,
     /// Bytes received and not yet replayed.
     pub replay_lag_bytes: i64,
-    /// How far it has come, if only the master can help it on: there is no archive.
-    pub replayed: Option<Lsn>,
+    /// How far it has received the master's WAL, once it has asked for any since it started.
+    pub received: Option<Lsn>,
+    /// It can get WAL from elsewhere.
+    pub has_archive: bool,
+}
+
+// === impl ReplicaFacts ===
+
+impl ReplicaFacts {
+    /// How far it has come, if it does not stream and only the master can help it on. What is received and not replayed yet, perhaps by
+    /// the user's `recovery_min_apply_delay`, it needs from nobody; and one that has not asked for WAL since it started still reads its own.
+    #[must_use]
+    pub fn stuck_at(&self) -> Option<Lsn> {
+        self.received.filter(|_| self.streaming_timeline.is_none() && !self.has_archive)
+    }
+}
+
+/// What a master says of the replicas that confirm its commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SynchronousFacts {
+    /// `synchronous_standby_names` as it is now.
+    pub names: String,
+    /// It stands on the server's command line, where no `ALTER SYSTEM` changes it: the user's own.
+    pub is_fixed: bool,
+    /// So many replicas confirm commits now.
+    pub confirming: u32,
 }
 
 /// A member's slot on the master.
@@ -76,6 +100,8 @@ pub struct Slot {
     pub name: String,
     /// Somebody streams from it.
     pub active: bool,
+    /// The WAL that it kept is gone, and nobody can use it again.
+    pub is_lost: bool,
 }
 
 // === impl Sql ===
@@ -172,16 +198,16 @@ impl Sql {
                 "say what it receives",
                 "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
                         coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
-                        CASE WHEN current_setting('restore_command') = '' \
-                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END, \
+                        pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, current_setting('restore_command') <> '', \
                         NOT pg_is_in_recovery()",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
             streaming_timeline: row.get::<_, Option<i32>>(0).and_then(|timeline| u32::try_from(timeline).ok()),
             replay_lag_bytes: row.get(1),
-            replayed: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
-            is_promoted: row.get(3),
+            received: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
+            has_archive: row.get(3),
+            is_promoted: row.get(4),
         }))
     }
 
@@ -200,10 +226,12 @@ impl Sql {
         let rows = self
             .rows(
                 "list its replication slots",
-                r"SELECT slot_name::text, active FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\_%'",
+                // invalidation_reason is there since PostgreSQL 17.
+                r"SELECT slot_name::text, active, coalesce(wal_status = 'lost' OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL, false) \
+                  FROM pg_replication_slots s WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\_%'",
             )
             .await?;
-        Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1) }).collect())
+        Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1), is_lost: row.get(2) }).collect())
     }
 
     /// Makes a member's slot, with its WAL kept from now on. The member itself may be quicker, just before it clones.
@@ -220,11 +248,22 @@ impl Sql {
         self.run("drop a replication slot", &format!("SELECT pg_drop_replication_slot({})", literal(name))).await
     }
 
-    /// `synchronous_standby_names` as it is now.
-    pub async fn synchronous_names(&self) -> Result<String> {
-        let rows =
-            self.rows("show synchronous_standby_names", "SELECT current_setting('synchronous_standby_names')").await?;
-        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    /// Which replicas confirm commits, and how many of them do.
+    pub async fn synchronous_facts(&self) -> Result<SynchronousFacts> {
+        let rows = self
+            .rows(
+                "say which replicas confirm commits",
+                "SELECT setting, source = 'command line', \
+                        (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) \
+                 FROM pg_settings WHERE name = 'synchronous_standby_names'",
+            )
+            .await?;
+        let row = rows.first();
+        Ok(SynchronousFacts {
+            names: row.map(|row| row.get(0)).unwrap_or_default(),
+            is_fixed: row.is_some_and(|row| row.get(1)),
+            confirming: row.and_then(|row| u32::try_from(row.get::<_, i64>(2)).ok()).unwrap_or(0),
+        })
     }
 
     /// Changes `synchronous_standby_names`, from the next reload on.
@@ -291,6 +330,15 @@ mod tests {
         assert_eq!(start_of_segment("000000010000000000000005", "16777216"), Some(Lsn(5 << 24)));
         assert_eq!(start_of_segment("000000020000000A000000FF", "16777216"), Some(Lsn((0xA << 32) + (0xFF << 24))));
         assert_eq!(start_of_segment("short", "16777216"), None);
+    }
+
+    #[test]
+    fn a_replica_is_stuck_where_its_reception_ended_if_only_the_master_has_more() {
+        let stuck = ReplicaFacts { received: Some(Lsn(9)), ..ReplicaFacts::default() };
+        assert_eq!(stuck.stuck_at(), Some(Lsn(9)), "however far behind a delay keeps what it replays");
+        assert_eq!(ReplicaFacts { received: None, ..stuck.clone() }.stuck_at(), None, "it still reads WAL of its own");
+        assert_eq!(ReplicaFacts { has_archive: true, ..stuck.clone() }.stuck_at(), None);
+        assert_eq!(ReplicaFacts { streaming_timeline: Some(1), ..stuck }.stuck_at(), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod others;
 mod refusing;
+mod replicas;
 mod state;
 mod upkeep;
 
@@ -23,6 +24,7 @@ use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
+use super::synchronous::Shortage;
 use super::{label, leadership, postmasters};
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
@@ -54,6 +56,8 @@ pub struct Member {
     failed_starts: u32,
     refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
+    shortage: Shortage,
+    oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
     fingerprint: Option<Fingerprint>,
@@ -86,6 +90,8 @@ impl Member {
             failed_starts: 0,
             refusal: None,
             members: None,
+            shortage: Shortage::default(),
+            oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
             fingerprint: None,
@@ -206,6 +212,9 @@ impl Member {
         if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_)) {
             self.waiting = None;
         }
+        if label::is_stale(&action) {
+            self.label.set(label::Role::None);
+        }
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
@@ -224,7 +233,10 @@ impl Member {
                 self.stop_at_once().await;
                 self.clone_from(master);
             }
-            Action::StartMaster => self.start(Role::Master { announced: None }).await?,
+            Action::StartMaster => {
+                self.write_synchronous_names().await?;
+                self.start(Role::Master { announced: None }).await?;
+            }
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
@@ -263,7 +275,7 @@ impl Member {
     }
 
     async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
-        let Midwife { configuration, programs, processes, data } = &self.midwife;
+        let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
