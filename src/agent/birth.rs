@@ -13,7 +13,8 @@ use super::data::{self, DataDirectory};
 use super::processes::Processes;
 use super::programs::Programs;
 use super::{nameless, settings, sql, stand_in};
-use crate::election::Master;
+use crate::election::lineage::Database;
+use crate::election::{Data, Master};
 use crate::names;
 
 /// What a member needs to get its data.
@@ -222,6 +223,16 @@ impl Midwife {
     /// connections.
     pub fn write_master(&self, master: &Master) -> Result<()> {
         write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))
+    }
+
+    /// Where a master's server has stopped cleanly: whoever has as much has everything.
+    pub async fn position_of_clean_stop(&self) -> Option<Database> {
+        match self.data.inspect(&self.programs, &self.processes).await {
+            Data::Cluster { system, standby: false, lineage } => {
+                lineage.stopped().map(|reached| Database { system, reached: Some(reached) })
+            }
+            _ => None,
+        }
     }
 
     /// How this member reaches a master; the password goes into a file that dies with the pod.

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::election::claim::{self, Candidate, Claim, Times};
-use crate::election::{Lease, Master};
+use crate::election::claim::{self, Candidate, Claim, Progress, Times};
+use crate::election::lineage::Database;
+use crate::election::{Lease, Lsn, Master};
 
 /// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.
 const RETRY: Duration = Duration::from_millis(300);
@@ -65,7 +66,7 @@ impl View {
 enum Command {
     Take,
     Announce(Master),
-    Release(oneshot::Sender<()>),
+    Release(Option<Database>, oneshot::Sender<()>),
 }
 
 /// The main loop's end of the task.
@@ -73,6 +74,7 @@ enum Command {
 pub struct Handle {
     view: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Handle {
@@ -99,10 +101,21 @@ impl Handle {
         let _ = self.commands.send(Command::Announce(master)).await;
     }
 
-    /// Gives the Lease back, if it is held. PostgreSQL must have stopped before.
-    pub async fn release(&self) {
+    /// How far the announced master has come: goes along with the next renewal.
+    pub fn note(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Where the announced master's timeline branched off, as it was last noted.
+    #[must_use]
+    pub fn begins(&self) -> Option<Lsn> {
+        self.progress.borrow().begins
+    }
+
+    /// Gives the Lease back, if it is held, with what is to be known of the database from now on. PostgreSQL must have stopped before.
+    pub async fn release(&self, last_word: Option<Database>) {
         let (done, wait) = oneshot::channel();
-        if self.commands.send(Command::Release(done)).await.is_ok() {
+        if self.commands.send(Command::Release(last_word, done)).await.is_ok() {
             let _ = wait.await;
         }
     }
@@ -117,6 +130,7 @@ pub fn start(
     times: Times,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
+    let (note, progress) = watch::channel(Progress::default());
     let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
     let keeper = Keeper {
         api: Api::namespaced(client, namespace),
@@ -128,10 +142,11 @@ pub fn start(
         observed_at: Instant::now(),
         held: None,
         master: None,
+        progress,
         trouble: None,
         publish,
     };
-    (Handle { view, commands }, tokio::spawn(keeper.run(inbox)))
+    (Handle { view, commands, progress: note }, tokio::spawn(keeper.run(inbox)))
 }
 
 struct Held {
@@ -149,6 +164,7 @@ struct Keeper {
     observed_at: Instant,
     held: Option<Held>,
     master: Option<Master>,
+    progress: watch::Receiver<Progress>,
     trouble: Option<Trouble>,
     publish: watch::Sender<View>,
 }
@@ -174,8 +190,8 @@ impl Keeper {
                             self.renew().await;
                         }
                     }
-                    Some(Command::Release(done)) => {
-                        self.release().await;
+                    Some(Command::Release(last_word, done)) => {
+                        self.release(last_word).await;
                         let _ = done.send(());
                     }
                     None => return,
@@ -315,6 +331,12 @@ impl Keeper {
         }
     }
 
+    /// The master, once it accepts connections, and how far it has come.
+    fn announced(&self) -> Option<(&Master, Progress)> {
+        let progress = *self.progress.borrow();
+        self.master.as_ref().map(|master| (master, progress))
+    }
+
     async fn take(&mut self) {
         if self.held.is_some() || !matches!(self.judge(), Lease::Vacant { .. }) {
             return;
@@ -350,7 +372,7 @@ impl Keeper {
     async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let started = Instant::now();
-        let wanted = claim::renewed(&seen, self.master.as_ref(), self.times, Timestamp::now());
+        let wanted = claim::renewed(&seen, self.announced(), self.times, Timestamp::now());
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, started),
             Err(Refused::Conflict) => self.settle_conflict(started).await,
@@ -381,7 +403,7 @@ impl Keeper {
             return;
         }
         let mine = claim::acquired(&lease, &self.identity, self.times, Timestamp::now());
-        let wanted = claim::renewed(&mine, self.master.as_ref(), self.times, Timestamp::now());
+        let wanted = claim::renewed(&mine, self.announced(), self.times, Timestamp::now());
         if let Ok(lease) = self.replace(&wanted).await {
             self.hold(lease, started);
         } else if let Some(held) = self.held.as_mut() {
@@ -389,10 +411,10 @@ impl Keeper {
         }
     }
 
-    async fn release(&mut self) {
+    async fn release(&mut self, last_word: Option<Database>) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.take().is_some()) else { return };
         self.master = None;
-        if let Ok(lease) = self.replace(&claim::released(&seen, Timestamp::now())).await {
+        if let Ok(lease) = self.replace(&claim::released(&seen, last_word, Timestamp::now())).await {
             info!(lease = %self.name, "the Lease is released");
             self.seen = Some(lease);
             self.observed_at = Instant::now();

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::*;
-use crate::election::SystemIdentifier;
+use crate::election::lineage::Reached;
+use crate::election::{Lsn, SystemIdentifier};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,6 +48,15 @@ impl ApiServer {
 
     fn holder(&self) -> Option<String> {
         self.0.lock().unwrap().lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+    }
+
+    fn claim(&self) -> Claim {
+        let stored: LeaseObject = serde_json::from_value(self.0.lock().unwrap().lease.clone()).unwrap();
+        Claim::read(&stored, SECOND)
+    }
+
+    fn remembers(&self) -> Option<Database> {
+        self.claim().set
     }
 
     fn client(&self) -> Client {
@@ -205,14 +215,50 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
         timeline: 3,
         oldest_wal: None,
     };
+    leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(90)) });
     leader.announce(master.clone()).await;
     let other = server.start("pgset-1", "b");
     until(&other, "the master", |lease| *lease == Lease::Other { master: Some(master.clone()) }).await;
 
-    leader.release().await;
-    let stored: LeaseObject = serde_json::from_value(server.0.lock().unwrap().lease.clone()).unwrap();
-    let claim = Claim::read(&stored, SECOND);
-    assert_eq!((claim.holder, claim.master, claim.set), (None, None, Some(system)), "only the database's name stays");
+    leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(100)) });
+    sleep(SECOND * 3).await;
+    let reached = Reached { timeline: 3, begins: Some(Lsn(50)), flushed: Some(Lsn(100)), stopped_at: None };
+    assert_eq!(
+        server.remembers(),
+        Some(Database { system, reached: Some(reached) }),
+        "a renewal says how far it has come"
+    );
+
+    let stopped = Reached { flushed: Some(Lsn(120)), stopped_at: Some(Lsn(120)), ..reached };
+    leader.release(Some(Database { system, reached: Some(stopped) })).await;
+    let claim = server.claim();
+    assert_eq!((claim.holder, claim.master), (None, None));
+    assert_eq!(claim.set, Some(Database { system, reached: Some(stopped) }), "what the set is and has reached stays");
+
+    until(&other, "vacant", vacant).await;
+    // The first one reads the Lease again, as no watch told of the release.
+    other.take().await;
+    other.take().await;
+    until(&other, "taken", mine).await;
+    let begun = Reached { stopped_at: None, ..stopped };
+    assert_eq!(server.remembers(), Some(Database { system, reached: Some(begun) }), "from now on it may be written to");
+    other.release(None).await;
+    assert_eq!(
+        server.remembers(),
+        Some(Database { system, reached: Some(begun) }),
+        "who has led nothing has nothing to say"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_names_the_database_of_a_lease_that_knows_none() {
+    let server = ApiServer::new(&json!({}));
+    let leader = a_leader(&server).await;
+    let reached = Reached { timeline: 2, begins: Some(Lsn(50)), flushed: None, stopped_at: None };
+    let database = Database { system: SystemIdentifier(7), reached: Some(reached) };
+    leader.release(Some(database)).await;
+    assert_eq!((server.holder(), server.remembers()), (None, Some(database)));
+    until(&leader, "vacant", |lease| *lease == Lease::Vacant { set: Some(database) }).await;
 }
 
 #[tokio::test(start_paused = true)]

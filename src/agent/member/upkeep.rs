@@ -1,6 +1,6 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Member;
 use super::state::{Retry, Role, Running, State};
@@ -69,6 +69,11 @@ impl Member {
         };
         let oldest_wal = sql.oldest_wal().await?;
         if let Some(announced) = announced {
+            match sql.progress(announced.timeline, self.leadership.begins()).await {
+                Ok(progress) => self.leadership.note(progress),
+                // The Lease says what it said before, which stays true.
+                Err(why) => debug!(error = with_causes(&why), "how far the master has come is not known"),
+            }
             if announced.oldest_wal != oldest_wal {
                 announced.oldest_wal = oldest_wal;
                 self.leadership.announce(announced.clone()).await;
@@ -89,6 +94,7 @@ impl Member {
                 timeline: facts.timeline,
                 oldest_wal,
             };
+            self.leadership.note(sql.progress(facts.timeline, None).await?);
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
