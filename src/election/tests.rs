@@ -10,9 +10,9 @@ const STRANGER: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_002);
 /// The set, as a Lease of 0.1.0 knows it.
 const KNOWN: Option<Database> = Some(Database { system: SET, reached: None });
 
-fn at(timeline: u32, flushed: u64) -> Option<Database> {
+fn at(timeline: u32, flushed: u64) -> Database {
     let reached = lineage::Reached { timeline, begins: None, flushed: Some(Lsn(flushed)), stopped_at: None };
-    Some(Database { system: SET, reached: Some(reached) })
+    Database { system: SET, reached: Some(reached) }
 }
 
 fn on(timeline: u32) -> Lineage {
@@ -96,10 +96,13 @@ fn data_of_another_database_is_left_alone() {
 fn a_vacant_lease_is_not_taken_unread() {
     let older = Waiting::Diverged(Divergence::OlderTimeline { found: 1, reached: 2 });
     for first in [true, false] {
-        assert_eq!(stopped(Lease::Vacant { set: at(2, 9) }, was_master(), first), Action::Wait(older.clone()));
-        assert_eq!(stopped(Lease::Mine { set: at(2, 9) }, was_master(), first), Action::ReleaseLease(older.clone()));
-        assert_eq!(stopped(Lease::Vacant { set: at(1, 9) }, was_master(), first), Action::TakeLease);
-        assert_eq!(stopped(Lease::Mine { set: at(1, 9) }, was_master(), first), Action::StartMaster);
+        assert_eq!(stopped(Lease::Vacant { set: Some(at(2, 9)) }, was_master(), first), Action::Wait(older.clone()));
+        assert_eq!(
+            stopped(Lease::Mine { set: Some(at(2, 9)) }, was_master(), first),
+            Action::ReleaseLease(older.clone())
+        );
+        assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first), Action::TakeLease);
+        assert_eq!(stopped(Lease::Mine { set: Some(at(1, 9)) }, was_master(), first), Action::StartMaster);
     }
 }
 
@@ -107,10 +110,10 @@ fn a_vacant_lease_is_not_taken_unread() {
 fn a_member_that_was_promoted_by_hand_leads_where_the_set_went_on_with_it_and_the_old_master_does_not() {
     let branches = vec![lineage::Branch { timeline: 1, left_at: Lsn(100) }];
     let promoted = Data::Cluster { system: SET, standby: false, lineage: Lineage { branches, ..on(2) } };
-    assert_eq!(stopped(Lease::Vacant { set: at(1, 100) }, promoted.clone(), false), Action::TakeLease);
+    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false), Action::TakeLease);
     let lacks = Waiting::Diverged(Divergence::OtherHistory { found: 2, reached: 1 });
     assert_eq!(
-        stopped(Lease::Vacant { set: at(1, 101) }, promoted, false),
+        stopped(Lease::Vacant { set: Some(at(1, 101)) }, promoted, false),
         Action::Wait(lacks),
         "the master had come further"
     );
@@ -206,8 +209,8 @@ fn leases() -> impl Strategy<Value = Lease> {
     let set = prop_oneof![
         Just(None),
         Just(KNOWN),
-        Just(at(1, 5)),
-        Just(at(2, 5)),
+        Just(Some(at(1, 5))),
+        Just(Some(at(2, 5))),
         Just(Some(Database { system: STRANGER, reached: None }))
     ];
     prop_oneof![

@@ -285,7 +285,7 @@ async fn what_its_policy_refuses(controller: &Somebody) {
     let abroad = json!({"metadata": pretended("db-sa", "db"),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "db-sa"},
         "subjects": [{"kind": "ServiceAccount", "name": "clerk", "namespace": "bank"}]});
-    let owned = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
+    let under_a_set = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
     let forgotten = json!({"metadata": {"annotations": {"pgset.dev/system-identifier": "1"}}});
     let attacks = [
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), image),
@@ -303,7 +303,7 @@ async fn what_its_policy_refuses(controller: &Somebody) {
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), held.clone()),
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), adopted.clone()),
         ("PATCH", format!("{leases}/shop/leases/db-leader"), held),
-        ("PATCH", format!("{leases}/shop/leases/db-leader"), owned),
+        ("PATCH", format!("{leases}/shop/leases/db-leader"), under_a_set),
         ("PATCH", format!("{leases}/shop/leases/db-leader"), forgotten),
         ("POST", format!("{leases}/bank/leases"), json!({"metadata": pretended("x-leader", "x")})),
         (

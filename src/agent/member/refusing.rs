@@ -13,8 +13,8 @@ use crate::errors::with_causes;
 
 /// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
 const FIRST_STARTS: u32 = 3;
-/// So long nobody has led whom a member without data could be cloned from: several times what a restart in place takes.
-const LOST_FOR_GOOD: Duration = Duration::from_secs(20);
+/// So long nobody has led whom a member without data could be cloned from, though the Lease was free: a restart in place takes less.
+const LOST_FOR_GOOD: Duration = Duration::from_secs(10);
 
 impl Member {
     /// Why the image has to run the database as before, if it has to: only ever while no server of the agent's runs.
