@@ -132,20 +132,7 @@ pub fn start(
     let (commands, inbox) = mpsc::channel(4);
     let (note, progress) = watch::channel(Progress::default());
     let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
-    let keeper = Keeper {
-        api: Api::namespaced(client, namespace),
-        identity: me.to_string(),
-        name,
-        me,
-        times,
-        seen: None,
-        observed_at: Instant::now(),
-        held: None,
-        master: None,
-        progress,
-        trouble: None,
-        publish,
-    };
+    let keeper = Keeper::new(Api::namespaced(client, namespace), name, me, times, progress, publish);
     (Handle { view, commands, progress: note }, tokio::spawn(keeper.run(inbox)))
 }
 
@@ -162,6 +149,7 @@ struct Keeper {
     times: Times,
     seen: Option<LeaseObject>,
     observed_at: Instant,
+    reserved_until: Option<Instant>,
     held: Option<Held>,
     master: Option<Master>,
     progress: watch::Receiver<Progress>,
@@ -172,6 +160,31 @@ struct Keeper {
 // === impl Keeper ===
 
 impl Keeper {
+    fn new(
+        api: Api<LeaseObject>,
+        name: String,
+        me: Candidate,
+        times: Times,
+        progress: watch::Receiver<Progress>,
+        publish: watch::Sender<View>,
+    ) -> Self {
+        Self {
+            api,
+            identity: me.to_string(),
+            name,
+            me,
+            times,
+            seen: None,
+            observed_at: Instant::now(),
+            reserved_until: None,
+            held: None,
+            master: None,
+            progress,
+            trouble: None,
+            publish,
+        }
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         self.wait_until_readable().await;
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
@@ -272,6 +285,11 @@ impl Keeper {
         if self.seen.as_ref().and_then(|seen| seen.metadata.resource_version.as_ref())
             != lease.metadata.resource_version.as_ref()
         {
+            if self.seen.as_ref().is_some_and(|seen| seen.metadata.uid != lease.metadata.uid) {
+                // Somebody deleted it, and who held it may lead on: it is his to take again for as long as he had it.
+                let held = self.claim().filter(|claim| claim.holder.is_some());
+                self.reserved_until = held.map(|claim| self.observed_at + claim.duration);
+            }
             self.observed_at = Instant::now();
             self.seen = Some(lease);
         }
@@ -289,6 +307,7 @@ impl Keeper {
                 let expiry = self.observed_at + claim.duration;
                 (expiry > Instant::now()).then_some(expiry)
             }
+            (None, Some(_)) => self.reserved_until.filter(|until| *until > Instant::now()),
             _ => None,
         };
         match deadline {
@@ -320,6 +339,7 @@ impl Keeper {
             return Lease::Mine { set: claim.set };
         }
         match claim.holder.as_deref() {
+            None if self.reserved_until.is_some_and(|until| Instant::now() < until) => Lease::Unknown,
             None => Lease::Vacant { set: claim.set },
             // This container's earlier life held it. All of its processes are gone with it.
             Some(holder) if holder == self.identity => Lease::Vacant { set: claim.set },

@@ -280,3 +280,26 @@ async fn another_member_that_leads_is_no_trouble() {
     sleep(SECOND).await;
     assert_eq!(handle.view().trouble(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
+    let server = ApiServer::new(&json!({}));
+    let me = Candidate { pod: "pgset-0".into(), uid: "a".into() };
+    let view = View { lease: Lease::Unknown, fence_at: None, trouble: None };
+    let (progress, publish) = (watch::channel(Progress::default()).1, watch::channel(view).0);
+    let api = Api::namespaced(server.client(), "shop");
+    let mut keeper = Keeper::new(api, "pgset-leader".into(), me, Times::of_seconds(6), progress, publish);
+    let lease = |uid: &str, holder: Option<&str>| -> LeaseObject {
+        serde_json::from_value(json!({"metadata": {"name": "pgset-leader", "uid": uid, "resourceVersion": uid},
+            "spec": {"holderIdentity": holder, "leaseDurationSeconds": 6}}))
+        .unwrap()
+    };
+    keeper.observe(lease("1", Some("pgset-1/b")));
+    sleep(SECOND).await;
+    keeper.observe(lease("2", None));
+    assert_eq!(keeper.judge(), Lease::Unknown, "an empty member would make another database");
+    tokio::time::timeout(SECOND * 6, keeper.next_deadline()).await.unwrap();
+    assert_eq!(keeper.judge(), Lease::Vacant { set: None });
+    keeper.observe(lease("3", None));
+    assert_eq!(keeper.judge(), Lease::Vacant { set: None }, "nobody held it");
+}
