@@ -242,8 +242,9 @@ impl fmt::Display for Waiting {
 
 /// From what a member observes to what it does next.
 ///
-/// Only a member whose data was a master's asks for the Lease: this version promotes no replica. `Lease::Mine` is the only state in
-/// which a server may accept writes, so every other one fences it.
+/// Only a member whose data was a master's, and goes on from where the set has come to, leads: this version promotes no replica. (The
+/// first one takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in which a server may
+/// accept writes, so every other one fences it.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
     let Observation { lease, data, server, first } = observation;
