@@ -59,3 +59,33 @@ fn a_set_made_anew_has_its_old_database_or_waits_and_says_how_to_begin_with_a_ne
         if found.is_string() && *found != system.as_str() { Ok(()) } else { Err(lease.to_string()) }
     });
 }
+
+#[test]
+fn a_former_master_does_not_take_the_free_lease_of_a_set_that_went_on() {
+    let lab = lab::shared();
+    let ns = lab.namespace("former-master");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").replicas(1).manifest());
+    ns.wait_ready("pgset", 1);
+    let db = ns.database("pgset");
+    db.master("create table kept as select 'kept' as row");
+    ns.kubectl("scale statefulset pgset --replicas=0");
+    ns.kubectl("wait --for=delete pod/pgset-0 --timeout=60s");
+    let notes = ns.get("lease pgset-leader")["metadata"]["annotations"].clone();
+    assert!(notes["pgset.dev/stopped-at"].is_string(), "it stopped cleanly, and says where: {notes}");
+    assert_eq!(notes["pgset.dev/stopped-at"], notes["pgset.dev/flushed"]);
+
+    // As if another member had been promoted, and had stopped.
+    ns.kubectl("annotate lease pgset-leader --overwrite pgset.dev/timeline=2");
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    wait_until(START, "an Event that says why nobody leads", || {
+        let events = ns.events("StatefulSet", "pgset");
+        let tells = |event: &&String| event.contains("a former master's: it is on timeline 1");
+        events.iter().find(tells).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    assert!(db.at("pgset-master", "select 1").is_err(), "it leads all the same");
+
+    ns.kubectl("annotate lease pgset-leader --overwrite pgset.dev/timeline=1");
+    ns.wait_ready("pgset", 1);
+    db.wait_for("pgset-master", "select row from kept", "kept");
+}

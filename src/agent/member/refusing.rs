@@ -89,3 +89,14 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
         | Waiting::ForTheEnd => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_data_is_no_news_while_the_master_restarts() {
+        assert!(is_refusal(&Waiting::DataLost) && patience(&Waiting::DataLost) >= Duration::from_secs(10));
+        assert_eq!(patience(&Waiting::FormerMaster), Duration::ZERO);
+    }
+}
