@@ -15,7 +15,8 @@ use super::programs::Programs;
 use super::settings::Authentication;
 use super::slots::Members;
 use super::{nameless, settings, sql, stand_in, synchronous};
-use crate::election::Master;
+use crate::election::lineage::Database;
+use crate::election::{Data, Master};
 use crate::names;
 
 /// What a member needs to get its data.
@@ -225,6 +226,16 @@ impl Midwife {
     pub fn write_master(&self, master: &Master) -> Result<()> {
         let me = &self.configuration.me.pod;
         write_following(self.data.path(), &self.connection(master, me)?, &names::slot(me))
+    }
+
+    /// Where a master's server has stopped cleanly: whoever has as much has everything.
+    pub async fn position_of_clean_stop(&self) -> Option<Database> {
+        match self.data.inspect(&self.programs, &self.processes).await {
+            Data::Cluster { system, standby: false, lineage } => {
+                lineage.stopped().map(|reached| Database { system, reached: Some(reached) })
+            }
+            _ => None,
+        }
     }
 
     /// Writes which replicas confirm a commit, if commits wait for any, before the server starts: its first commit waits already.

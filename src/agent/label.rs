@@ -44,6 +44,7 @@ pub fn is_stale(action: &Action) -> bool {
         | Action::AbandonClone => false,
         Action::Wait(_)
         | Action::ReleaseLease(_)
+        | Action::NameDatabase(_)
         | Action::Clone(_)
         | Action::CloneAnew(_)
         | Action::StartReplica(_)

@@ -270,6 +270,6 @@ impl Life {
         let Configuration { namespace, set, times, .. } = &self.configuration;
         let leases: Api<Lease> = Api::namespaced(kubernetes::client(namespace).ok()?, namespace);
         let lease = timeout(LEASE_LIMIT, leases.get_opt(&names::leader(set))).await.ok()?.ok()??;
-        Claim::read(&lease, times.duration).set
+        Claim::read(&lease, times.duration).set.map(|set| set.system)
     }
 }

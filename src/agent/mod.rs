@@ -4,6 +4,7 @@ mod arguments;
 mod as_before;
 mod birth;
 mod configuration;
+mod control;
 mod data;
 mod events;
 pub mod fencer;

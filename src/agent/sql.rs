@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::election::{Lsn, SystemIdentifier};
+use crate::election::claim::Progress;
+use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
@@ -189,6 +190,23 @@ impl Sql {
         Ok(rows
             .first()
             .and_then(|row| start_of_segment(row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1)?)))
+    }
+
+    /// How far a master has come. `begins` is asked for once: it never changes on a timeline.
+    pub async fn progress(&self, timeline: u32, begins: Option<Lsn>) -> Result<Progress> {
+        const WHAT: &str = "say how far it has come";
+        let rows = self.rows(WHAT, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::int8").await?;
+        let flushed = rows.first().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()).map(Lsn);
+        if begins.is_some() || timeline <= 1 {
+            return Ok(Progress { begins, flushed });
+        }
+        let question = format!(
+            "SELECT pg_read_file({}, 0, 1048576, true)",
+            literal(&format!("pg_wal/{}", lineage::history_file(timeline)))
+        );
+        let rows = self.rows(WHAT, &question).await?;
+        let history = rows.first().and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_default();
+        Ok(Progress { begins: lineage::branches(&history).last().map(|branch| branch.left_at), flushed })
     }
 
     /// What the server says of itself as a replica.

@@ -1,13 +1,14 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Member;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::{label, sql};
+use crate::agent::{label, leadership, sql};
 use crate::election::Master;
+use crate::election::claim::Progress;
 use crate::errors::with_causes;
 
 /// What a master does.
@@ -73,7 +74,9 @@ impl Member {
         let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
             return Ok(());
         };
-        if announced.is_none() {
+        if let Some(announced) = announced {
+            note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
+        } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
                 return Ok(());
@@ -89,6 +92,7 @@ impl Member {
                 timeline: facts.timeline,
                 oldest_wal: None,
             };
+            note_progress(&self.leadership, sql.progress(facts.timeline, None).await);
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
@@ -160,5 +164,13 @@ impl Member {
             };
         });
         Ok(())
+    }
+}
+
+/// How far the master has come goes along with the next renewal; where it can't be told, what the Lease says stays true.
+fn note_progress(leadership: &leadership::Handle, progress: Result<Progress, sql::Error>) {
+    match progress {
+        Ok(progress) => leadership.note(progress),
+        Err(why) => debug!(error = with_causes(&why), "how far the master has come is not known"),
     }
 }
