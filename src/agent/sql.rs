@@ -245,8 +245,9 @@ impl Sql {
             .rows(
                 "list its replication slots",
                 // invalidation_reason is there since PostgreSQL 17.
-                r"SELECT slot_name::text, active, coalesce(wal_status = 'lost' OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL, false) \
-                  FROM pg_replication_slots s WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\_%'",
+                "SELECT slot_name::text, active, \
+                        coalesce(wal_status = 'lost' OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL, false) \
+                 FROM pg_replication_slots s WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\\_%'",
             )
             .await?;
         Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1), is_lost: row.get(2) }).collect())

@@ -29,7 +29,7 @@ fn commits_wait_from_the_first_one_on_for_a_replica_and_not_for_its_clone() {
     ns.apply(&alone.manifest());
     ns.wait_ready("pgset", 1);
     let db = ns.database("pgset");
-    assert_eq!(db.master("show synchronous_standby_names"), r#"ANY 1 ("pgset-1")"#);
+    db.wait_for("pgset-master", "show synchronous_standby_names", r#"ANY 1 ("pgset-1")"#);
     let log = ns.kubectl("logs pgset-0");
     assert!(!log.contains(r#"parameter "synchronous_standby_names" changed"#), "it was set after the start");
     wait_until(SOON, "it is told why commits wait", || {
@@ -51,5 +51,5 @@ fn commits_wait_from_the_first_one_on_for_a_replica_and_not_for_its_clone() {
     let copied: Vec<&str> = log.lines().filter(|line| line.contains("BASE_BACKUP")).collect();
     assert!(!copied.is_empty() && copied.iter().all(|line| line.contains("clone_pgset-1: ")), "{copied:#?}");
     let asks = "select current_setting('primary_conninfo') like '% require_auth=scram-sha-256'";
-    assert_eq!(db.replica(asks).unwrap(), "t", "the password could be asked for in clear");
+    db.wait_for("pgset-replica", asks, "t");
 }
