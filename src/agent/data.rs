@@ -35,7 +35,7 @@ const MEMBER: &str = ".pgset-member";
 const PROMOTED: &str = "pgset-promoted";
 /// What it says.
 const PROMOTED_TEXT: &str = "Somebody promoted this replica (pg_promote, pg_ctl promote) while it did not hold the set's Lease, so pgset stopped it.\n\
-                             What it wrote since is on no other member. Move the data directory away to let the member be cloned anew, or, if this\n\
+                             What it wrote since is on no other member. Move the data off the volume to let the member be cloned anew, or, if this\n\
                              is to be the set's data from now on, remove this file and the other members' data.\n";
 /// What a stranger finds in the directory of the other members.
 const README: &str = "The data directories of the other members of a PostgreSQL set (pgset.dev), one for each pod.\n\
