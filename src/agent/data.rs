@@ -259,7 +259,7 @@ impl DataDirectory {
 
     fn promoted(&self) -> String {
         format!(
-            "this replica was promoted by hand while it did not hold the set's Lease: its data stays as it is; move {} away to let this \
+            "this replica was promoted by hand while it did not hold the set's Lease: its data stays as it is; move {} off the volume to let this \
              member be cloned anew, or, if this is to be the set's data from now on, remove {PROMOTED} from it and the other members' data",
             self.path.display()
         )
