@@ -37,6 +37,16 @@ pub enum Error {
     Silent(&'static str),
 }
 
+// === impl Error ===
+
+impl Error {
+    /// The server has refused a statement, and the connection is as good as before.
+    #[must_use]
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Self::Failed(_, why) if why.as_db_error().is_some())
+    }
+}
+
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A connection to the local server.

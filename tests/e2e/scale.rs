@@ -82,7 +82,7 @@ fn a_data_directory_that_is_moved_away_is_noticed_and_the_member_is_cloned() {
 fn a_replica_that_is_away_for_too_long_costs_the_master_no_more_than_its_share_of_the_disk() {
     let lab = lab::shared();
     let ns = lab.namespace("slot-limit");
-    let limit = json!(["-c", "max_slot_wal_keep_size=16MB"]);
+    let limit = json!(["-c", "max_slot_wal_keep_size=16MB", "-c", "wal_sender_timeout=3s"]);
     let db = ns.two_members(&set("pgset").container("args", limit));
     db.write_numbers();
     db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
@@ -91,6 +91,7 @@ fn a_replica_that_is_away_for_too_long_costs_the_master_no_more_than_its_share_o
     let receiver = db.replica("select pid from pg_stat_wal_receiver").unwrap();
 
     ns.shell("pgset-1", "postgres", &format!("kill -STOP {receiver}")).unwrap();
+    db.wait_for("pgset-master", "select active from pg_replication_slots", "f");
     for _ in 0..5 {
         db.master("insert into numbers values (0)");
         db.master("select pg_switch_wal()");

@@ -113,7 +113,9 @@ impl Member {
         });
         if let Err(why) = self.look_after_replicas().await {
             warn!(error = with_causes(&why), "failed to look after the replicas, trying again");
-            if let State::Running(running) = &mut self.state {
+            if let State::Running(running) = &mut self.state
+                && !why.is_an_answer()
+            {
                 running.sql = None;
             }
         }
