@@ -197,7 +197,7 @@ pub mod role {
     pub const REPLICATION: &str = "pgset_replication";
 }
 
-/// Annotations on the set's Lease, by which members learn of the master. Only the Lease's holder writes them.
+/// Annotations on the set's Lease, by which members learn of the master, and what the set has reached. Only the Lease's holder writes them.
 pub mod lease {
     /// The master's pod address.
     pub const ADDRESS: &str = "pgset.dev/address";
@@ -209,6 +209,14 @@ pub mod lease {
     pub const OLDEST_WAL: &str = "pgset.dev/oldest-wal";
     /// PostgreSQL's system identifier: which database cluster this set is.
     pub const SYSTEM_IDENTIFIER: &str = "pgset.dev/system-identifier";
+    /// Where [`TIMELINE`] branched off from the one before: two promotions to one number are told apart by it.
+    pub const TIMELINE_BEGINS: &str = "pgset.dev/timeline-begins";
+    /// Up to which byte of the WAL the master had written to disk at its last renewal.
+    pub const FLUSHED: &str = "pgset.dev/flushed";
+    /// The position of the checkpoint with which the last master stopped cleanly; absent while one leads, or if it did not.
+    pub const STOPPED_AT: &str = "pgset.dev/stopped-at";
+    /// Those that come and go with masters, and that nobody but members reads.
+    pub const OF_THE_MASTER: [&str; 7] = [ADDRESS, PORT, TIMELINE, OLDEST_WAL, TIMELINE_BEGINS, FLUSHED, STOPPED_AT];
 }
 
 /// The namespace that pgset itself runs in.
@@ -280,6 +288,13 @@ pub fn is_kept_for_another_set(service: &str, set: &str) -> bool {
 #[must_use]
 pub fn leader(set: &str) -> String {
     format!("{set}-leader")
+}
+
+/// What a clone is called on the master while it is made. The name of no member, however long it is and wherever PostgreSQL cuts it off: a pod's
+/// has no underscore. So no list of members names it, and no commit takes it for a replica that keeps what it receives.
+#[must_use]
+pub fn clone_application(pod: &str) -> String {
+    format!("clone_{pod}")
 }
 
 /// The replication slot of a member: `pgset_` and the pod's name, in the letters that PostgreSQL allows in a slot's name.

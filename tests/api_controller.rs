@@ -269,6 +269,20 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     put_right!(ServiceAccount, "pgset-sa");
     put_right!(RoleBinding, "pgset-sa");
     put_right!(PodDisruptionBudget, "pgset");
+    // As 0.1.0 made it: it would go with the set.
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "controller": true,
+        "uid": sets.get("pgset").await.unwrap().uid().unwrap()}]);
+    let older = json!({"metadata": {"ownerReferences": owner, "labels": {"app.kubernetes.io/name": "edited"}}});
+    merge(&room.api::<Lease>(), "pgset-leader", older).await;
+
+    // The Lease's owner of 0.1.0 is taken off by a controller that starts anew.
+    room.stop().await;
+    room.start(Config::infer().await.unwrap());
+    eventually!(
+        "the Lease has no owner",
+        room.api::<Lease>().get("pgset-leader").await.unwrap().owner_references().is_empty()
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
 
     // A controller that starts anew finds everything as it should be: it asks for the Secret, blindly, and for nothing else.
     room.stop().await;
@@ -306,11 +320,12 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
 
     sets.delete("pgset", &DeleteParams::default()).await.unwrap();
     eventually!("nothing is left", services.list(&ListParams::default()).await.unwrap().items.is_empty());
-    eventually!("nor the Lease", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_none());
     assert!(
         room.api::<Secret>().get_opt("pgset-pgset-credentials").await.unwrap().is_some(),
         "the Secret outlives the set"
     );
+    let holder = room.api::<Lease>().get("pgset-leader").await.unwrap().spec.and_then(|spec| spec.holder_identity);
+    assert_eq!(holder.as_deref(), Some("pgset-0/c"), "so does the Lease, with all that it remembers");
 
     // The same name again: a new owner.
     create(&sets, set("pgset", 1, "postgres:17")).await;

@@ -1,6 +1,7 @@
 //! A database that ran before the set was annotated and that the agent can't take over goes on as it did: by the image's own entry point,
 //! without replication and without a role. Annotating takes no running database down.
 
+use std::fs;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tracing::warn;
 use super::configuration::Configuration;
 use super::events::Reason;
 use super::life::Life;
-use super::{Ending, data, kubernetes, label, programs};
+use super::{Ending, data, kubernetes, label, programs, settings, synchronous};
 use crate::election::SystemIdentifier;
 use crate::names;
 
@@ -165,6 +166,9 @@ pub async fn run(
     warn!("{note}");
     teller.tell(Reason::RunsAsBefore, &note);
     take_label_off(configuration);
+    if let Err(why) = confirm_without_replicas(&configuration.place.directory, &configuration.set) {
+        warn!(error = %why, "commits may wait for replicas: reset synchronous_standby_names");
+    }
     publisher.update(|status| {
         status.doing = note;
         // Alive for as long as the image is: this process ends with it.
@@ -202,6 +206,16 @@ pub async fn run(
     process.signal(Signal::SIGINT);
     process.wait().await?;
     Ok(Ending::Stopped)
+}
+
+/// The agent may have tried to start it as the master of replicas that confirm its commits. There are none.
+fn confirm_without_replicas(directory: &Path, set: &str) -> io::Result<()> {
+    let path = directory.join(settings::AUTO_FILE);
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+    if settings::setting(&text, synchronous::SETTING).is_some_and(|names| synchronous::is_the_agents(&names, set)) {
+        settings::write(&path, &settings::without_setting(&text, synchronous::SETTING))?;
+    }
+    Ok(())
 }
 
 /// A pod that is no member of a set, or not yet, has no role in it. Goes on until it is done or aborted.
@@ -280,6 +294,19 @@ mod tests {
             let is_somebody_elses = matches!(kind, Kind::Version | Kind::OtherDatabase);
             assert_eq!(is_due(ADOPTED, kind, Duration::MAX, SET), is_somebody_elses, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn an_image_that_runs_as_before_waits_for_no_replica_of_the_agents_and_for_those_of_the_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(settings::AUTO_FILE);
+        let after = |line: &str| {
+            fs::write(&path, format!("work_mem = '8MB'\n{line}")).unwrap();
+            confirm_without_replicas(directory.path(), "db").unwrap();
+            fs::read_to_string(&path).unwrap()
+        };
+        assert_eq!(after("synchronous_standby_names = 'ANY 1 (\"db-1\")'\n"), "work_mem = '8MB'\n");
+        assert_eq!(after("synchronous_standby_names = 's1'\n"), "work_mem = '8MB'\nsynchronous_standby_names = 's1'\n");
     }
 
     fn line(argv: &[&str], entry_point: Option<&str>, server: Option<&str>) -> Option<String> {

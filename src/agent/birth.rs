@@ -12,8 +12,11 @@ use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory, Origin};
 use super::processes::Processes;
 use super::programs::Programs;
-use super::{nameless, settings, sql, stand_in};
-use crate::election::Master;
+use super::settings::Authentication;
+use super::slots::Members;
+use super::{nameless, settings, sql, stand_in, synchronous};
+use crate::election::lineage::Database;
+use crate::election::{Data, Master};
 use crate::names;
 
 /// What a member needs to get its data.
@@ -27,7 +30,14 @@ pub struct Midwife {
     pub processes: Processes,
     /// The data directory.
     pub data: DataDirectory,
+    /// How the image's libpq proves that it knows a password.
+    pub authentication: Authentication,
 }
+
+/// What single-user mode is told besides the user's arguments: the password's verifier stays out of the log, and no replica can confirm
+/// anything.
+const SINGLE_USER_SETTINGS: [&str; 4] =
+    ["log_statement=none", "log_min_duration_statement=-1", "log_checkpoints=off", "synchronous_commit=local"];
 
 /// Why the data was not made.
 #[derive(Debug, thiserror::Error)]
@@ -142,15 +152,7 @@ impl Midwife {
         let mut command = self.programs.command("postgres");
         nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
-        command.args([
-            "-c",
-            "log_statement=none",
-            "-c",
-            "log_min_duration_statement=-1",
-            "-c",
-            "log_checkpoints=off",
-            "template1",
-        ]);
+        command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting])).arg("template1");
         let statements = sql::agent_role(&passwords.agent);
         let output = self
             .processes
@@ -169,7 +171,7 @@ impl Midwife {
     /// Copies the master's data. It appears in its place only when it is complete, with this member's own way to follow the master.
     pub async fn clone_from(self, master: Master) -> Result<()> {
         let staging = self.data.new_staging()?;
-        let connection = self.connection(&master)?;
+        let connection = self.connection(&master, &names::clone_application(&self.configuration.me.pod))?;
         let slot = names::slot(&self.configuration.me.pod);
 
         self.reserve_slot(&connection, &slot).await?;
@@ -191,7 +193,7 @@ impl Midwife {
         command.arg(&staging);
         self.run("pg_basebackup", &mut command).await?;
 
-        write_following(&staging, &connection, &slot)?;
+        write_following(&staging, &self.connection(&master, &self.configuration.me.pod)?, &slot)?;
         let signal = staging.join("standby.signal");
         fs::File::create(&signal).map_err(|source| Error::Write { path: signal, source })?;
         self.data.install(Origin::Clone(master.system))?;
@@ -222,16 +224,40 @@ impl Midwife {
     /// Writes whom to follow into the data directory. A running standby takes it at its next reload, also before it accepts
     /// connections.
     pub fn write_master(&self, master: &Master) -> Result<()> {
-        write_following(self.data.path(), &self.connection(master)?, &names::slot(&self.configuration.me.pod))
+        let me = &self.configuration.me.pod;
+        write_following(self.data.path(), &self.connection(master, me)?, &names::slot(me))
     }
 
-    /// How this member reaches a master; the password goes into a file that dies with the pod.
-    fn connection(&self, master: &Master) -> Result<String> {
+    /// Where a master's server has stopped cleanly: whoever has as much has everything.
+    pub async fn position_of_clean_stop(&self) -> Option<Database> {
+        match self.data.inspect(&self.programs, &self.processes).await {
+            Data::Cluster { system, standby: false, lineage } => {
+                lineage.stopped().map(|reached| Database { system, reached: Some(reached) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes which replicas confirm a commit, if commits wait for any, before the server starts: its first commit waits already.
+    pub fn write_synchronous_names(&self, members: Option<&Members>) -> Result<()> {
+        let Configuration { set, me, synchronous, .. } = &self.configuration;
+        let path = self.data.path().join(settings::AUTO_FILE);
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let last = settings::setting(&old, synchronous::SETTING);
+        let Some(names) = synchronous::names_at_start(members, set, &me.pod, *synchronous, last.as_deref()) else {
+            return Ok(());
+        };
+        let new = settings::with_settings(&old, &[(synchronous::SETTING, &names)]);
+        settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
+    }
+
+    /// How this member reaches a master, and by which name; the password goes into a file that dies with the pod.
+    fn connection(&self, master: &Master, name: &str) -> Result<String> {
         let passfile = run_directory().join("passfile");
         let user = &self.configuration.replication_user;
         let line = settings::passfile_line(user, &Passwords::read()?.replication);
         settings::write(&passfile, &line).map_err(|source| Error::Write { path: passfile.clone(), source })?;
-        Ok(settings::connection(master, user, &passfile, &self.configuration.me.pod))
+        Ok(settings::connection(master, user, &passfile, name, self.authentication))
     }
 
     async fn run(&self, program: &'static str, command: &mut tokio::process::Command) -> Result<()> {
@@ -254,4 +280,30 @@ fn succeeded(program: &'static str, output: &Output) -> Result<()> {
     let words = String::from_utf8_lossy(&output.stderr);
     let reason = words.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
     Err(Error::Failed { program, reason: if reason.is_empty() { output.status.to_string() } else { reason } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PostgreSQL keeps this much of a client's name.
+    const NAME_LIMIT: usize = 63;
+
+    #[test]
+    fn no_list_of_members_names_a_clone_however_long_the_members_names_are() {
+        for set in ["db".to_owned(), "clone-db".to_owned(), "d".repeat(NAME_LIMIT - 2)] {
+            let members = Members { set: set.clone(), first: 0, count: 9 };
+            let names = members.synchronous_names(&format!("{set}-0"), 1);
+            for pod in members.others(&format!("{set}-0")) {
+                let clone: String = names::clone_application(&pod).chars().take(NAME_LIMIT).collect();
+                assert!(names.contains(&format!("\"{pod}\"")));
+                assert!(!names.contains(&format!("\"{clone}\"")), "{clone}");
+            }
+        }
+    }
+
+    #[test]
+    fn single_user_mode_waits_for_no_replica() {
+        assert!(SINGLE_USER_SETTINGS.contains(&"synchronous_commit=local"));
+    }
 }

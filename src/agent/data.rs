@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 
 use self::disk::{Disk, Volume};
 pub use self::install::Origin;
+use super::control::ControlData;
 use super::mounts;
 use super::place::Place;
 use super::processes::Processes;
 use super::programs::Programs;
 use super::search;
+use crate::election::lineage::{Lineage, branches, history_file};
 use crate::election::{Data, SystemIdentifier};
 use crate::errors::with_causes;
 use crate::set::OLDEST_POSTGRESQL;
@@ -274,9 +276,25 @@ impl DataDirectory {
             }
             Err(error) => return Data::Unusable(format!("pg_controldata can't be run: {error}")),
         };
-        match system_identifier(&output) {
-            Some(system) => Data::Cluster { system, standby: self.standby_signal().exists() },
-            None => Data::Unusable("pg_controldata names no system identifier".to_owned()),
+        match ControlData::parse(&output) {
+            Some(control) => Data::Cluster {
+                system: control.system,
+                standby: self.standby_signal().exists(),
+                lineage: self.lineage(&control),
+            },
+            None => Data::Unusable("pg_controldata names no system identifier or no timeline".to_owned()),
+        }
+    }
+
+    fn lineage(&self, control: &ControlData) -> Lineage {
+        let history = self.path.join("pg_wal").join(history_file(control.timeline));
+        // A backup's control file is not the end of it: the WAL that it is recovered with is.
+        let is_backup = ["backup_label", "recovery.signal"].iter().any(|name| self.path.join(name).exists());
+        Lineage {
+            timeline: control.timeline,
+            stopped_at: control.stopped_at.filter(|_| !is_backup),
+            // The first timeline has none, and without one nothing is claimed.
+            branches: fs::read_to_string(history).map(|text| branches(&text)).unwrap_or_default(),
         }
     }
 
@@ -318,11 +336,6 @@ impl DataDirectory {
 #[must_use]
 pub fn is_marked_member(directory: &Path) -> bool {
     directory.join(MEMBER).exists()
-}
-
-fn system_identifier(control_data: &str) -> Option<SystemIdentifier> {
-    let line = control_data.lines().find_map(|line| line.strip_prefix("Database system identifier:"))?;
-    line.trim().parse().ok().map(SystemIdentifier)
 }
 
 /// Which database is in a directory: the control file begins with its identifier, in the machine's order of bytes.

@@ -33,10 +33,16 @@ fn two_members_cannot_use_one_directory() {
 }
 
 #[test]
-fn the_system_identifier_is_read_from_control_data() {
-    let text =
-        "pg_control version number:            1300\nDatabase system identifier:           7461234567890123456\n";
-    assert_eq!(system_identifier(text), Some(SystemIdentifier(7_461_234_567_890_123_456)));
+fn the_end_of_a_database_is_known_where_it_stopped_cleanly_and_is_no_backup() {
+    let (_root, data) = directory();
+    let end = crate::election::Lsn(7);
+    let control = ControlData { system: crate::election::SystemIdentifier(1), timeline: 2, stopped_at: Some(end) };
+    fs::create_dir(data.path().join("pg_wal")).unwrap();
+    fs::write(data.path().join("pg_wal/00000002.history"), "1\t0/3000148\tno recovery target specified\n").unwrap();
+    let lineage = data.lineage(&control);
+    assert_eq!((lineage.timeline, lineage.stopped_at, lineage.branches.len()), (2, Some(end), 1));
+    fs::write(data.path().join("backup_label"), "").unwrap();
+    assert_eq!(data.lineage(&control).stopped_at, None);
 }
 
 #[test]

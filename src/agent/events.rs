@@ -38,6 +38,8 @@ pub enum Reason {
     PortTaken,
     /// The image runs as it did before the set was annotated.
     RunsAsBefore,
+    /// Fewer replicas confirm commits than the user asked for.
+    CommitsWait,
 }
 
 impl Reason {
@@ -49,6 +51,7 @@ impl Reason {
             Self::CredentialsIncomplete => "CredentialsIncomplete",
             Self::PortTaken => "PortTaken",
             Self::RunsAsBefore => "RunsAsBefore",
+            Self::CommitsWait => "CommitsWait",
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::election::claim::Candidate;
+use crate::election::{Action, Waiting};
 use crate::set::RoleLabel;
 
 /// How soon a label that could not be written is tried again.
@@ -27,6 +28,28 @@ pub enum Role {
     Replica,
     /// Neither, yet or any more.
     None,
+}
+
+/// Whether a label that the pod may still have, from an earlier life of the container or from the template, is wrong for a member that is
+/// about to do this. Nothing is known before the Lease is read: a master whose container starts anew keeps its label.
+#[must_use]
+pub fn is_stale(action: &Action) -> bool {
+    match action {
+        Action::Stay
+        | Action::Wait(Waiting::ForLease)
+        | Action::TakeLease
+        | Action::Bootstrap
+        | Action::StartMaster
+        | Action::Follow(_)
+        | Action::AbandonClone => false,
+        Action::Wait(_)
+        | Action::ReleaseLease(_)
+        | Action::NameDatabase(_)
+        | Action::Clone(_)
+        | Action::CloneAnew(_)
+        | Action::StartReplica(_)
+        | Action::Fence => true,
+    }
 }
 
 /// The main loop's end.
@@ -119,4 +142,24 @@ async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) ->
     };
     let patch = json!({"metadata": {"uid": me.uid, "labels": {&label.key: value}}});
     api.patch(&me.pod, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_waits_is_nobodys_master() {
+        assert!(is_stale(&Action::Wait(Waiting::FormerMaster)));
+        assert!(is_stale(&Action::Wait(Waiting::ForMaster)));
+        assert!(is_stale(&Action::ReleaseLease(Waiting::DataLost)));
+        assert!(is_stale(&Action::Fence));
+    }
+
+    #[test]
+    fn a_master_that_starts_anew_keeps_its_label() {
+        for action in [Action::Wait(Waiting::ForLease), Action::TakeLease, Action::StartMaster, Action::Stay] {
+            assert!(!is_stale(&action), "{action:?}");
+        }
+    }
 }

@@ -13,13 +13,15 @@ use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::fencer::Moment;
 use super::fencing;
-use crate::election::claim::{self, Candidate, Claim, Times};
-use crate::election::{Lease, Master};
+use crate::election::claim::{self, Candidate, Claim, Progress, Times};
+use crate::election::lineage::Database;
+use crate::election::{Lease, Lsn, Master};
 
 /// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.
 const RETRY: Duration = Duration::from_millis(300);
@@ -68,7 +70,7 @@ impl View {
 enum Command {
     Take,
     Announce(Master),
-    Release(oneshot::Sender<()>),
+    Release(Option<Database>, oneshot::Sender<()>),
 }
 
 /// The main loop's end of the task.
@@ -77,6 +79,7 @@ pub struct Handle {
     view: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
     fencer: fencing::Handle,
+    progress: watch::Sender<Progress>,
 }
 
 impl Handle {
@@ -110,10 +113,21 @@ impl Handle {
         }
     }
 
-    /// Gives the Lease back, if it is held. PostgreSQL must have stopped before.
-    pub async fn release(&self) {
+    /// How far the announced master has come: goes along with the next renewal.
+    pub fn note(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Where the announced master's timeline branched off, as it was last noted.
+    #[must_use]
+    pub fn begins(&self) -> Option<Lsn> {
+        self.progress.borrow().begins
+    }
+
+    /// Gives the Lease back, if it is held, with what is to be known of the database from now on. PostgreSQL must have stopped before.
+    pub async fn release(&self, last_word: Option<Database>) {
         let (done, wait) = oneshot::channel();
-        if self.commands.send(Command::Release(done)).await.is_ok() {
+        if self.commands.send(Command::Release(last_word, done)).await.is_ok() {
             let _ = wait.await;
         }
     }
@@ -129,22 +143,10 @@ pub fn start(
     fencer: fencing::Handle,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
+    let (note, progress) = watch::channel(Progress::default());
     let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
-    let keeper = Keeper {
-        api: Api::namespaced(client, namespace),
-        identity: me.to_string(),
-        name,
-        me,
-        times,
-        seen: None,
-        observed_at: Instant::now(),
-        held: None,
-        master: None,
-        trouble: None,
-        fencer: fencer.clone(),
-        publish,
-    };
-    (Handle { view, commands, fencer }, tokio::spawn(keeper.run(inbox)))
+    let keeper = Keeper::new(Api::namespaced(client, namespace), name, me, times, progress, fencer.clone(), publish);
+    (Handle { view, commands, fencer, progress: note }, tokio::spawn(keeper.run(inbox)))
 }
 
 struct Held {
@@ -173,8 +175,10 @@ struct Keeper {
     times: Times,
     seen: Option<LeaseObject>,
     observed_at: Instant,
+    reserved_until: Option<Instant>,
     held: Option<Held>,
     master: Option<Master>,
+    progress: watch::Receiver<Progress>,
     trouble: Option<Trouble>,
     fencer: fencing::Handle,
     publish: watch::Sender<View>,
@@ -183,8 +187,35 @@ struct Keeper {
 // === impl Keeper ===
 
 impl Keeper {
+    fn new(
+        api: Api<LeaseObject>,
+        name: String,
+        me: Candidate,
+        times: Times,
+        progress: watch::Receiver<Progress>,
+        fencer: fencing::Handle,
+        publish: watch::Sender<View>,
+    ) -> Self {
+        Self {
+            api,
+            identity: me.to_string(),
+            name,
+            me,
+            times,
+            seen: None,
+            observed_at: Instant::now(),
+            reserved_until: None,
+            held: None,
+            master: None,
+            progress,
+            trouble: None,
+            fencer,
+            publish,
+        }
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        self.wait_until_readable().await;
+        self.wait_until_readable(&mut inbox).await;
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let events = watcher(self.api.clone(), config).default_backoff().applied_objects();
         let mut events = std::pin::pin!(events);
@@ -201,8 +232,8 @@ impl Keeper {
                             self.renew().await;
                         }
                     }
-                    Some(Command::Release(done)) => {
-                        self.release().await;
+                    Some(Command::Release(last_word, done)) => {
+                        self.release(last_word).await;
                         let _ = done.send(());
                     }
                     None => return,
@@ -219,10 +250,10 @@ impl Keeper {
         }
     }
 
-    async fn wait_until_readable(&mut self) {
+    async fn wait_until_readable(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut told = false;
         loop {
-            let answer = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await;
+            let Some(answer) = while_nothing_is_held(inbox, self.read()).await else { return };
             let trouble = match answer {
                 Ok(Ok(Some(lease))) => {
                     self.trouble = None;
@@ -240,8 +271,14 @@ impl Keeper {
             }
             self.set_trouble(trouble);
             self.publish();
-            sleep(RETRY).await;
+            if while_nothing_is_held(inbox, sleep(RETRY)).await.is_none() {
+                return;
+            }
         }
+    }
+
+    async fn read(&self) -> Result<kube::Result<Option<LeaseObject>>, Elapsed> {
+        timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await
     }
 
     fn forbidden(&self, what: &str, status: &kube::core::Status) -> String {
@@ -283,6 +320,11 @@ impl Keeper {
         if self.seen.as_ref().and_then(|seen| seen.metadata.resource_version.as_ref())
             != lease.metadata.resource_version.as_ref()
         {
+            if self.seen.as_ref().is_some_and(|seen| seen.metadata.uid != lease.metadata.uid) {
+                // Somebody deleted it, and who held it may lead on: it is his to take again for as long as he had it.
+                let held = self.claim().filter(|claim| claim.holder.is_some());
+                self.reserved_until = held.map(|claim| self.observed_at + claim.duration);
+            }
             self.observed_at = Instant::now();
             self.seen = Some(lease);
         }
@@ -300,6 +342,7 @@ impl Keeper {
                 let expiry = self.observed_at + claim.duration;
                 (expiry > Instant::now()).then_some(expiry)
             }
+            (None, Some(_)) => self.reserved_until.filter(|until| *until > Instant::now()),
             _ => None,
         };
         match deadline {
@@ -331,6 +374,7 @@ impl Keeper {
             return Lease::Mine { set: claim.set };
         }
         match claim.holder.as_deref() {
+            None if self.reserved_until.is_some_and(|until| Instant::now() < until) => Lease::Unknown,
             None => Lease::Vacant { set: claim.set },
             // This container's earlier life held it. All of its processes are gone with it.
             Some(holder) if holder == self.identity => Lease::Vacant { set: claim.set },
@@ -340,6 +384,12 @@ impl Keeper {
                 _ => Lease::Other { master: claim.master },
             },
         }
+    }
+
+    /// The master, once it accepts connections, and how far it has come.
+    fn announced(&self) -> Option<(&Master, Progress)> {
+        let progress = *self.progress.borrow();
+        self.master.as_ref().map(|master| (master, progress))
     }
 
     async fn take(&mut self) {
@@ -387,7 +437,7 @@ impl Keeper {
     async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let sent = Sent::now();
-        let wanted = claim::renewed(&seen, self.master.as_ref(), self.times, Timestamp::now());
+        let wanted = claim::renewed(&seen, self.announced(), self.times, Timestamp::now());
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
             Err(Refused::Conflict) => self.settle_conflict(sent).await,
@@ -418,7 +468,7 @@ impl Keeper {
             return;
         }
         let mine = claim::acquired(&lease, &self.identity, self.times, Timestamp::now());
-        let wanted = claim::renewed(&mine, self.master.as_ref(), self.times, Timestamp::now());
+        let wanted = claim::renewed(&mine, self.announced(), self.times, Timestamp::now());
         if let Ok(lease) = self.replace(&wanted).await {
             self.hold(lease, sent);
         } else if let Some(held) = self.held.as_mut() {
@@ -426,10 +476,10 @@ impl Keeper {
         }
     }
 
-    async fn release(&mut self) {
+    async fn release(&mut self, last_word: Option<Database>) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.take().is_some()) else { return };
         self.master = None;
-        if let Ok(lease) = self.replace(&claim::released(&seen, Timestamp::now())).await {
+        if let Ok(lease) = self.replace(&claim::released(&seen, last_word, Timestamp::now())).await {
             info!(lease = %self.name, "the Lease is released");
             self.seen = Some(lease);
             self.observed_at = Instant::now();
@@ -456,6 +506,23 @@ impl Keeper {
             }
             Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
             Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
+        }
+    }
+}
+
+/// What has no Lease yet has none to give back, and so keeps nobody from ending. Absent once nobody asks any more.
+async fn while_nothing_is_held<T>(inbox: &mut mpsc::Receiver<Command>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            command = inbox.recv() => match command? {
+                Command::Release(_, done) => {
+                    let _ = done.send(());
+                }
+                // The view says that the Lease is not known: whoever asks for it all the same asks again.
+                Command::Take | Command::Announce(_) => {}
+            },
         }
     }
 }

@@ -11,7 +11,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::agent::fencer::Order;
-use crate::election::SystemIdentifier;
+use crate::election::lineage::Reached;
+use crate::election::{Lsn, SystemIdentifier};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -48,6 +49,15 @@ impl ApiServer {
 
     fn holder(&self) -> Option<String> {
         self.0.lock().unwrap().lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+    }
+
+    fn claim(&self) -> Claim {
+        let stored: LeaseObject = serde_json::from_value(self.0.lock().unwrap().lease.clone()).unwrap();
+        Claim::read(&stored, SECOND)
+    }
+
+    fn remembers(&self) -> Option<Database> {
+        self.claim().set
     }
 
     fn client(&self) -> Client {
@@ -210,14 +220,50 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
         timeline: 3,
         oldest_wal: None,
     };
+    leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(90)) });
     leader.announce(master.clone()).await;
     let other = server.start("pgset-1", "b");
     until(&other, "the master", |lease| *lease == Lease::Other { master: Some(master.clone()) }).await;
 
-    leader.release().await;
-    let stored: LeaseObject = serde_json::from_value(server.0.lock().unwrap().lease.clone()).unwrap();
-    let claim = Claim::read(&stored, SECOND);
-    assert_eq!((claim.holder, claim.master, claim.set), (None, None, Some(system)), "only the database's name stays");
+    leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(100)) });
+    sleep(SECOND * 3).await;
+    let reached = Reached { timeline: 3, begins: Some(Lsn(50)), flushed: Some(Lsn(100)), stopped_at: None };
+    assert_eq!(
+        server.remembers(),
+        Some(Database { system, reached: Some(reached) }),
+        "a renewal says how far it has come"
+    );
+
+    let stopped = Reached { flushed: Some(Lsn(120)), stopped_at: Some(Lsn(120)), ..reached };
+    leader.release(Some(Database { system, reached: Some(stopped) })).await;
+    let claim = server.claim();
+    assert_eq!((claim.holder, claim.master), (None, None));
+    assert_eq!(claim.set, Some(Database { system, reached: Some(stopped) }), "what the set is and has reached stays");
+
+    until(&other, "vacant", vacant).await;
+    // The first one reads the Lease again, as no watch told of the release.
+    other.take().await;
+    other.take().await;
+    until(&other, "taken", mine).await;
+    let begun = Reached { stopped_at: None, ..stopped };
+    assert_eq!(server.remembers(), Some(Database { system, reached: Some(begun) }), "from now on it may be written to");
+    other.release(None).await;
+    assert_eq!(
+        server.remembers(),
+        Some(Database { system, reached: Some(begun) }),
+        "who has led nothing has nothing to say"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_names_the_database_of_a_lease_that_knows_none() {
+    let server = ApiServer::new(&json!({}));
+    let leader = a_leader(&server).await;
+    let reached = Reached { timeline: 2, begins: Some(Lsn(50)), flushed: None, stopped_at: None };
+    let database = Database { system: SystemIdentifier(7), reached: Some(reached) };
+    leader.release(Some(database)).await;
+    assert_eq!((server.holder(), server.remembers()), (None, Some(database)));
+    until(&leader, "vacant", |lease| *lease == Lease::Vacant { set: Some(database) }).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,6 +350,43 @@ async fn a_lease_that_is_given_back_leaves_nothing_to_fence() {
     until(&leader, "nobody holds it", vacant).await;
     leader.take().await;
     until(&leader, "taken", mine).await;
-    leader.release().await;
+    leader.release(None).await;
     assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_ends_at_once_while_the_lease_can_not_be_read() {
+    let api = ApiServer::new(&json!({}));
+    api.change(|world| world.reachable = false);
+    let handle = api.start("pgset-0", "a");
+    let asked = Instant::now();
+    tokio::time::timeout(30 * SECOND, handle.release(None)).await.expect("it waits for a Lease that it does not hold");
+    assert!(asked.elapsed() < SECOND, "after {:?}", asked.elapsed());
+    // and what it waits for is read all the same, for a member that goes on
+    api.change(|world| world.reachable = true);
+    until(&handle, "the Lease is read", |lease| matches!(lease, Lease::Vacant { .. })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
+    let server = ApiServer::new(&json!({}));
+    let me = Candidate { pod: "pgset-0".into(), uid: "a".into() };
+    let view = View { lease: Lease::Unknown, fence_at: None, trouble: None };
+    let (progress, publish) = (watch::channel(Progress::default()).1, watch::channel(view).0);
+    let api = Api::namespaced(server.client(), "shop");
+    let mut keeper =
+        Keeper::new(api, "pgset-leader".into(), me, Times::of_seconds(6), progress, fencing::Handle::new(), publish);
+    let lease = |uid: &str, holder: Option<&str>| -> LeaseObject {
+        serde_json::from_value(json!({"metadata": {"name": "pgset-leader", "uid": uid, "resourceVersion": uid},
+            "spec": {"holderIdentity": holder, "leaseDurationSeconds": 6}}))
+        .unwrap()
+    };
+    keeper.observe(lease("1", Some("pgset-1/b")));
+    sleep(SECOND).await;
+    keeper.observe(lease("2", None));
+    assert_eq!(keeper.judge(), Lease::Unknown, "an empty member would make another database");
+    tokio::time::timeout(SECOND * 6, keeper.next_deadline()).await.unwrap();
+    assert_eq!(keeper.judge(), Lease::Vacant { set: None });
+    keeper.observe(lease("3", None));
+    assert_eq!(keeper.judge(), Lease::Vacant { set: None }, "nobody held it");
 }

@@ -152,7 +152,8 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
-        let midwife = Midwife { configuration, programs, processes, data };
+        let authentication = programs.authentication(&processes).await;
+        let midwife = Midwife { configuration, programs, processes, data, authentication };
         let member = Member::new(midwife, client, leadership, label, publisher, teller, found);
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
@@ -270,6 +271,6 @@ impl Life {
         let Configuration { namespace, set, times, .. } = &self.configuration;
         let leases: Api<Lease> = Api::namespaced(kubernetes::client(namespace).ok()?, namespace);
         let lease = timeout(LEASE_LIMIT, leases.get_opt(&names::leader(set))).await.ok()?.ok()??;
-        Claim::read(&lease, times.duration).set
+        Claim::read(&lease, times.duration).set.map(|set| set.system)
     }
 }

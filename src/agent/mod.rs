@@ -4,6 +4,7 @@ mod arguments;
 mod as_before;
 mod birth;
 mod configuration;
+mod control;
 mod data;
 mod events;
 pub mod fencer;
@@ -27,6 +28,7 @@ mod slots;
 mod sql;
 pub mod stand_in;
 mod status;
+mod synchronous;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;

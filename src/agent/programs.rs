@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use super::processes::Processes;
+use super::settings::Authentication;
 use crate::names;
+
+/// A directory without a server's socket, for a question that libpq answers without one.
+const NO_SERVER: &str = "/pgset/no-server";
 
 /// Where distributions keep the programs that they leave out of PATH.
 const DIRECTORIES: [&str; 3] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/usr"];
@@ -71,6 +76,19 @@ impl Programs {
         std::env::join_paths(all).unwrap_or(rest)
     }
 
+    /// Whether the image's libpq can be told to prove its password by SCRAM alone. It is asked itself: distributions put a libpq of
+    /// another version beside a server. It knows its words before it looks for a server.
+    pub async fn authentication(&self, processes: &Processes) -> Authentication {
+        let mut command = self.command("psql");
+        command
+            .args(["--no-psqlrc", "--no-password", "-d"])
+            .arg(format!("require_auth=scram-sha-256 host={NO_SERVER}"));
+        match processes.output(&mut command).await {
+            Ok(output) => authentication(&String::from_utf8_lossy(&output.stderr)),
+            Err(_) => Authentication::Any,
+        }
+    }
+
     fn clean(&self, mut command: Command) -> Command {
         if let Some(home) = &self.home {
             command.env("HOME", home);
@@ -81,6 +99,15 @@ impl Programs {
             }
         }
         command
+    }
+}
+
+/// From psql's complaint, in whatever language: about the server that is not there, or about a word that it doesn't know.
+fn authentication(complaint: &str) -> Authentication {
+    if complaint.contains(NO_SERVER) && !complaint.contains("require_auth") {
+        Authentication::Scram
+    } else {
+        Authentication::Any
     }
 }
 
@@ -108,6 +135,16 @@ fn is_secret(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libpq_is_told_to_use_scram_where_it_knows_the_word() {
+        let missing =
+            r#"psql: error: connection to server on socket "/pgset/no-server/.s.PGSQL.5432" failed: No such file"#;
+        let unknown = r#"psql: error: invalid connection option "require_auth""#;
+        assert_eq!(authentication(missing), Authentication::Scram);
+        assert_eq!(authentication(unknown), Authentication::Any);
+        assert_eq!(authentication("error while loading shared libraries"), Authentication::Any);
+    }
 
     #[test]
     fn passwords_of_the_environment_are_known_by_name() {

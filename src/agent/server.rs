@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -19,6 +20,11 @@ use super::settings;
 /// How long a server may take to end at once. PostgreSQL needs milliseconds for it; the Lease leaves a third of its duration, which
 /// is 1.3 s at the least.
 pub const IMMEDIATE_LIMIT: Duration = Duration::from_millis(800);
+
+/// How much WAL the slots may keep, its value if nobody set it, and the share of the volume that pgset gives it then.
+const SLOT_LIMIT: &str = "max_slot_wal_keep_size";
+const UNLIMITED: &str = "-1";
+const SLOT_SHARE: u64 = 4;
 
 /// Why a server can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,8 @@ pub struct Settings {
     pub socket_directory: PathBuf,
     /// `-c` values without which the member could not replicate.
     overrides: Vec<String>,
+    /// `-c` values in front of the user's own arguments, which may say otherwise.
+    defaults: Vec<String>,
 }
 
 // === impl Settings ===
@@ -64,13 +72,14 @@ pub struct Settings {
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
     pub async fn ask(programs: &Programs, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
-        const NAMES: [&str; 6] = [
+        const NAMES: [&str; 7] = [
             "hba_file",
             "unix_socket_directories",
             "listen_addresses",
             "wal_level",
             "max_wal_senders",
             "max_replication_slots",
+            SLOT_LIMIT,
         ];
         let questions = NAMES.map(|name| async move {
             let mut command = programs.command("postgres");
@@ -92,6 +101,7 @@ impl Settings {
             access_file: PathBuf::from(answer("hba_file")),
             socket_directory: PathBuf::from(if socket_directory.is_empty() { "/tmp" } else { socket_directory }),
             overrides: overrides(answer),
+            defaults: defaults(answer(SLOT_LIMIT), volume_size(&data.join("pg_wal"))),
         })
     }
 
@@ -141,6 +151,25 @@ fn overrides<'a>(answer: impl Fn(&str) -> &'a str) -> Vec<String> {
     found
 }
 
+/// Values that a member needs where the user has none of his own. Without hint bits in the WAL a former master can't be rewound, only cloned.
+/// It takes a restart, so it is on from the first day. A slot would keep WAL for a member that never comes until the disk is full, and the
+/// master with it; beyond a share of the volume the member is cloned anew instead.
+fn defaults(slot_limit: &str, volume: Option<u64>) -> Vec<String> {
+    let mut found = vec!["wal_log_hints=on".to_owned(), "hot_standby=on".to_owned()];
+    if let Some(size) = volume.filter(|_| slot_limit == UNLIMITED) {
+        let megabytes = (size / SLOT_SHARE / 1_048_576).clamp(1, u64::from(i32::MAX.unsigned_abs()));
+        info!(setting = SLOT_LIMIT, megabytes, "replication slots keep at most so much WAL, a quarter of the volume");
+        found.push(format!("{SLOT_LIMIT}={megabytes}"));
+    }
+    found
+}
+
+/// The size of the volume that a path is on; absent where the file system does not tell it.
+fn volume_size(path: &Path) -> Option<u64> {
+    let found = statvfs(path).ok()?;
+    Some(found.blocks().saturating_mul(found.fragment_size())).filter(|size| *size > 0)
+}
+
 /// A running, or starting, server.
 #[derive(Debug)]
 pub struct Server {
@@ -175,9 +204,7 @@ impl Server {
         command
             .arg("-D")
             .arg(data.path())
-            // Without hint bits in the WAL a former master can't be rewound, only cloned. It takes a restart, so it is on from the
-            // first day, unless the user's arguments, which come after it, say otherwise.
-            .args(["-c", "wal_log_hints=on", "-c", "hot_standby=on"])
+            .args(settings.defaults.iter().flat_map(|setting| ["-c", setting]))
             .args(&configuration.server.others)
             .arg("-c")
             .arg(format!("hba_file={}", access_file().display()))
@@ -267,6 +294,16 @@ mod tests {
             overrides(answers(true)),
             ["listen_addresses=*", "wal_level=replica", "max_wal_senders=10", "max_replication_slots=10"]
         );
+    }
+
+    #[test]
+    fn slots_keep_a_quarter_of_the_volume_unless_the_user_says_otherwise() {
+        let limit = |slot_limit, volume| defaults(slot_limit, volume).into_iter().nth(2);
+        assert_eq!(limit("-1", Some(10 << 30)).as_deref(), Some("max_slot_wal_keep_size=2560"));
+        assert_eq!(limit("1024", Some(10 << 30)), None);
+        assert_eq!(limit("-1", Some(u64::MAX)).as_deref(), Some("max_slot_wal_keep_size=2147483647"));
+        assert_eq!(limit("-1", None), None, "the file system does not tell its size");
+        assert!(volume_size(Path::new("/")).is_some());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Members {
 pub enum Change {
     /// A member has none yet.
     Create(String),
+    /// PostgreSQL has given it up, with the WAL that it kept, and lets nobody use it again.
+    Renew(String),
     /// Its member is gone: a slot that nobody reads would keep the master's WAL for ever.
     Drop(String),
 }
@@ -30,26 +32,9 @@ impl Members {
             .map(|ordinal| format!("{}-{ordinal}", self.set))
             .filter(move |pod| pod != me)
     }
-
-    /// The value of `synchronous_standby_names` for so many confirming replicas.
-    #[must_use]
-    pub fn synchronous_names(&self, me: &str, confirmations: u32) -> String {
-        let names: Vec<String> = self.others(me).map(|pod| format!("\"{pod}\"")).collect();
-        if confirmations == 0 || names.is_empty() {
-            String::new()
-        } else {
-            format!("ANY {confirmations} ({})", names.join(", "))
-        }
-    }
-
-    /// A value of `synchronous_standby_names` that an agent wrote: a list of this set's members.
-    #[must_use]
-    pub fn wrote_synchronous_names(&self, value: &str) -> bool {
-        value.starts_with("ANY ") && value.contains(&format!("(\"{}-", self.set))
-    }
 }
 
-/// The changes that are due. A slot in use stays until its member has left.
+/// The changes that are due, new slots first. A slot in use stays until its member has left.
 #[must_use]
 pub fn changes(have: &[Slot], members: &Members, me: &str) -> Vec<Change> {
     if members.count == 0 {
@@ -58,11 +43,15 @@ pub fn changes(have: &[Slot], members: &Members, me: &str) -> Vec<Change> {
     }
     let wanted: Vec<String> = members.others(me).map(|pod| names::slot(&pod)).collect();
     let create = wanted.iter().filter(|name| !have.iter().any(|slot| slot.name == **name)).cloned().map(Change::Create);
+    let renew = have
+        .iter()
+        .filter(|slot| slot.is_lost && !slot.active && wanted.contains(&slot.name))
+        .map(|slot| Change::Renew(slot.name.clone()));
     let drop = have
         .iter()
         .filter(|slot| !slot.active && !wanted.contains(&slot.name))
         .map(|slot| Change::Drop(slot.name.clone()));
-    create.chain(drop).collect()
+    create.chain(renew).chain(drop).collect()
 }
 
 #[cfg(test)]
@@ -74,7 +63,7 @@ mod tests {
     }
 
     fn slot(name: &str, active: bool) -> Slot {
-        Slot { name: name.into(), active }
+        Slot { name: name.into(), active, is_lost: false }
     }
 
     #[test]
@@ -99,10 +88,12 @@ mod tests {
     }
 
     #[test]
-    fn synchronous_names_are_the_other_members() {
-        assert_eq!(members(3).synchronous_names("my-db-3", 1), r#"ANY 1 ("my-db-4", "my-db-5")"#);
-        assert_eq!(members(1).synchronous_names("my-db-3", 1), "");
-        assert!(members(3).wrote_synchronous_names(r#"ANY 1 ("my-db-4", "my-db-5")"#));
-        assert!(!members(3).wrote_synchronous_names("FIRST 1 (walreceiver)"));
+    fn a_slot_that_postgresql_has_given_up_is_made_anew_for_a_member_and_dropped_for_a_stranger() {
+        let lost = |name: &str, active| Slot { is_lost: true, ..slot(name, active) };
+        let have = [lost("pgset_my_db_4", false), lost("pgset_my_db_5", true), lost("pgset_my_db_9", false)];
+        assert_eq!(
+            changes(&have, &members(3), "my-db-3"),
+            [Change::Renew("pgset_my_db_4".into()), Change::Drop("pgset_my_db_9".into())]
+        );
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::election::{Lsn, SystemIdentifier};
+use crate::election::claim::Progress;
+use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
@@ -34,6 +35,16 @@ pub enum Error {
     /// No answer.
     #[error("no answer within {LIMIT:?} when asked to {0}")]
     Silent(&'static str),
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The server has refused a statement, and the connection is as good as before.
+    #[must_use]
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Self::Failed(_, why) if why.as_db_error().is_some())
+    }
 }
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,8 +76,32 @@ pub struct ReplicaFacts {
     pub streaming_timeline: Option<u32>,
     /// Bytes received and not yet replayed.
     pub replay_lag_bytes: i64,
-    /// How far it has come, if only the master can help it on: there is no archive.
-    pub replayed: Option<Lsn>,
+    /// How far it has received the master's WAL, once it has asked for any since it started.
+    pub received: Option<Lsn>,
+    /// It can get WAL from elsewhere.
+    pub has_archive: bool,
+}
+
+// === impl ReplicaFacts ===
+
+impl ReplicaFacts {
+    /// How far it has come, if it does not stream and only the master can help it on. What is received and not replayed yet, perhaps by
+    /// the user's `recovery_min_apply_delay`, it needs from nobody; and one that has not asked for WAL since it started still reads its own.
+    #[must_use]
+    pub fn stuck_at(&self) -> Option<Lsn> {
+        self.received.filter(|_| self.streaming_timeline.is_none() && !self.has_archive)
+    }
+}
+
+/// What a master says of the replicas that confirm its commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SynchronousFacts {
+    /// `synchronous_standby_names` as it is now.
+    pub names: String,
+    /// It stands on the server's command line, where no `ALTER SYSTEM` changes it: the user's own.
+    pub is_fixed: bool,
+    /// So many replicas confirm commits now.
+    pub confirming: u32,
 }
 
 /// A member's slot on the master.
@@ -76,6 +111,8 @@ pub struct Slot {
     pub name: String,
     /// Somebody streams from it.
     pub active: bool,
+    /// The WAL that it kept is gone, and nobody can use it again.
+    pub is_lost: bool,
 }
 
 // === impl Sql ===
@@ -165,6 +202,23 @@ impl Sql {
             .and_then(|row| start_of_segment(row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1)?)))
     }
 
+    /// How far a master has come. `begins` is asked for once: it never changes on a timeline.
+    pub async fn progress(&self, timeline: u32, begins: Option<Lsn>) -> Result<Progress> {
+        const WHAT: &str = "say how far it has come";
+        let rows = self.rows(WHAT, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::int8").await?;
+        let flushed = rows.first().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()).map(Lsn);
+        if begins.is_some() || timeline <= 1 {
+            return Ok(Progress { begins, flushed });
+        }
+        let question = format!(
+            "SELECT pg_read_file({}, 0, 1048576, true)",
+            literal(&format!("pg_wal/{}", lineage::history_file(timeline)))
+        );
+        let rows = self.rows(WHAT, &question).await?;
+        let history = rows.first().and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_default();
+        Ok(Progress { begins: lineage::branches(&history).last().map(|branch| branch.left_at), flushed })
+    }
+
     /// What the server says of itself as a replica.
     pub async fn replica_facts(&self) -> Result<ReplicaFacts> {
         let rows = self
@@ -172,16 +226,16 @@ impl Sql {
                 "say what it receives",
                 "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
                         coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
-                        CASE WHEN current_setting('restore_command') = '' \
-                             THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8 END, \
+                        pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, current_setting('restore_command') <> '', \
                         NOT pg_is_in_recovery()",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
             streaming_timeline: row.get::<_, Option<i32>>(0).and_then(|timeline| u32::try_from(timeline).ok()),
             replay_lag_bytes: row.get(1),
-            replayed: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
-            is_promoted: row.get(3),
+            received: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
+            has_archive: row.get(3),
+            is_promoted: row.get(4),
         }))
     }
 
@@ -200,10 +254,13 @@ impl Sql {
         let rows = self
             .rows(
                 "list its replication slots",
-                r"SELECT slot_name::text, active FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\_%'",
+                // invalidation_reason is there since PostgreSQL 17.
+                "SELECT slot_name::text, active, \
+                        coalesce(wal_status = 'lost' OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL, false) \
+                 FROM pg_replication_slots s WHERE slot_type = 'physical' AND slot_name LIKE 'pgset\\_%'",
             )
             .await?;
-        Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1) }).collect())
+        Ok(rows.iter().map(|row| Slot { name: row.get(0), active: row.get(1), is_lost: row.get(2) }).collect())
     }
 
     /// Makes a member's slot, with its WAL kept from now on. The member itself may be quicker, just before it clones.
@@ -220,11 +277,22 @@ impl Sql {
         self.run("drop a replication slot", &format!("SELECT pg_drop_replication_slot({})", literal(name))).await
     }
 
-    /// `synchronous_standby_names` as it is now.
-    pub async fn synchronous_names(&self) -> Result<String> {
-        let rows =
-            self.rows("show synchronous_standby_names", "SELECT current_setting('synchronous_standby_names')").await?;
-        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    /// Which replicas confirm commits, and how many of them do.
+    pub async fn synchronous_facts(&self) -> Result<SynchronousFacts> {
+        let rows = self
+            .rows(
+                "say which replicas confirm commits",
+                "SELECT setting, source = 'command line', \
+                        (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) \
+                 FROM pg_settings WHERE name = 'synchronous_standby_names'",
+            )
+            .await?;
+        let row = rows.first();
+        Ok(SynchronousFacts {
+            names: row.map(|row| row.get(0)).unwrap_or_default(),
+            is_fixed: row.is_some_and(|row| row.get(1)),
+            confirming: row.and_then(|row| u32::try_from(row.get::<_, i64>(2)).ok()).unwrap_or(0),
+        })
     }
 
     /// Changes `synchronous_standby_names`, from the next reload on.
@@ -291,6 +359,15 @@ mod tests {
         assert_eq!(start_of_segment("000000010000000000000005", "16777216"), Some(Lsn(5 << 24)));
         assert_eq!(start_of_segment("000000020000000A000000FF", "16777216"), Some(Lsn((0xA << 32) + (0xFF << 24))));
         assert_eq!(start_of_segment("short", "16777216"), None);
+    }
+
+    #[test]
+    fn a_replica_is_stuck_where_its_reception_ended_if_only_the_master_has_more() {
+        let stuck = ReplicaFacts { received: Some(Lsn(9)), ..ReplicaFacts::default() };
+        assert_eq!(stuck.stuck_at(), Some(Lsn(9)), "however far behind a delay keeps what it replays");
+        assert_eq!(ReplicaFacts { received: None, ..stuck.clone() }.stuck_at(), None, "it still reads WAL of its own");
+        assert_eq!(ReplicaFacts { has_archive: true, ..stuck.clone() }.stuck_at(), None);
+        assert_eq!(ReplicaFacts { streaming_timeline: Some(1), ..stuck }.stuck_at(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Owner;
+use super::{Kind, Owner, leader};
 use crate::names;
 
 /// Fields that are one thing: anything more in them than we say is a difference.
@@ -21,9 +21,10 @@ pub enum Standing {
     Foreign,
 }
 
-/// Whose a live object is. Only an owner reference to this very set makes it ours: a label is written by whoever likes to.
+/// Whose a live object is. Only an owner reference to this very set makes it ours: a label is written by whoever likes to. The Lease alone
+/// has no owner, because it outlives the set.
 #[must_use]
-pub fn standing(live: &Value, owner: &Owner) -> Standing {
+pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
     let references = live.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let is_ours = |reference: &Value| text(reference, "uid") == Some(&owner.uid);
     let controller =
@@ -33,11 +34,20 @@ pub fn standing(live: &Value, owner: &Owner) -> Standing {
         None => references.into_iter().flatten().any(is_ours),
     };
     // The garbage collector is about to take what an earlier set of this name owned. Any other owner has taken it over.
-    let earlier = controller.is_some_and(|controller| {
+    let is_sets = controller.is_some_and(|controller| {
         text(controller, "kind") == Some("StatefulSet") && text(controller, "name") == Some(&owner.name)
     });
     let leaves = live.pointer("/metadata/deletionTimestamp").is_some();
-    match (ours, earlier && is_labelled(live, &owner.name)) {
+    if kind == Kind::Lease {
+        let is_ours = ours || if controller.is_some() { is_sets } else { leader::is_of(live, &owner.name) };
+        return match (is_ours, leaves) {
+            (false, _) => Standing::Foreign,
+            (true, true) => Standing::Leaving,
+            // One of 0.1.0 has an owner, maybe an earlier set of this name: that is taken off, whoever comes first.
+            (true, false) => Standing::Ours,
+        };
+    }
+    match (ours, is_sets && is_labelled(live, &owner.name)) {
         (true, _) if leaves => Standing::Leaving,
         (true, _) => Standing::Ours,
         (false, true) => Standing::Leaving,
@@ -88,6 +98,10 @@ fn change(key: &str, live: Option<&Value>, desired: &Value) -> Option<Value> {
     }
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => changes(live, desired.iter()),
+        (Value::Array(live), Value::Array(desired)) if key == OWNERS && desired.is_empty() => {
+            let others: Vec<Value> = live.iter().filter(|found| !is_stateful_set(found)).cloned().collect();
+            (others.len() < live.len()).then_some(Value::Array(others))
+        }
         (Value::Array(live), Value::Array(desired)) => {
             // Ours must be among them. A merge patch can't say which of them to change: it brings the whole list.
             let has_all =
@@ -107,6 +121,11 @@ fn replacement(live: &Value, desired: &Value) -> Value {
         (key.clone(), value)
     });
     Value::Object(surplus.chain(wanted).collect())
+}
+
+/// What no set may own loses such an owner, and keeps those that other people gave it.
+fn is_stateful_set(reference: &Value) -> bool {
+    text(reference, "kind") == Some("StatefulSet")
 }
 
 /// Our owner reference, and those of everybody else.

@@ -80,7 +80,7 @@ fn a_set_of_two_has_everything_of_the_designs_table() {
 }
 
 #[test]
-fn everything_made_carries_our_labels_and_is_owned_by_the_set() {
+fn everything_made_carries_our_labels_and_all_but_the_lease_is_owned_by_the_set() {
     for child in all(&pgset()) {
         let metadata = &child.body["metadata"];
         assert_eq!(metadata["namespace"], "shop", "{}", child.name);
@@ -89,11 +89,10 @@ fn everything_made_carries_our_labels_and_is_owned_by_the_set() {
             json!({"app.kubernetes.io/instance": "pgset", "app.kubernetes.io/managed-by": "pgset",
                 "app.kubernetes.io/name": "postgresql", "pgset.dev/set": "pgset"})
         );
-        assert_eq!(
-            metadata["ownerReferences"],
-            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": "set-uid",
-                "controller": true, "blockOwnerDeletion": false}])
-        );
+        let owned = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": "set-uid",
+            "controller": true, "blockOwnerDeletion": false}]);
+        let owners = if child.kind == Kind::Lease { json!([]) } else { owned };
+        assert_eq!(metadata["ownerReferences"], owners, "{}", child.name);
     }
 }
 
@@ -279,39 +278,79 @@ fn the_holder_of_a_lease_is_no_difference() {
 }
 
 #[test]
+fn the_lease_outlives_the_set_and_is_known_again_without_an_owner() {
+    let body = child(&pgset(), Kind::Lease, "pgset-leader");
+    let left = stored(&body, "1");
+    assert_eq!(standing(Kind::Lease, &left, &owner()), Standing::Ours, "an earlier set of this name left it");
+    assert_eq!(correction(&left, &body), None);
+
+    let mut stripped = left.clone();
+    stripped["metadata"]["labels"] = json!({});
+    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Foreign, "another program's of this name");
+    stripped["metadata"]["annotations"] = json!({"pgset.dev/system-identifier": "7"});
+    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Ours, "only a member notes that");
+
+    let mut leaving = left.clone();
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(standing(Kind::Lease, &leaving, &owner()), Standing::Leaving);
+
+    let mut taken = left;
+    taken["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "Other", "name": "pgset", "uid": "x", "controller": true}]);
+    assert_eq!(standing(Kind::Lease, &taken, &owner()), Standing::Foreign);
+}
+
+#[test]
+fn a_lease_of_0_1_0_loses_its_owner_before_the_garbage_collector_takes_it() {
+    let body = child(&pgset(), Kind::Lease, "pgset-leader");
+    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"});
+    for uid in ["set-uid", "earlier-uid"] {
+        let mut live = stored(&body, "1");
+        live["metadata"]["ownerReferences"] = json!([theirs,
+            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": uid, "controller": true}]);
+        assert_eq!(standing(Kind::Lease, &live, &owner()), Standing::Ours, "{uid}");
+        assert_eq!(correction(&live, &body), Some(json!({"metadata": {"ownerReferences": [theirs]}})), "{uid}");
+    }
+}
+
+#[test]
 fn whose_an_object_is_shows_in_its_owner_and_never_in_its_labels() {
     let ours = child(&pgset(), Kind::Service, "pgset-master");
-    assert_eq!(standing(&ours, &owner()), Standing::Ours);
+    assert_eq!(standing(Kind::Service, &ours, &owner()), Standing::Ours);
 
     let mut stripped = ours.clone();
     stripped["metadata"]["labels"] = json!({});
-    assert_eq!(standing(&stripped, &owner()), Standing::Ours, "the owner reference alone makes it ours");
+    assert_eq!(standing(Kind::Service, &stripped, &owner()), Standing::Ours, "the owner reference alone makes it ours");
 
     let mut orphaned = ours.clone();
     orphaned["metadata"]["ownerReferences"] = json!([]);
     assert_eq!(
-        standing(&orphaned, &owner()),
+        standing(Kind::Service, &orphaned, &owner()),
         Standing::Foreign,
         "a copy, or left over from --cascade=orphan: anybody can write labels"
     );
 
     let mut predecessor = ours.clone();
     predecessor["metadata"]["ownerReferences"][0]["uid"] = json!("earlier-uid");
-    assert_eq!(standing(&predecessor, &owner()), Standing::Leaving, "the garbage collector is about to take it");
+    assert_eq!(
+        standing(Kind::Service, &predecessor, &owner()),
+        Standing::Leaving,
+        "the garbage collector is about to take it"
+    );
 
     let mut deleted = ours.clone();
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert_eq!(standing(&deleted, &owner()), Standing::Leaving);
+    assert_eq!(standing(Kind::Service, &deleted, &owner()), Standing::Leaving);
 
     let mut adopted = ours.clone();
     adopted["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "v1", "kind": "Other", "name": "pgset", "uid": "x", "controller": true}]);
-    assert_eq!(standing(&adopted, &owner()), Standing::Foreign);
+    assert_eq!(standing(Kind::Service, &adopted, &owner()), Standing::Foreign);
 
     let mut handwritten = ours;
     handwritten["metadata"]["labels"] = json!({"app": "pgset"});
     handwritten["metadata"]["ownerReferences"] = json!(null);
-    assert_eq!(standing(&handwritten, &owner()), Standing::Foreign);
+    assert_eq!(standing(Kind::Service, &handwritten, &owner()), Standing::Foreign);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn reduce(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata") {
         retain(metadata, &METADATA);
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.retain(|key, _| key.starts_with(names::PREFIX));
+            annotations.retain(|key, _| is_read(key));
         }
     }
     if let Some(spec) = object.get_mut("spec") {
@@ -134,6 +134,11 @@ fn reduce(object: &mut Value) {
             spec.as_object_mut().map(|spec| spec.remove("clusterIP"));
         }
     }
+}
+
+/// Whether pgset reads an annotation. What a master notes on its Lease changes with every renewal.
+fn is_read(annotation: &str) -> bool {
+    annotation.starts_with(names::PREFIX) && !names::lease::OF_THE_MASTER.contains(&annotation)
 }
 
 fn retain(object: &mut Value, fields: &[&str]) {
@@ -269,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::children::compare::{Standing, correction, standing};
+    use crate::children::leader;
     use crate::children::tests::{all, article, owner, pgset, stored};
     use crate::controller::selection::Service;
 
@@ -282,7 +288,7 @@ mod tests {
             for child in all(&set) {
                 let live = kept(&stored(&child.body, "its-own")).value("shop");
                 assert_eq!(correction(&live, &child.body), None, "{live} for {}", child.body);
-                assert_eq!(standing(&live, &owner()), Standing::Ours);
+                assert_eq!(standing(child.kind, &live, &owner()), Standing::Ours);
                 assert_eq!(live["metadata"]["uid"], "its-own");
             }
         }
@@ -332,13 +338,15 @@ mod tests {
         let lease = |time: &str, version: &str| {
             kept(&json!({
                 "metadata": { "name": "pgset-leader", "namespace": "shop", "uid": "u", "resourceVersion": version,
-                    "labels": { "pgset.dev/set": "pgset", "app.kubernetes.io/managed-by": "pgset" } },
+                    "labels": { "pgset.dev/set": "pgset", "app.kubernetes.io/managed-by": "pgset" },
+                    "annotations": { "pgset.dev/system-identifier": "7", "pgset.dev/flushed": version } },
                 "spec": { "holderIdentity": "pgset-0", "renewTime": time, "leaseDurationSeconds": 6 },
             }))
         };
         let (one, two) = (lease("2026-01-01T00:00:00Z", "1"), lease("2026-01-01T00:00:06Z", "2"));
         assert_eq!(one.shape, two.shape);
         assert_eq!(two.value("shop")["spec"], json!({ "holderIdentity": "pgset-0" }));
+        assert!(leader::remembers_a_database(&two.value("shop")));
     }
 
     #[test]

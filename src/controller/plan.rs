@@ -148,7 +148,7 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Pla
             plan.steps.push(Step::Create(child));
             continue;
         };
-        match standing(live, owner) {
+        match standing(child.kind, live, owner) {
             Standing::Ours => plan.steps.extend(correction(live, &child.body).map(|change| {
                 let patch = of_this_object(live, change);
                 Step::Restore { child, patch }
@@ -200,7 +200,7 @@ fn role_to_set(set: &Set, member: &Member) -> Option<Step> {
 fn disruption_budget_to_remove(set: &Set, owner: &Owner, world: &World) -> Option<Step> {
     let place = (Kind::PodDisruptionBudget, set.name.clone());
     let live = world.children.get(&place)?;
-    let obsolete = !children::wants_disruption_budget(set) && standing(live, owner) == Standing::Ours;
+    let obsolete = !children::wants_disruption_budget(set) && standing(place.0, live, owner) == Standing::Ours;
     obsolete.then(|| Step::Remove { kind: place.0, name: place.1, uid: uid(live) })
 }
 
@@ -209,21 +209,20 @@ fn foreign_services<'a>(owner: &'a Owner, world: &'a World) -> impl Iterator<Ite
     let under_our_names = world.children.iter().filter(|((kind, _), _)| *kind == Kind::Service).map(|(_, live)| live);
     let copies = under_our_names.filter(|live| is_labelled(live, &owner.name));
     let others = world.services.iter().filter(|live| !is_made(live));
-    others.chain(copies).filter(|live| standing(live, owner) == Standing::Foreign)
+    others.chain(copies).filter(|live| standing(Kind::Service, live, owner) == Standing::Foreign)
 }
 
 /// Whether the Role is this set's, or will be in a moment.
 fn role_is_ours(owner: &Owner, world: &World) -> bool {
     let live = world.children.get(&(Kind::Role, names::service_account(&owner.name)));
-    live.is_none_or(|live| standing(live, owner) == Standing::Ours)
+    live.is_none_or(|live| standing(Kind::Role, live, owner) == Standing::Ours)
 }
 
-/// Whether the members may be granted the Lease of that name: another program's is not theirs to hold. One with the set's labels
-/// is the set's, also where the set was deleted without it and made anew.
+/// Whether the members may be granted the Lease of that name: another program's is not theirs to hold.
 #[must_use]
 pub fn may_grant_lease(owner: &Owner, world: &World) -> bool {
     let live = world.children.get(&(Kind::Lease, names::leader(&owner.name)));
-    live.is_none_or(|live| standing(live, owner) != Standing::Foreign || is_labelled(live, &owner.name))
+    live.is_none_or(|live| standing(Kind::Lease, live, owner) != Standing::Foreign)
 }
 
 /// The change, for this very object only and, where that is known, as it was seen.

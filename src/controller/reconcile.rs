@@ -18,7 +18,7 @@ use super::view::{Means, View};
 use super::watches::Stores;
 use super::words::Place;
 use crate::children::compare::{Standing, standing};
-use crate::children::{self, Grants, Kind, Owner, credentials};
+use crate::children::{self, Grants, Kind, Owner, credentials, leader};
 use crate::names;
 use crate::set::Set;
 
@@ -204,7 +204,7 @@ async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, 
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
-        if standing(&live, owner) == Standing::Foreign && place.0 != Kind::Service {
+        if standing(place.0, &live, owner) == Standing::Foreign && place.0 != Kind::Service {
             memory.found_foreign(place.clone(), live.clone(), now);
         }
         world.children.insert(place, live);
@@ -292,11 +292,12 @@ fn credentials_replaced(set: &Set) -> Notice {
     )
 }
 
-/// Whether a member has ever held the set's Lease: then there is a database, and its passwords are those of the Secret.
+/// Whether a member has ever held the set's Lease, also of an earlier set of this name: then there is a database, and its passwords are
+/// those of the Secret.
 fn has_leader(world: &World, set: &Set) -> bool {
     let lease = world.children.get(&(Kind::Lease, names::leader(&set.name)));
     let holder = lease.and_then(|lease| lease.pointer("/spec/holderIdentity")).and_then(Value::as_str);
-    holder.is_some_and(|holder| !holder.is_empty())
+    holder.is_some_and(|holder| !holder.is_empty()) || lease.is_some_and(leader::remembers_a_database)
 }
 
 /// Writes those Events that are news. One that can't be written is logged: the work itself is done.

@@ -21,16 +21,14 @@ pub fn notice(child: &Child, live: &Value, set: &Set, owner: &Owner, world: &Wor
         Kind::RoleBinding | Kind::Service if is_copy => copied(child),
         // Made for another set: that one's own job comes first.
         Kind::Service if is_made(live) => "but it belongs to another set; rename one of the two sets".to_owned(),
-        Kind::Lease if !is_copy => {
+        Kind::Lease => {
             "but another program may hold it, and the members, who elect the master by it, are not given it; \
                                     delete or rename it"
                 .to_owned()
         }
         // The user's own account serves as well as ours: pods run as it because their template says so, and all that pgset gives it
-        // are the members' rights. His own budget is his choice. A Lease with the set's labels is the one that the members hold.
-        Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::Service | Kind::RoleBinding | Kind::Lease => {
-            return None;
-        }
+        // are the members' rights. His own budget is his choice.
+        Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::Service | Kind::RoleBinding => return None,
     };
     let note = format!("{} {} is not pgset's for set {} and is left alone, {why}", child.kind, child.name, set.name);
     Some(Notice::new(Reason::NameTaken, note))
@@ -52,7 +50,7 @@ pub fn no_governing_service(set: &Set, owner: &Owner, world: &World) -> Option<N
         ),
     };
     let live = world.children.get(&(Kind::Service, name.clone()));
-    let is_there = live.is_some_and(|live| !is_made(live) || standing(live, owner) != Standing::Foreign);
+    let is_there = live.is_some_and(|live| !is_made(live) || standing(Kind::Service, live, owner) != Standing::Foreign);
     (!is_there).then(|| {
         Notice::new(
             Reason::NoGoverningService,

@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
+use super::lineage::{Database, Reached};
 use super::{Lsn, Master, SystemIdentifier};
 use crate::names;
 
@@ -89,7 +90,16 @@ pub struct Claim {
     /// The master, once it accepts connections.
     pub master: Option<Master>,
     /// The database that the set is, once it had a master.
-    pub set: Option<SystemIdentifier>,
+    pub set: Option<Database>,
+}
+
+/// What a master adds to the renewals of its Lease: how far it has come on its timeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Where its timeline branched off from the one before.
+    pub begins: Option<Lsn>,
+    /// What it has on its disk.
+    pub flushed: Option<Lsn>,
 }
 
 impl Claim {
@@ -103,14 +113,23 @@ impl Claim {
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(fallback, Duration::from_secs);
         let note = |key: &str| lease.metadata.annotations.as_ref().and_then(|notes| notes.get(key)).map(String::as_str);
-        let set = note(names::lease::SYSTEM_IDENTIFIER).and_then(|text| text.parse().ok()).map(SystemIdentifier);
+        let system = note(names::lease::SYSTEM_IDENTIFIER).and_then(|text| text.parse().ok()).map(SystemIdentifier);
+        let timeline = note(names::lease::TIMELINE).and_then(|text| text.parse().ok());
+        let position = |key: &str| note(key).and_then(|text| text.parse().ok());
+        let reached = timeline.map(|timeline| Reached {
+            timeline,
+            begins: position(names::lease::TIMELINE_BEGINS),
+            flushed: position(names::lease::FLUSHED),
+            stopped_at: position(names::lease::STOPPED_AT),
+        });
+        let set = system.map(|system| Database { system, reached });
         let master = holder.as_deref().and_then(Candidate::parse).and_then(|candidate| {
             Some(Master {
                 pod: candidate.pod,
                 address: note(names::lease::ADDRESS)?.to_owned(),
                 port: note(names::lease::PORT)?.parse().ok()?,
-                system: set?,
-                timeline: note(names::lease::TIMELINE)?.parse().ok()?,
+                system: system?,
+                timeline: timeline?,
                 oldest_wal: note(names::lease::OLDEST_WAL).and_then(|text| text.parse().ok()).map(Lsn),
             })
         });
@@ -118,12 +137,13 @@ impl Claim {
     }
 }
 
-/// The Lease as its new holder writes it: the old master's address goes, the database's identifier stays.
+/// The Lease as its new holder writes it: the old master's address goes, what the set is and has reached stays. That a master stopped
+/// cleanly is over: the new holder may write from now on.
 #[must_use]
 pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp) -> LeaseObject {
     let mut lease = seen.clone();
     if let Some(notes) = lease.metadata.annotations.as_mut() {
-        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::TIMELINE, names::lease::OLDEST_WAL] {
+        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::OLDEST_WAL, names::lease::STOPPED_AT] {
             notes.remove(key);
         }
     }
@@ -141,17 +161,18 @@ pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp
 
 /// The Lease as its holder renews it.
 #[must_use]
-pub fn renewed(held: &LeaseObject, master: Option<&Master>, times: Times, now: Timestamp) -> LeaseObject {
+pub fn renewed(held: &LeaseObject, master: Option<(&Master, Progress)>, times: Times, now: Timestamp) -> LeaseObject {
     let mut lease = held.clone();
     let spec = lease.spec.get_or_insert_default();
     spec.lease_duration_seconds = i32::try_from(times.duration.as_secs()).ok();
     spec.renew_time = Some(MicroTime(now));
-    if let Some(Master { pod: _, address, port, system, timeline, oldest_wal }) = master {
+    if let Some((Master { pod: _, address, port, system, timeline, oldest_wal }, Progress { begins, flushed })) = master
+    {
+        let reached = Reached { timeline: *timeline, begins, flushed, stopped_at: None };
+        remember(&mut lease, Database { system: *system, reached: Some(reached) });
         let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
         notes.insert(names::lease::ADDRESS.to_owned(), address.clone());
         notes.insert(names::lease::PORT.to_owned(), port.to_string());
-        notes.insert(names::lease::SYSTEM_IDENTIFIER.to_owned(), system.to_string());
-        notes.insert(names::lease::TIMELINE.to_owned(), timeline.to_string());
         if let Some(Lsn(oldest)) = oldest_wal {
             notes.insert(names::lease::OLDEST_WAL.to_owned(), oldest.to_string());
         }
@@ -159,10 +180,34 @@ pub fn renewed(held: &LeaseObject, master: Option<&Master>, times: Times, now: T
     lease
 }
 
-/// The Lease as its holder gives it back.
+/// Notes which database the set is, and how far it has come.
+fn remember(lease: &mut LeaseObject, database: Database) {
+    let Database { system, reached } = database;
+    let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+    notes.insert(names::lease::SYSTEM_IDENTIFIER.to_owned(), system.to_string());
+    let Some(Reached { timeline, begins, flushed, stopped_at }) = reached else { return };
+    notes.insert(names::lease::TIMELINE.to_owned(), timeline.to_string());
+    let positions = [
+        (names::lease::TIMELINE_BEGINS, begins),
+        (names::lease::FLUSHED, flushed),
+        (names::lease::STOPPED_AT, stopped_at),
+    ];
+    for (key, position) in positions {
+        match position {
+            Some(position) => notes.insert(key.to_owned(), position.to_string()),
+            // What was said of another timeline is not true of this one.
+            None => notes.remove(key),
+        };
+    }
+}
+
+/// The Lease as its holder gives it back, with what is known of the database from now on.
 #[must_use]
-pub fn released(held: &LeaseObject, now: Timestamp) -> LeaseObject {
+pub fn released(held: &LeaseObject, last_word: Option<Database>, now: Timestamp) -> LeaseObject {
     let mut lease = held.clone();
+    if let Some(database) = last_word {
+        remember(&mut lease, database);
+    }
     if let Some(notes) = lease.metadata.annotations.as_mut() {
         notes.remove(names::lease::ADDRESS);
     }

@@ -1,10 +1,14 @@
 //! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
 
 pub mod claim;
+pub mod lineage;
 #[cfg(test)]
 mod tests;
+pub mod way_out;
 
 use std::fmt;
+
+use lineage::{Database, Divergence, Lineage};
 
 /// All that a member's next step depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +31,12 @@ pub enum Lease {
     /// Nobody holds it: released, never held, or its holder was silent for the whole duration.
     Vacant {
         /// The database that the set is known to be, if it ever had a master.
-        set: Option<SystemIdentifier>,
+        set: Option<Database>,
     },
     /// This member holds it, and its last renewal is recent enough to accept writes.
     Mine {
         /// The database that the set is known to be, if it ever had a master.
-        set: Option<SystemIdentifier>,
+        set: Option<Database>,
     },
     /// An earlier pod of this member's own name holds it: it may still be running somewhere.
     Predecessor,
@@ -74,6 +78,21 @@ pub struct Master {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lsn(pub u64);
 
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+    }
+}
+
+impl std::str::FromStr for Lsn {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (high, low) = text.split_once('/').unwrap_or(("", text));
+        Ok(Self(u64::from(u32::from_str_radix(high, 16)?) << 32 | u64::from(u32::from_str_radix(low, 16)?)))
+    }
+}
+
 /// What is on a member's data volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
@@ -85,6 +104,8 @@ pub enum Data {
         system: SystemIdentifier,
         /// `standby.signal` is there: it was a replica when it stopped.
         standby: bool,
+        /// Where it stands in the database's history.
+        lineage: Lineage,
     },
     /// Something that no server should be started on, and why.
     Unusable(String),
@@ -128,6 +149,8 @@ pub enum Action {
     TakeLease,
     /// Give the Lease back: this member can't be the master.
     ReleaseLease(Waiting),
+    /// Give the Lease back with the name of the database that the set is: this member can't be the master, and whoever was may be.
+    NameDatabase(Database),
     /// Make a new database cluster.
     Bootstrap,
     /// Start PostgreSQL as the master.
@@ -172,6 +195,8 @@ pub enum Waiting {
     DataLost,
     /// The data was written as a master's while another member leads: it has to be rewound or cloned anew.
     FormerMaster,
+    /// The data was a master's, but does not go on from where the set has come to.
+    Diverged(Divergence),
     /// The data can't be used.
     Unusable(String),
 }
@@ -206,6 +231,7 @@ impl fmt::Display for Waiting {
                 "the set has a database, but this member's data directory is empty: it will be cloned when there is a master, \
                  and never made anew; restore the volume if this was the only copy"
             ),
+            Self::Diverged(how) => write!(f, "{how}: it does not lead with that; nothing was touched"),
             Self::FormerMaster => write!(
                 f,
                 "this data was written by a master while another member leads now: this version neither rewinds nor replaces it; \
@@ -218,8 +244,10 @@ impl fmt::Display for Waiting {
 
 /// From what a member observes to what it does next.
 ///
-/// Only a member whose data was a master's asks for the Lease: this version promotes no replica. `Lease::Mine` is the only state in
-/// which a server may accept writes, so every other one fences it; and a server that was promoted by anybody else is fenced in all.
+/// Only a member whose data was a master's, and goes on from where the set has come to, leads: this version promotes no replica. (The
+/// first one takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in which a server may
+/// accept writes, so every other one fences it, and a server
+/// that was promoted by anybody else is fenced in all.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
     let Observation { lease, data, server, first } = observation;
@@ -271,25 +299,30 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
 
         (Lease::Mine { set: None }, Data::Empty) => Action::Bootstrap,
         (Lease::Mine { set: Some(_) }, Data::Empty) => Action::ReleaseLease(Waiting::DataLost),
-        (Lease::Mine { set }, Data::Cluster { system, standby: false }) => match set {
-            Some(expected) if expected != system => Action::ReleaseLease(other_database(*system, *expected)),
-            _ => Action::StartMaster,
-        },
-        (Lease::Mine { .. }, Data::Cluster { standby: true, .. }) => Action::ReleaseLease(Waiting::ForMaster),
-
-        (Lease::Vacant { set: None }, Data::Empty | Data::Cluster { standby: false, .. }) if first => Action::TakeLease,
-        (Lease::Vacant { set: None }, _) if !first => Action::Wait(Waiting::ForFirstMember),
-        (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForMaster),
-        (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
-        (Lease::Vacant { set: Some(expected) }, Data::Cluster { system, .. }) if expected != system => {
-            Action::Wait(other_database(*system, *expected))
+        (Lease::Mine { set: None }, Data::Cluster { system, standby: true, lineage }) => {
+            Action::NameDatabase(Database { system: *system, reached: Some(lineage.reached()) })
         }
-        (Lease::Vacant { .. }, Data::Cluster { standby: false, .. }) => Action::TakeLease,
-        (Lease::Vacant { .. }, Data::Cluster { standby: true, .. }) => Action::Wait(Waiting::ForMaster),
+        (Lease::Mine { set }, Data::Cluster { system, standby, lineage }) => {
+            match why_not_lead(*system, *standby, lineage, *set) {
+                Some(waiting) => Action::ReleaseLease(waiting),
+                None => Action::StartMaster,
+            }
+        }
+
+        // The first member's word is which database the set is: it makes one, brings one along, or, as a replica of it, names it.
+        (Lease::Vacant { set: None }, _) if first => Action::TakeLease,
+        (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForFirstMember),
+        (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
+        (Lease::Vacant { set }, Data::Cluster { system, standby, lineage }) => {
+            match why_not_lead(*system, *standby, lineage, *set) {
+                Some(waiting) => Action::Wait(waiting),
+                None => Action::TakeLease,
+            }
+        }
 
         (Lease::Other { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
         (Lease::Other { master: Some(master) }, Data::Empty) => Action::Clone(master.clone()),
-        (Lease::Other { master: Some(master) }, Data::Cluster { system, standby }) => {
+        (Lease::Other { master: Some(master) }, Data::Cluster { system, standby, .. }) => {
             if *system != master.system {
                 Action::Wait(other_database(*system, master.system))
             } else if *standby {
@@ -298,6 +331,16 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
                 Action::Wait(Waiting::FormerMaster)
             }
         }
+    }
+}
+
+/// Why this member can't be the master of the set with its data.
+fn why_not_lead(system: SystemIdentifier, standby: bool, lineage: &Lineage, set: Option<Database>) -> Option<Waiting> {
+    match set {
+        Some(Database { system: expected, .. }) if expected != system => Some(other_database(system, expected)),
+        _ if standby => Some(Waiting::ForMaster),
+        Some(Database { reached: Some(reached), .. }) => lineage.continues(&reached).err().map(Waiting::Diverged),
+        _ => None,
     }
 }
 

@@ -7,6 +7,18 @@ use super::*;
 const SET: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
 const STRANGER: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_002);
 
+/// The set, as a Lease of 0.1.0 knows it.
+const KNOWN: Option<Database> = Some(Database { system: SET, reached: None });
+
+fn at(timeline: u32, flushed: u64) -> Database {
+    let reached = lineage::Reached { timeline, begins: None, flushed: Some(Lsn(flushed)), stopped_at: None };
+    Database { system: SET, reached: Some(reached) }
+}
+
+fn on(timeline: u32) -> Lineage {
+    Lineage { timeline, ..Lineage::default() }
+}
+
 fn master() -> Master {
     Master {
         pod: "pgset-0".into(),
@@ -23,11 +35,11 @@ fn stopped(lease: Lease, data: Data, first: bool) -> Action {
 }
 
 fn was_master() -> Data {
-    Data::Cluster { system: SET, standby: false }
+    Data::Cluster { system: SET, standby: false, lineage: on(1) }
 }
 
 fn was_replica() -> Data {
-    Data::Cluster { system: SET, standby: true }
+    Data::Cluster { system: SET, standby: true, lineage: on(1) }
 }
 
 #[test]
@@ -52,35 +64,93 @@ fn an_adopted_member_with_data_leads_only_if_it_is_the_first() {
 
 #[test]
 fn a_master_that_returns_leads_whatever_its_ordinal() {
-    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, was_master(), false), Action::TakeLease);
-    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, was_master(), false), Action::StartMaster);
+    assert_eq!(stopped(Lease::Vacant { set: KNOWN }, was_master(), false), Action::TakeLease);
+    assert_eq!(stopped(Lease::Mine { set: KNOWN }, was_master(), false), Action::StartMaster);
 }
 
 #[test]
 fn a_replica_that_returns_follows_and_never_leads() {
     assert_eq!(stopped(Lease::Other { master: Some(master()) }, was_replica(), true), Action::StartReplica(master()));
-    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, was_replica(), true), Action::Wait(Waiting::ForMaster));
-    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, was_replica(), true), Action::ReleaseLease(Waiting::ForMaster));
+    assert_eq!(stopped(Lease::Vacant { set: KNOWN }, was_replica(), true), Action::Wait(Waiting::ForMaster));
+    assert_eq!(stopped(Lease::Mine { set: KNOWN }, was_replica(), true), Action::ReleaseLease(Waiting::ForMaster));
 }
 
 #[test]
 fn a_lost_volume_is_never_replaced_by_an_empty_database() {
     for first in [true, false] {
-        assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, Data::Empty, first), Action::Wait(Waiting::DataLost));
-        assert_eq!(
-            stopped(Lease::Mine { set: Some(SET) }, Data::Empty, first),
-            Action::ReleaseLease(Waiting::DataLost)
-        );
+        assert_eq!(stopped(Lease::Vacant { set: KNOWN }, Data::Empty, first), Action::Wait(Waiting::DataLost));
+        assert_eq!(stopped(Lease::Mine { set: KNOWN }, Data::Empty, first), Action::ReleaseLease(Waiting::DataLost));
     }
 }
 
 #[test]
 fn data_of_another_database_is_left_alone() {
-    let strange = Data::Cluster { system: STRANGER, standby: false };
+    let strange = Data::Cluster { system: STRANGER, standby: false, lineage: on(1) };
     let refusal = Waiting::OtherDatabase { found: STRANGER, expected: SET };
-    assert_eq!(stopped(Lease::Vacant { set: Some(SET) }, strange.clone(), true), Action::Wait(refusal.clone()));
-    assert_eq!(stopped(Lease::Mine { set: Some(SET) }, strange.clone(), true), Action::ReleaseLease(refusal.clone()));
+    assert_eq!(stopped(Lease::Vacant { set: KNOWN }, strange.clone(), true), Action::Wait(refusal.clone()));
+    assert_eq!(stopped(Lease::Mine { set: KNOWN }, strange.clone(), true), Action::ReleaseLease(refusal.clone()));
     assert_eq!(stopped(Lease::Other { master: Some(master()) }, strange, true), Action::Wait(refusal));
+}
+
+#[test]
+fn a_vacant_lease_is_not_taken_unread() {
+    let older = Waiting::Diverged(Divergence::OlderTimeline { found: 1, reached: 2 });
+    for first in [true, false] {
+        assert_eq!(stopped(Lease::Vacant { set: Some(at(2, 9)) }, was_master(), first), Action::Wait(older.clone()));
+        assert_eq!(
+            stopped(Lease::Mine { set: Some(at(2, 9)) }, was_master(), first),
+            Action::ReleaseLease(older.clone())
+        );
+        assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first), Action::TakeLease);
+        assert_eq!(stopped(Lease::Mine { set: Some(at(1, 9)) }, was_master(), first), Action::StartMaster);
+    }
+}
+
+#[test]
+fn a_member_that_was_promoted_by_hand_leads_where_the_set_went_on_with_it_and_the_old_master_does_not() {
+    let branches = vec![lineage::Branch { timeline: 1, left_at: Lsn(100) }];
+    let promoted = Data::Cluster { system: SET, standby: false, lineage: Lineage { branches, ..on(2) } };
+    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false), Action::TakeLease);
+    let lacks = Waiting::Diverged(Divergence::OtherHistory { found: 2, reached: 1 });
+    assert_eq!(
+        stopped(Lease::Vacant { set: Some(at(1, 101)) }, promoted, false),
+        Action::Wait(lacks),
+        "the master had come further"
+    );
+}
+
+#[test]
+fn of_a_lease_that_knows_no_database_a_first_member_that_is_a_replica_names_it_and_its_master_leads() {
+    assert_eq!(stopped(Lease::Vacant { set: None }, was_replica(), true), Action::TakeLease);
+    let named = Database { system: SET, reached: Some(on(1).reached()) };
+    assert_eq!(stopped(Lease::Mine { set: None }, was_replica(), true), Action::NameDatabase(named));
+    let named = Lease::Vacant { set: Some(named) };
+    assert_eq!(stopped(named.clone(), was_replica(), true), Action::Wait(Waiting::ForMaster));
+    assert_eq!(stopped(named.clone(), was_master(), false), Action::TakeLease);
+    assert_eq!(stopped(named, Data::Empty, false), Action::Wait(Waiting::DataLost));
+}
+
+#[test]
+fn a_way_out_is_told_where_the_lease_keeps_a_set_from_what_somebody_wants() {
+    let told = |lease, waiting, first| {
+        let observation = Observation { lease, data: Data::Empty, server: Server::Stopped, first };
+        way_out::way_out(&waiting, &observation, "shop", "pgset-leader").unwrap_or_default()
+    };
+    let command = "kubectl --namespace shop delete lease pgset-leader";
+    let vacant = Lease::Vacant { set: KNOWN };
+    assert!(told(vacant.clone(), Waiting::DataLost, false).contains(command));
+    let strange = Waiting::OtherDatabase { found: STRANGER, expected: SET };
+    let diverged = Waiting::Diverged(Divergence::OlderTimeline { found: 1, reached: 2 });
+    for waiting in [strange, diverged] {
+        assert!(told(vacant.clone(), waiting.clone(), true).contains(command), "{waiting}");
+        assert!(
+            !told(vacant.clone(), waiting.clone(), false).contains(command),
+            "only the first brings another: {waiting}"
+        );
+        let led = Lease::Other { master: Some(master()) };
+        assert_eq!(told(led, waiting, true), "", "the set has a master");
+    }
+    assert_eq!(told(vacant, Waiting::ForMaster, true), "");
 }
 
 #[test]
@@ -105,7 +175,7 @@ fn a_replica_follows_a_master_whose_address_changed() {
     let seen = |lease| decide(&Observation { lease, data: was_replica(), server: replica.clone(), first: false });
     assert_eq!(seen(Lease::Other { master: Some(moved.clone()) }), Action::Follow(moved));
     assert_eq!(seen(Lease::Other { master: Some(master()) }), Action::Stay);
-    assert_eq!(seen(Lease::Vacant { set: Some(SET) }), Action::Stay);
+    assert_eq!(seen(Lease::Vacant { set: KNOWN }), Action::Stay);
 }
 
 #[test]
@@ -166,7 +236,7 @@ fn a_clone_of_another_database_than_the_leases_is_abandoned() {
 #[test]
 fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
     let observation = Observation {
-        lease: Lease::Mine { set: Some(SET) },
+        lease: Lease::Mine { set: KNOWN },
         data: was_master(),
         server: Server::StoppedByOthers,
         first: true,
@@ -182,7 +252,13 @@ proptest! {
 }
 
 fn leases() -> impl Strategy<Value = Lease> {
-    let set = prop_oneof![Just(None), Just(Some(SET)), Just(Some(STRANGER))];
+    let set = prop_oneof![
+        Just(None),
+        Just(KNOWN),
+        Just(Some(at(1, 5))),
+        Just(Some(at(2, 5))),
+        Just(Some(Database { system: STRANGER, reached: None }))
+    ];
     prop_oneof![
         Just(Lease::Unknown),
         set.clone().prop_map(|set| Lease::Vacant { set }),
@@ -198,7 +274,11 @@ fn data() -> impl Strategy<Value = Data> {
     prop_oneof![
         Just(Data::Empty),
         Just(Data::Unusable("it is locked".into())),
-        (system, any::<bool>()).prop_map(|(system, standby)| Data::Cluster { system, standby }),
+        (system, any::<bool>(), 1..4_u32).prop_map(|(system, standby, timeline)| Data::Cluster {
+            system,
+            standby,
+            lineage: on(timeline)
+        }),
     ]
 }
 
@@ -249,5 +329,23 @@ proptest! {
         let vacant = matches!(lease, Lease::Vacant { .. });
         let action = decide(&Observation { lease, data, server, first });
         prop_assert!(vacant || action != Action::TakeLease);
+    }
+
+    #[test]
+    fn a_database_is_made_only_where_the_set_has_none(lease in leases(), data in data(), server in servers(), first: bool) {
+        let knows_none = matches!(lease, Lease::Mine { set: None });
+        let action = decide(&Observation { lease, data, server, first });
+        prop_assert!(knows_none || !matches!(action, Action::Bootstrap | Action::NameDatabase(_)));
+    }
+
+    #[test]
+    fn a_master_starts_only_on_data_that_goes_on_from_where_the_set_is(lease in leases(), data in data(), first: bool) {
+        let action = stopped(lease.clone(), data.clone(), first);
+        if let (Lease::Mine { set: Some(set) }, Data::Cluster { system, standby, lineage }) = (lease, data)
+            && action == Action::StartMaster
+        {
+            prop_assert_eq!(system, set.system);
+            prop_assert!(!standby && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()));
+        }
     }
 }

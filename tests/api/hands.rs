@@ -177,6 +177,19 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
         ] {
             eventually(path, async || admin.get(path).await).await;
         }
+        // As 0.1.0 made it.
+        let lease = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/db-leader";
+        let mut owner = pretended("db", "db")["ownerReferences"].take();
+        owner[0]["uid"] =
+            admin.get("/apis/apps/v1/namespaces/shop/statefulsets/db").await.unwrap()["metadata"]["uid"].take();
+        admin.send("PATCH", lease, json!({"metadata": {"ownerReferences": owner}})).await.unwrap();
+        // Whatever has the set looked at.
+        admin.send("DELETE", "/api/v1/namespaces/shop/services/db-replica", json!({})).await.unwrap();
+        eventually("the Lease's owner is taken off", async || match admin.get(lease).await? {
+            found if found["metadata"]["ownerReferences"].is_null() => Ok(()),
+            other => Err(other.to_string()),
+        })
+        .await;
         eventually("the passwords", async || {
             let found = admin.get("/api/v1/namespaces/shop/secrets?labelSelector=pgset.dev/set=db").await?;
             if found["items"] == json!([]) { Err(found.to_string()) } else { Ok(()) }
@@ -272,6 +285,8 @@ async fn what_its_policy_refuses(controller: &Somebody) {
     let abroad = json!({"metadata": pretended("db-sa", "db"),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "db-sa"},
         "subjects": [{"kind": "ServiceAccount", "name": "clerk", "namespace": "bank"}]});
+    let under_a_set = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
+    let forgotten = json!({"metadata": {"annotations": {"pgset.dev/system-identifier": "1"}}});
     let attacks = [
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), image),
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), relabelled.clone()),
@@ -288,6 +303,9 @@ async fn what_its_policy_refuses(controller: &Somebody) {
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), held.clone()),
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), adopted.clone()),
         ("PATCH", format!("{leases}/shop/leases/db-leader"), held),
+        ("PATCH", format!("{leases}/shop/leases/db-leader"), under_a_set),
+        ("PATCH", format!("{leases}/shop/leases/db-leader"), forgotten),
+        ("POST", format!("{leases}/bank/leases"), json!({"metadata": pretended("x-leader", "x")})),
         (
             "POST",
             format!("{leases}/bank/leases"),

@@ -87,18 +87,20 @@ fn the_role_names_the_members_that_there_are() {
 }
 
 #[test]
-fn with_the_set_go_its_objects_but_not_its_passwords() {
+fn with_the_set_go_its_objects_but_not_its_passwords_nor_its_lease() {
     let lab = lab::shared();
     let ns = lab.empty_namespace("gone");
     objects_of_a_set(&ns);
     let password = ns.get("secret pgset-pgset-credentials")["data"].clone();
     ns.kubectl("delete statefulset pgset --timeout=60s");
-    for object in MADE.into_iter().filter(|object| !object.starts_with("secret")) {
+    let stays = |object: &&str| ["secret", "lease"].iter().any(|kind| object.starts_with(kind));
+    for object in MADE.into_iter().filter(|object| !stays(object)) {
         wait_until(SOON, &format!("{object} goes"), || {
             ns.try_get(object).map_or(Ok(()), |_| Err("still there".to_owned()))
         });
     }
     assert_eq!(ns.get("secret pgset-pgset-credentials")["data"], password);
+    assert!(ns.get("lease pgset-leader")["metadata"]["ownerReferences"].is_null());
 
     // who comes back finds the passwords that his data knows
     objects_of_a_set(&ns);

@@ -12,6 +12,7 @@ mod node;
 mod pace;
 
 mod adoption;
+mod anew;
 mod apply;
 mod article;
 mod bootstrap;

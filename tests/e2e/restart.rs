@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    lab::{self, START, wait_until},
+    lab::{self, SOON, START, wait_until},
     manifests::set,
     node,
 };
@@ -91,4 +91,36 @@ fn a_deleted_master_returns_as_the_master_with_all_rows() {
     db.master("insert into numbers values (0)");
     db.wait_for("pgset-replica", "select count(*) from numbers", "10001");
     assert_eq!(["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod)), directories, "a member was cloned again");
+}
+
+#[test]
+fn a_master_stays_ready_while_its_wal_is_slow_to_list() {
+    let lab = lab::shared();
+    let ns = lab.namespace("slow-listing");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&set("pgset").replicas(1).manifest());
+    ns.wait_ready("pgset", 1);
+    let db = ns.database("pgset");
+    let quarter = "select setting::int > 0 from pg_settings where name = 'max_slot_wal_keep_size'";
+    db.wait_for("pgset-master", quarter, "t");
+    let ready = || {
+        let pod = ns.get("pod pgset-0");
+        let conditions = pod["status"]["conditions"].as_array().unwrap().clone();
+        conditions.into_iter().find(|condition| condition["type"] == "Ready").unwrap()
+    };
+    let before = ready();
+
+    db.master(
+        "create function public.pg_ls_waldir() returns table (name text) language sql \
+         as 'select null::text from pg_sleep(30)'",
+    );
+    db.master("alter role pgset set search_path = public, pg_catalog");
+    db.master("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgset-agent'");
+    wait_until(SOON, "a listing takes too long", || {
+        let log = ns.kubectl("logs pgset-0");
+        if log.contains("find its oldest WAL") { Ok(()) } else { Err(log) }
+    });
+    let writes = ["create table numbers (n int)", "insert into numbers values (1)"];
+    assert_eq!(writes.map(|sql| db.master(sql)), ["", ""]);
+    assert_eq!(ready(), before, "it was not Ready meanwhile");
 }

@@ -78,6 +78,34 @@ fn a_data_directory_that_is_moved_away_is_noticed_and_the_member_is_cloned() {
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{}", pod["status"]);
 }
 
+#[test]
+fn a_replica_that_is_away_for_too_long_costs_the_master_no_more_than_its_share_of_the_disk() {
+    let lab = lab::shared();
+    let ns = lab.namespace("slot-limit");
+    let limit = json!(["-c", "max_slot_wal_keep_size=16MB", "-c", "wal_sender_timeout=3s"]);
+    let db = ns.two_members(&set("pgset").container("args", limit));
+    db.write_numbers();
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
+    assert_eq!(db.master("show max_slot_wal_keep_size"), "16MB", "the user's own");
+    let first_clone = ns.data_directory("pgset-1");
+    let receiver = db.replica("select pid from pg_stat_wal_receiver").unwrap();
+
+    ns.shell("pgset-1", "postgres", &format!("kill -STOP {receiver}")).unwrap();
+    db.wait_for("pgset-master", "select active from pg_replication_slots", "f");
+    for _ in 0..5 {
+        db.master("insert into numbers values (0)");
+        db.master("select pg_switch_wal()");
+    }
+    db.master("checkpoint");
+
+    // PostgreSQL has given the slot up; one of that name that can be used takes its place
+    db.wait_for("pgset-master", "select slot_name, wal_status from pg_replication_slots", "pgset_pgset_1|reserved");
+    let _ = ns.shell("pgset-1", "postgres", &format!("kill -CONT {receiver}"));
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10005");
+    assert_ne!(ns.data_directory("pgset-1"), first_clone, "it was not cloned anew");
+}
+
 fn nothing_is_lost_from_two_to_none_and_back(management: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(&management.to_lowercase());

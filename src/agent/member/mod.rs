@@ -2,6 +2,7 @@
 
 mod others;
 mod refusing;
+mod replicas;
 mod state;
 mod upkeep;
 
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
-use self::refusing::is_refusal;
+use self::refusing::{is_refusal, patience};
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
@@ -23,9 +24,12 @@ use super::processes::end_container;
 use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
+use super::synchronous::Shortage;
 use super::{label, leadership, postmasters};
+use crate::election::way_out::way_out;
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
+use crate::names;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
 const TURN: Duration = Duration::from_secs(1);
@@ -34,6 +38,8 @@ const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 const TURN_OF_REPLICA: Duration = Duration::from_millis(500);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the release of the Lease may wait for the position of a clean stop, which is worth less than the release.
+const POSITION_LIMIT: Duration = Duration::from_secs(1);
 /// How a member's life ends.
 pub enum Parting {
     /// It was asked to.
@@ -54,11 +60,15 @@ pub struct Member {
     failed_starts: u32,
     refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
+    shortage: Shortage,
+    oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
     fingerprint: Option<Fingerprint>,
     waiting: Option<Waiting>,
     retry: Retry,
+    way_out: Option<String>,
+    waits_since: Instant,
 }
 
 // === impl Member ===
@@ -86,11 +96,15 @@ impl Member {
             failed_starts: 0,
             refusal: None,
             members: None,
+            shortage: Shortage::default(),
+            oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
             fingerprint: None,
             waiting: None,
             retry: Retry::none(),
+            way_out: None,
+            waits_since: Instant::now(),
         }
     }
 
@@ -117,7 +131,7 @@ impl Member {
             self.turn().await;
             self.stand_down();
             if let Some(refusal) = self.refused() {
-                self.leadership.release().await;
+                self.leadership.release(None).await;
                 return Parting::Refused(refusal);
             }
             // Questions to the server may take their time; the fence does not wait for them.
@@ -154,6 +168,7 @@ impl Member {
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);
+        self.way_out = self.find_way_out(&observation, &action);
         self.note_another_database(&observation.lease, &action);
         let starts_master = action == Action::StartMaster;
         if let Err(why) = self.act(action).await {
@@ -165,6 +180,12 @@ impl Member {
                 self.note_failed_start(why);
             }
         }
+    }
+
+    fn find_way_out(&self, observation: &Observation, action: &Action) -> Option<String> {
+        let (Action::Wait(waiting) | Action::ReleaseLease(waiting)) = action else { return None };
+        let Configuration { namespace, set, .. } = self.configuration();
+        way_out(waiting, observation, namespace, &names::leader(set))
     }
 
     async fn observe(&mut self) -> Observation {
@@ -206,13 +227,20 @@ impl Member {
         if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_)) {
             self.waiting = None;
         }
+        if label::is_stale(&action) {
+            self.label.set(label::Role::None);
+        }
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
             Action::TakeLease => self.leadership.take().await,
             Action::ReleaseLease(waiting) => {
-                self.leadership.release().await;
+                self.leadership.release(None).await;
                 self.wait(waiting);
+            }
+            Action::NameDatabase(database) => {
+                info!(system = %database.system, "the Lease knew no database: this replica's is the set's, and its master may lead");
+                self.leadership.release(Some(database)).await;
             }
             Action::Bootstrap => {
                 self.tell("making a new database");
@@ -224,7 +252,10 @@ impl Member {
                 self.stop_at_once().await;
                 self.clone_from(master);
             }
-            Action::StartMaster => self.start(Role::Master { announced: None }).await?,
+            Action::StartMaster => {
+                self.write_synchronous_names().await?;
+                self.start(Role::Master { announced: None }).await?;
+            }
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
@@ -245,16 +276,25 @@ impl Member {
     }
 
     fn wait(&mut self, waiting: Waiting) {
-        let text = waiting.to_string();
+        let text = self.in_words(&waiting);
         // What a running server does is told in between.
         if self.waiting.as_ref() != Some(&waiting) {
             info!("{text}");
-            if is_refusal(&waiting) {
-                self.teller.tell(Reason::DataRefused, &text);
-            }
-            self.waiting = Some(waiting);
+            self.waits_since = Instant::now();
         }
+        if is_refusal(&waiting) && self.waits_since.elapsed() >= patience(&waiting) {
+            self.teller.tell(Reason::DataRefused, &text);
+        }
+        self.waiting = Some(waiting);
         self.tell(text);
+    }
+
+    /// Why it waits, and what a person can do about it.
+    fn in_words(&self, waiting: &Waiting) -> String {
+        match &self.way_out {
+            Some(way_out) => format!("{waiting}; {way_out}"),
+            None => waiting.to_string(),
+        }
     }
 
     fn tell(&self, doing: impl Into<String>) {
@@ -263,7 +303,7 @@ impl Member {
     }
 
     async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
-        let Midwife { configuration, programs, processes, data } = &self.midwife;
+        let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
@@ -381,6 +421,7 @@ impl Member {
             "stopping".clone_into(&mut status.doing);
         });
         let fence_at = self.leadership.view().fence_at();
+        let mut last_word = None;
         if let State::Running(running) = &mut self.state {
             let mut fence_at = fence_at;
             // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
@@ -396,6 +437,9 @@ impl Member {
                 Stop::Fast
             };
             running.server.stop(how).await;
+            if matches!(running.role, Role::Master { .. }) {
+                last_word = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
+            }
         }
         if let State::Running(running) = &self.state {
             self.look_at_data_of(&running.role);
@@ -407,7 +451,7 @@ impl Member {
         if matches!(self.state, State::Cloning { .. }) {
             self.stop_at_once().await;
         }
-        self.leadership.release().await;
+        self.leadership.release(last_word).await;
     }
 }
 

@@ -13,6 +13,8 @@ use crate::errors::with_causes;
 
 /// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
 const FIRST_STARTS: u32 = 3;
+/// So long nobody has led whom a member without data could be cloned from, though the Lease was free: a restart in place takes less.
+const LOST_FOR_GOOD: Duration = Duration::from_secs(10);
 
 impl Member {
     /// Why the image has to run the database as before, if it has to: only ever while no server of the agent's runs.
@@ -39,7 +41,7 @@ impl Member {
         if let Action::Wait(waiting @ Waiting::OtherDatabase { .. })
         | Action::ReleaseLease(waiting @ Waiting::OtherDatabase { .. }) = action
         {
-            self.refuse(Kind::OtherDatabase, waiting.to_string(), *set);
+            self.refuse(Kind::OtherDatabase, self.in_words(waiting), set.map(|set| set.system));
         }
     }
 
@@ -49,7 +51,7 @@ impl Member {
         if self.failed_starts >= FIRST_STARTS
             && let Lease::Mine { set } = self.leadership.view().at(Instant::now())
         {
-            self.refuse(Kind::FirstStart, why, set);
+            self.refuse(Kind::FirstStart, why, set.map(|set| set.system));
         }
     }
 
@@ -66,15 +68,35 @@ impl Member {
     }
 }
 
+/// How long a member waits before a person has to hear why: without data it waits whenever the master restarts.
+pub(super) fn patience(waiting: &Waiting) -> Duration {
+    if *waiting == Waiting::DataLost { LOST_FOR_GOOD } else { Duration::ZERO }
+}
+
 /// What a person has to decide on, and so should hear of.
 pub(super) fn is_refusal(waiting: &Waiting) -> bool {
     match waiting {
-        Waiting::OtherDatabase { .. } | Waiting::DataLost | Waiting::FormerMaster | Waiting::Unusable(_) => true,
+        Waiting::OtherDatabase { .. }
+        | Waiting::DataLost
+        | Waiting::FormerMaster
+        | Waiting::Diverged(_)
+        | Waiting::Unusable(_) => true,
         Waiting::ForLease
         | Waiting::ForPredecessor
         | Waiting::ForMaster
         | Waiting::ForMasterToStart
         | Waiting::ForFirstMember
         | Waiting::ForTheEnd => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_data_is_no_news_while_the_master_restarts() {
+        assert!(is_refusal(&Waiting::DataLost) && patience(&Waiting::DataLost) >= Duration::from_secs(10));
+        assert_eq!(patience(&Waiting::FormerMaster), Duration::ZERO);
     }
 }

@@ -1,15 +1,18 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Member;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::slots::{self, Change};
-use crate::agent::{kubernetes, label, sql};
+use crate::agent::{label, leadership, sql};
 use crate::election::Master;
+use crate::election::claim::Progress;
 use crate::errors::with_causes;
+
+/// What a master does.
+pub(super) const ACCEPTS_WRITES: &str = "accepts writes";
 
 impl Member {
     /// What a running server needs from time to time.
@@ -71,12 +74,8 @@ impl Member {
         let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
             return Ok(());
         };
-        let oldest_wal = sql.oldest_wal().await?;
         if let Some(announced) = announced {
-            if announced.oldest_wal != oldest_wal {
-                announced.oldest_wal = oldest_wal;
-                self.leadership.announce(announced.clone()).await;
-            }
+            note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
         } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
@@ -91,8 +90,9 @@ impl Member {
                 port: configuration.port,
                 system: facts.system,
                 timeline: facts.timeline,
-                oldest_wal,
+                oldest_wal: None,
             };
+            note_progress(&self.leadership, sql.progress(facts.timeline, None).await);
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
@@ -107,40 +107,17 @@ impl Member {
         // It takes writes, whether or not it can make a slot at this moment.
         self.publisher.update(|status| {
             status.ready = true;
-            "accepts writes".clone_into(&mut status.doing);
+            if !status.doing.starts_with(ACCEPTS_WRITES) {
+                ACCEPTS_WRITES.clone_into(&mut status.doing);
+            }
         });
-        if let Err(why) = self.keep_members().await {
-            warn!(error = with_causes(&why), "failed to follow the set's size, trying again");
-            if let State::Running(running) = &mut self.state {
+        if let Err(why) = self.look_after_replicas().await {
+            warn!(error = with_causes(&why), "failed to look after the replicas, trying again");
+            if let State::Running(running) = &mut self.state
+                && !why.is_an_answer()
+            {
                 running.sql = None;
             }
-        }
-        Ok(())
-    }
-
-    /// Slots and synchronous replication follow the set's size.
-    async fn keep_members(&mut self) -> Result<(), sql::Error> {
-        let configuration = &self.midwife.configuration;
-        let members = self.members.get_or_insert_with(|| {
-            // The task ends with its stream, which this process outlives only when it ends itself.
-            kubernetes::follow_members(self.client.clone(), &configuration.namespace, configuration.set.clone()).0
-        });
-        let Some(members) = members.borrow().clone() else { return Ok(()) };
-        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        let me = &configuration.me.pod;
-        for change in slots::changes(&sql.slots().await?, &members, me) {
-            info!(?change, "the members changed");
-            match change {
-                Change::Create(name) => sql.create_slot(&name).await?,
-                Change::Drop(name) => sql.drop_slot(&name).await?,
-            }
-        }
-        let wanted = members.synchronous_names(me, configuration.synchronous);
-        let now = sql.synchronous_names().await?;
-        if now != wanted && (!wanted.is_empty() || members.wrote_synchronous_names(&now)) {
-            info!(was = now, now = wanted, "the replicas that confirm a commit changed");
-            sql.set_synchronous_names(&wanted).await?;
-            server.reload();
         }
         Ok(())
     }
@@ -156,7 +133,7 @@ impl Member {
             return Ok(());
         }
         let streams = facts.streaming_timeline == Some(follows.timeline);
-        *stuck_at = facts.replayed.filter(|_| facts.streaming_timeline.is_none());
+        *stuck_at = facts.stuck_at();
         let (system, pod) = (follows.system, follows.pod.clone());
         self.label.set(if streams { label::Role::Replica } else { label::Role::None });
         if streams {
@@ -189,5 +166,13 @@ impl Member {
             };
         });
         Ok(())
+    }
+}
+
+/// How far the master has come goes along with the next renewal; where it can't be told, what the Lease says stays true.
+fn note_progress(leadership: &leadership::Handle, progress: Result<Progress, sql::Error>) {
+    match progress {
+        Ok(progress) => leadership.note(progress),
+        Err(why) => debug!(error = with_causes(&why), "how far the master has come is not known"),
     }
 }

@@ -7,6 +7,7 @@ mod certificates;
 mod claims;
 mod compare;
 mod installation;
+mod leases;
 mod report;
 pub(super) mod selector;
 pub(super) mod sets;
@@ -84,6 +85,7 @@ fn all_after(basics: &snapshot::Basics, after: &snapshot::After) -> Vec<(Id, Ver
     lines.extend(installation::checks(after));
     lines.extend(certificates::checks(basics, after));
     lines.extend(sets::checks(after));
+    lines.extend(leases::checks(after));
     lines.extend(claims::checks(after));
     lines
 }

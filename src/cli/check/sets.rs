@@ -137,7 +137,8 @@ fn sets_ready(sets: &[Value], members: &Read<Vec<Value>>) -> Verdict {
     )
 }
 
-fn is_member(pod: &Value, set: &Value) -> bool {
+/// Whether a pod is labelled as a member of the set.
+pub fn is_member(pod: &Value, set: &Value) -> bool {
     let label = format!("/metadata/labels/{}", names::label::SET.replace('/', "~1"));
     text(pod, &label) == text(set, "/metadata/name")
         && text(pod, "/metadata/namespace") == text(set, "/metadata/namespace")
@@ -183,4 +184,4 @@ pub fn pointer(annotation: &str) -> String {
 
 #[cfg(test)]
 #[path = "sets_tests.rs"]
-mod tests;
+pub mod tests;

@@ -19,7 +19,8 @@ pub fn bare(name: &str) -> Value {
     })
 }
 
-fn injected(name: &str) -> Value {
+/// As it is stored.
+pub fn injected(name: &str) -> Value {
     let mut object = bare(name);
     let settings = Settings { agent_image: "registry.example/agent:1".to_owned() };
     let Outcome::Patched { patch, .. } = inject::inject(&Request { object: &object, old: None, settings: &settings })
@@ -31,7 +32,8 @@ fn injected(name: &str) -> Value {
     object
 }
 
-fn member(set: &str, ordinal: u32, role: &str, ready: bool) -> Value {
+/// A pod of it.
+pub fn member(set: &str, ordinal: u32, role: &str, ready: bool) -> Value {
     let ready = if ready { "True" } else { "False" };
     json!({
         "metadata": {"namespace": "shop", "name": format!("{set}-{ordinal}"),

@@ -1,0 +1,126 @@
+//! What a master does for its replicas: slots, WAL, and which of them confirm its commits.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::Member;
+use super::state::{Role, Running, State};
+use super::upkeep::ACCEPTS_WRITES;
+use crate::agent::configuration::Configuration;
+use crate::agent::events::Reason;
+use crate::agent::server::Server;
+use crate::agent::slots::{Change, Members};
+use crate::agent::sql::{self, Sql};
+use crate::agent::synchronous::{Confirmations, Standing, Step};
+use crate::agent::{birth, kubernetes};
+use crate::errors::with_causes;
+
+/// How long the start of a master whose commits wait for replicas may be held up by the question how many members the set has: the
+/// server is down meanwhile. The API server, which has just given this member the Lease, answers within milliseconds.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
+/// How often the master looks up its oldest WAL. A listing of a directory that may be large and slow, for the sake of replicas that have
+/// been away for longer.
+const OLDEST_WAL_EVERY: Duration = Duration::from_secs(5);
+
+impl Member {
+    fn members(&mut self) -> &mut watch::Receiver<Option<Members>> {
+        let configuration = &self.midwife.configuration;
+        self.members.get_or_insert_with(|| {
+            // The task ends with its stream, which this process outlives only when it ends itself.
+            kubernetes::follow_members(self.client.clone(), &configuration.namespace, configuration.set.clone()).0
+        })
+    }
+
+    /// A server that is about to accept writes waits for its replicas from the first commit on.
+    pub(super) async fn write_synchronous_names(&mut self) -> Result<(), birth::Error> {
+        if self.configuration().synchronous == 0 {
+            return Ok(());
+        }
+        let known = timeout(MEMBERS_LIMIT, self.members().wait_for(Option::is_some)).await;
+        let members = known.ok().and_then(Result::ok).and_then(|members| members.clone());
+        if members.is_none() {
+            warn!("the set's size is not known: commits wait for the replicas that were known last");
+        }
+        self.midwife.write_synchronous_names(members.as_ref())
+    }
+
+    /// Nothing in here keeps a master from taking writes, or from being ready.
+    pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
+        let members = self.members().borrow().clone();
+        if let Some(members) = members {
+            self.keep_members(&members).await?;
+        }
+        self.look_up_oldest_wal().await
+    }
+
+    /// Slots and synchronous replication follow the set's size.
+    async fn keep_members(&mut self, members: &Members) -> Result<(), sql::Error> {
+        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
+        let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
+        let facts = sql.synchronous_facts().await?;
+        let now = Standing { slots: sql.slots().await?, names: facts.names, names_are_fixed: facts.is_fixed };
+        let mut outcome = Ok(());
+        // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
+        for step in members.steps(&now, &me.pod, *synchronous) {
+            info!(set, ?step, "the members changed");
+            if let Err(why) = take(sql, server, &step).await {
+                warn!(?step, error = with_causes(&why), "failed to follow the set's size, trying again");
+                outcome = Err(why);
+            }
+        }
+        if members.count > 0 && !facts.is_fixed {
+            let replicas = u32::try_from(members.others(&me.pod).count()).unwrap_or(u32::MAX);
+            self.note_shortage(Confirmations { wanted: *synchronous, confirming: facts.confirming, replicas });
+        }
+        outcome
+    }
+
+    fn note_shortage(&mut self, has: Confirmations) {
+        let doing = match has.shortage() {
+            Some(why) => format!("{ACCEPTS_WRITES}; {why}"),
+            None => ACCEPTS_WRITES.to_owned(),
+        };
+        self.publisher.update(|status| status.doing = doing);
+        if let Some(note) = self.shortage.tell(&self.midwife.configuration.set, has, Instant::now()) {
+            warn!("{note}");
+            self.teller.tell(Reason::CommitsWait, &note);
+        }
+    }
+
+    async fn look_up_oldest_wal(&mut self) -> Result<(), sql::Error> {
+        if Instant::now() < self.oldest_wal_due {
+            return Ok(());
+        }
+        self.oldest_wal_due = Instant::now() + OLDEST_WAL_EVERY;
+        let State::Running(Running { sql: Some(sql), role: Role::Master { announced: Some(master) }, .. }) =
+            &mut self.state
+        else {
+            return Ok(());
+        };
+        let oldest_wal = sql.oldest_wal().await?;
+        if master.oldest_wal != oldest_wal {
+            master.oldest_wal = oldest_wal;
+            self.leadership.announce(master.clone()).await;
+        }
+        Ok(())
+    }
+}
+
+async fn take(sql: &Sql, server: &Server, step: &Step) -> Result<(), sql::Error> {
+    match step {
+        Step::Slot(Change::Create(name)) => sql.create_slot(name).await,
+        Step::Slot(Change::Renew(name)) => {
+            sql.drop_slot(name).await?;
+            sql.create_slot(name).await
+        }
+        Step::Slot(Change::Drop(name)) => sql.drop_slot(name).await,
+        Step::Names(names) => {
+            sql.set_synchronous_names(names).await?;
+            server.reload();
+            Ok(())
+        }
+    }
+}
