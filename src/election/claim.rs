@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::lineage::{Database, Reached};
 use super::{Lsn, Master, SystemIdentifier};
@@ -14,7 +15,7 @@ use crate::names;
 
 /// One incarnation of a member: a pod of the same name made anew is another candidate, because the earlier one may still run on a
 /// node that nobody hears of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The pod's name.
     pub pod: String,

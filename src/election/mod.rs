@@ -1,12 +1,16 @@
 //! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
 
 pub mod claim;
+pub mod leave;
 pub mod lineage;
 #[cfg(test)]
 mod tests;
+pub mod vote;
 pub mod way_out;
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use lineage::{Database, Divergence, Lineage};
 
@@ -48,7 +52,7 @@ pub enum Lease {
 }
 
 /// PostgreSQL's identifier of a database cluster: equal on a master and all that were cloned from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SystemIdentifier(pub u64);
 
 impl fmt::Display for SystemIdentifier {
@@ -58,7 +62,7 @@ impl fmt::Display for SystemIdentifier {
 }
 
 /// A master, as its Lease describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Master {
     /// Its pod.
     pub pod: String,
@@ -75,7 +79,7 @@ pub struct Master {
 }
 
 /// A position in the WAL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lsn(pub u64);
 
 impl fmt::Display for Lsn {
