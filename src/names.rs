@@ -215,8 +215,28 @@ pub mod lease {
     pub const FLUSHED: &str = "pgset.dev/flushed";
     /// The position of the checkpoint with which the last master stopped cleanly; absent while one leads, or if it did not.
     pub const STOPPED_AT: &str = "pgset.dev/stopped-at";
+    /// The members that may stand for the leadership, separated by commas.
+    pub const VOTERS: &str = "pgset.dev/voters";
+    /// How many of which replicas confirm each commit: `1 of db-1,db-2`.
+    pub const QUORUM: &str = "pgset.dev/quorum";
+    /// To whom the last master handed over; the others let it go first.
+    pub const SUCCESSOR: &str = "pgset.dev/successor";
+    /// The last order to switch over that was seen to: it is not followed twice.
+    pub const ORDER_DONE: &str = "pgset.dev/order-done";
     /// Those that come and go with masters, and that nobody but members reads.
-    pub const OF_THE_MASTER: [&str; 7] = [ADDRESS, PORT, TIMELINE, OLDEST_WAL, TIMELINE_BEGINS, FLUSHED, STOPPED_AT];
+    pub const OF_THE_MASTER: [&str; 11] = [
+        ADDRESS,
+        PORT,
+        TIMELINE,
+        OLDEST_WAL,
+        TIMELINE_BEGINS,
+        FLUSHED,
+        STOPPED_AT,
+        VOTERS,
+        QUORUM,
+        SUCCESSOR,
+        ORDER_DONE,
+    ];
 }
 
 /// The namespace that pgset itself runs in.

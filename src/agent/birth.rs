@@ -228,6 +228,18 @@ impl Midwife {
         write_following(self.data.path(), &self.connection(master, me)?, &names::slot(me))
     }
 
+    /// Makes a standby follow nobody, from its next reload on.
+    pub fn write_no_master(&self) -> Result<()> {
+        let me = &self.configuration.me.pod;
+        write_following(self.data.path(), "", &names::slot(me))
+    }
+
+    /// Prepares the data directory of a stopped server to be a standby that follows nobody.
+    pub fn prepare_to_wait(&self) -> Result<()> {
+        self.write_no_master()?;
+        Ok(self.data.mark_standby()?)
+    }
+
     /// Where a master's server has stopped cleanly: whoever has as much has everything.
     pub async fn position_of_clean_stop(&self) -> Option<Database> {
         match self.data.inspect(&self.programs, &self.processes).await {

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::election::claim::Progress;
+use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
 
@@ -91,6 +92,21 @@ impl ReplicaFacts {
     pub fn stuck_at(&self) -> Option<Lsn> {
         self.received.filter(|_| self.streaming_timeline.is_none() && !self.has_archive)
     }
+}
+
+/// What a replica says of itself while the set has no master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StandbyFacts {
+    /// It is set to follow nobody.
+    pub follows_nobody: bool,
+    /// It may come by more: it follows somebody, or its receiver has not ended yet.
+    pub receives: bool,
+    /// The number of its receiver's process.
+    pub receiver: Option<i32>,
+    /// What it has on its disk; absent while it still reads WAL of its own.
+    pub position: Option<Position>,
+    /// The timeline that its promotion would begin.
+    pub next_timeline: u32,
 }
 
 /// What a master says of the replicas that confirm its commits.
@@ -237,6 +253,38 @@ impl Sql {
             has_archive: row.get(3),
             is_promoted: row.get(4),
         }))
+    }
+
+    /// What a replica has, and whether it can still come by more.
+    ///
+    /// What was received since its start is on its disk. One that has received nothing has read all of its own WAL once its recovery
+    /// waits for more to appear. The timeline is the one of its newest WAL file: the control file learns of it later.
+    pub async fn standby_facts(&self) -> Result<StandbyFacts> {
+        let rows = self
+            .rows(
+                "say what it has",
+                "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8,                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal') name WHERE name ~ '^[0-9A-F]{8}[.]history$'),                         current_setting('primary_conninfo') = '',                         (SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1),                         EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN                                 ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(StandbyFacts::default()) };
+        let position = |at: Option<i64>| at.and_then(|at| u64::try_from(at).ok()).map(Lsn);
+        let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+        let (received, replayed) = (position(row.get(0)), position(row.get(1)));
+        let (timeline, history) = (number(row.get(2)), number(row.get(3)));
+        let (follows_nobody, receiver, has_read_all): (bool, Option<i32>, bool) = (row.get(4), row.get(5), row.get(6));
+        let at = received.max(replayed).filter(|_| received.is_some() || has_read_all);
+        Ok(StandbyFacts {
+            follows_nobody,
+            receives: !follows_nobody || receiver.is_some(),
+            receiver,
+            position: at.filter(|_| timeline > 0).map(|at| Position { timeline, at }),
+            next_timeline: timeline.max(history).saturating_add(1),
+        })
+    }
+
+    /// Ends recovery: the server accepts writes soon after, on a timeline of its own.
+    pub async fn promote(&self) -> Result<()> {
+        self.run("promote itself", "SELECT pg_promote(false)").await
     }
 
     /// Makes the replication role, or gives it the password of today.

@@ -3,10 +3,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Lsn, SystemIdentifier};
 
 /// The database that a set is, as its Lease remembers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// Which database cluster.
     pub system: SystemIdentifier,
@@ -15,7 +17,7 @@ pub struct Database {
 }
 
 /// How far a set has come, by the last word of its master.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reached {
     /// The timeline.
     pub timeline: u32,

@@ -1,5 +1,6 @@
 //! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
 
+pub mod candidate;
 pub mod claim;
 pub mod leave;
 pub mod lineage;
@@ -12,7 +13,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use candidate::Standing;
+use claim::Taking;
 use lineage::{Database, Divergence, Lineage};
+use vote::{Ballot, Position, Verdict, Version};
 
 /// All that a member's next step depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Observation {
     pub server: Server,
     /// This member has the set's first ordinal. It breaks the tie at the very first bootstrap and means nothing after.
     pub first: bool,
+    /// What this member knows of its chances to lead a set whose master is gone.
+    pub standing: Standing,
 }
 
 /// What is known of the set's Lease, with time already judged: by the holder's own renew deadline, or by observed silence.
@@ -76,6 +82,8 @@ pub struct Master {
     pub timeline: u32,
     /// From where on it has its WAL, as far as it said.
     pub oldest_wal: Option<Lsn>,
+    /// Where its timeline branched off from the one before.
+    pub begins: Option<Lsn>,
 }
 
 /// A position in the WAL.
@@ -135,10 +143,14 @@ pub enum Server {
     Promoted,
     /// Running, or starting, as a standby.
     Replica {
-        /// The master that it is set to follow.
-        follows: Master,
+        /// The master that it is set to follow; absent while it follows nobody.
+        follows: Option<Master>,
         /// How far it has come, if it does not stream and has no archive to get its WAL from.
         stuck_at: Option<Lsn>,
+        /// Whether it may receive WAL from anybody.
+        receives: bool,
+        /// What it has; absent while that is not known, or not all of it is read yet.
+        position: Option<Position>,
     },
 }
 
@@ -149,8 +161,16 @@ pub enum Action {
     Stay,
     /// Nothing can be done before something else changes.
     Wait(Waiting),
-    /// Ask for the Lease.
-    TakeLease,
+    /// Ask for the Lease, as it was seen and not otherwise.
+    TakeLease(Taking),
+    /// Promise to receive no WAL while the Lease stands at that version, and stop receiving it.
+    Promise(Version),
+    /// Ask the other members for their votes.
+    AskForVotes(Ballot),
+    /// Start PostgreSQL as a standby that follows nobody: there is no master, and this member may become it.
+    StartStandby,
+    /// Let the running standby become the master.
+    Promote,
     /// Give the Lease back: this member can't be the master.
     ReleaseLease(Waiting),
     /// Give the Lease back with the name of the database that the set is: this member can't be the master, and whoever was may be.
@@ -182,6 +202,12 @@ pub enum Waiting {
     ForPredecessor,
     /// There is no master, and this member can't be one.
     ForMaster,
+    /// There is no master, and a person is to say who leads next.
+    ForFailover,
+    /// There is no master, and this member may not lead yet.
+    ForVotes(Verdict),
+    /// The last master has handed over to another member.
+    ForSuccessor(String),
     /// The master is starting.
     ForMasterToStart,
     /// The first member makes the database, and this is another one.
@@ -218,6 +244,12 @@ impl fmt::Display for Waiting {
             Self::ForMaster => {
                 write!(f, "the set has no master now, and this member was a replica: waiting for the master to return")
             }
+            Self::ForFailover => write!(
+                f,
+                "the set has no master now, and pgset.dev/failover is manual: waiting for the master to return, or for pgset failover"
+            ),
+            Self::ForVotes(why) => write!(f, "the set has no master now, and this member does not lead yet: {why}"),
+            Self::ForSuccessor(pod) => write!(f, "the last master has handed over to {pod}: waiting for it to lead"),
             Self::ForMasterToStart => write!(f, "waiting for the master to accept connections"),
             Self::ForFirstMember => {
                 write!(f, "waiting for the first member of the set, which makes the database or brings it along")
@@ -248,13 +280,12 @@ impl fmt::Display for Waiting {
 
 /// From what a member observes to what it does next.
 ///
-/// Only a member whose data was a master's, and goes on from where the set has come to, leads: this version promotes no replica. (The
-/// first one takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in which a server may
-/// accept writes, so every other one fences it, and a server
-/// that was promoted by anybody else is fenced in all.
+/// A member whose data was a master's, and goes on from where the set has come to, leads again; a replica leads by the rules of
+/// [`candidate`]. (The first member takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in
+/// which a server may accept writes, so every other one fences it, and a server that was promoted by anybody else is fenced in all.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
-    let Observation { lease, data, server, first } = observation;
+    let Observation { lease, data, server, first, standing } = observation;
     match server {
         Server::Master | Server::Bootstrapping => match lease {
             Lease::Mine { .. } => Action::Stay,
@@ -262,7 +293,10 @@ pub fn decide(observation: &Observation) -> Action {
         },
         // What it wrote is no part of the set's history, not even if nobody else leads.
         Server::Promoted => Action::Fence,
-        Server::Replica { follows, stuck_at } => decide_replica(lease, data, follows, *stuck_at),
+        Server::Replica { follows, stuck_at, receives, position } => {
+            let replica = Replica { follows: follows.as_ref(), stuck_at: *stuck_at, receives: *receives, position: *position };
+            decide_replica(lease, data, &replica, standing)
+        }
         Server::Cloning { from } => match lease {
             Lease::Other { master: Some(master) } if master.address != from.address || master.system != from.system => {
                 Action::AbandonClone
@@ -270,23 +304,45 @@ pub fn decide(observation: &Observation) -> Action {
             _ => Action::Stay,
         },
         Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
-        Server::Stopped => decide_stopped(lease, data, *first),
+        Server::Stopped => decide_stopped(lease, data, *first, standing),
     }
 }
 
+/// A running standby.
+struct Replica<'a> {
+    follows: Option<&'a Master>,
+    stuck_at: Option<Lsn>,
+    receives: bool,
+    position: Option<Position>,
+}
+
 /// Only data that is known to be a copy of the master's is ever replaced by another one.
-fn decide_replica(lease: &Lease, data: &Data, follows: &Master, stuck_at: Option<Lsn>) -> Action {
+fn decide_replica(lease: &Lease, data: &Data, replica: &Replica<'_>, standing: &Standing) -> Action {
     match (lease, data) {
         (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
             Action::Wait(other_database(*system, master.system))
         }
-        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(stuck_at, master) => {
+        // It has promised to receive nothing while the Lease stands so: whoever it names may be a master that was frozen.
+        (Lease::Other { .. }, _) if standing.has_voted() => Action::Stay,
+        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(replica.stuck_at, master) => {
             Action::CloneAnew(master.clone())
         }
-        (Lease::Other { master: Some(master) }, _) if follows != master => Action::Follow(master.clone()),
+        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if has_left(replica.position, master) => {
+            Action::CloneAnew(master.clone())
+        }
+        (Lease::Other { master: Some(master) }, _) if replica.follows != Some(master) => Action::Follow(master.clone()),
+        (Lease::Mine { set: Some(_) }, Data::Cluster { .. }) => Action::Promote,
         (Lease::Mine { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
+        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, .. }) if *system == set.system => {
+            candidate::decide(set, standing, replica.receives, replica.position)
+        }
         _ => Action::Stay,
     }
+}
+
+/// It has WAL of an earlier timeline that the master's did not go on from.
+fn has_left(position: Option<Position>, master: &Master) -> bool {
+    matches!((position, master.begins), (Some(position), Some(begins)) if position.timeline < master.timeline && position.at > begins)
 }
 
 /// The master has thrown away WAL that the replica needs: it would wait for it for ever.
@@ -294,7 +350,7 @@ fn is_stranded(stuck_at: Option<Lsn>, master: &Master) -> bool {
     matches!((stuck_at, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
 }
 
-fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
+fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) -> Action {
     match (lease, data) {
         (Lease::Unknown, _) => Action::Wait(Waiting::ForLease),
         (Lease::Mine { .. }, Data::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
@@ -306,6 +362,12 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
         (Lease::Mine { set: None }, Data::Cluster { system, standby: true, lineage }) => {
             Action::NameDatabase(Database { system: *system, reached: Some(lineage.reached()) })
         }
+        // It was elected, and died before it was promoted.
+        (Lease::Mine { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+            if *system == set.system && standing.may_stand() =>
+        {
+            Action::StartStandby
+        }
         (Lease::Mine { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::ReleaseLease(waiting),
@@ -314,13 +376,22 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
         }
 
         // The first member's word is which database the set is: it makes one, brings one along, or, as a replica of it, names it.
-        (Lease::Vacant { set: None }, _) if first => Action::TakeLease,
+        (Lease::Vacant { set: None }, _) if first => Action::TakeLease(standing.taking(None)),
         (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForFirstMember),
         (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
+        // Only a running one knows how far it has come, and whether it may lead.
+        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+            if *system == set.system && standing.may_stand() =>
+        {
+            Action::StartStandby
+        }
         (Lease::Vacant { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::Wait(waiting),
-                None => Action::TakeLease,
+                None => match &standing.successor {
+                    Some(pod) => Action::Wait(Waiting::ForSuccessor(pod.clone())),
+                    None => Action::TakeLease(standing.taking(None)),
+                },
             }
         }
 
@@ -329,6 +400,8 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
         (Lease::Other { master: Some(master) }, Data::Cluster { system, standby, .. }) => {
             if *system != master.system {
                 Action::Wait(other_database(*system, master.system))
+            } else if *standby && standing.has_voted() {
+                Action::StartStandby
             } else if *standby {
                 Action::StartReplica(master.clone())
             } else {

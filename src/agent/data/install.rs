@@ -106,7 +106,8 @@ impl DataDirectory {
     }
 
     /// A name of the agent's own, beside or inside the data directory.
-    pub(super) fn named(&self, suffix: &str) -> PathBuf {
+    #[must_use]
+    pub fn named(&self, suffix: &str) -> PathBuf {
         self.home().join(self.base(suffix))
     }
 

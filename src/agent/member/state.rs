@@ -40,7 +40,8 @@ pub(super) enum Role {
         announced: Option<Master>,
     },
     Replica {
-        follows: Master,
+        /// Absent while it follows nobody.
+        follows: Option<Master>,
         stuck_at: Option<Lsn>,
     },
     /// It was started as a replica and accepts writes by somebody else's order.
