@@ -16,6 +16,7 @@ mod life;
 mod member;
 mod mounts;
 mod nameless;
+pub mod peers;
 mod place;
 mod postmasters;
 mod privileges;
