@@ -18,6 +18,7 @@ mod member;
 mod mounts;
 mod nameless;
 mod notes;
+pub mod peers;
 mod place;
 mod postmasters;
 mod privileges;
@@ -122,11 +123,11 @@ async fn live(
     };
     let life = life::Life {
         processes: processes::Processes::default(),
-        publisher: status::Publisher::new(&configuration.set, &configuration.me.pod),
+        publisher: status::Publisher::new(),
         teller: events::Teller::new(&configuration),
         configuration,
     };
-    let web = tokio::spawn(status::serve(life.publisher.clone(), life.teller.clone()));
+    let web = tokio::spawn(status::serve(life.publisher.clone().router(), life.teller.clone()));
     let reaper = tokio::spawn(life.processes.clone().reap_orphans());
     let shutdown = std::pin::pin!(shutdown);
     // A part that ends takes the agent with it: the container starts anew, and PostgreSQL ends with its first process.
