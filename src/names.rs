@@ -25,6 +25,10 @@ pub mod annotation {
     pub const FAILOVER: &str = "pgset.dev/failover";
     /// How many replicas must confirm a commit.
     pub const SYNCHRONOUS: &str = "pgset.dev/synchronous";
+    /// Bytes that a failover may lose, where commits wait for nobody.
+    pub const MAXIMUM_LAG: &str = "pgset.dev/maximum-lag";
+    /// Who is to lead next: `any`, or a member's name; whatever follows makes it another order.
+    pub const SWITCHOVER: &str = "pgset.dev/switchover";
     /// For how many seconds the master's Lease is good after its last renewal.
     pub const LEASE_SECONDS: &str = "pgset.dev/lease-seconds";
     /// The version of the injection that the set is pinned to; written by the webhook, `latest` asks for an upgrade.
@@ -37,7 +41,7 @@ pub mod annotation {
     pub const FOLLOW: &str = "pgset.dev/follow";
 
     /// The annotations that belong on a `StatefulSet` and nowhere else.
-    pub const ON_STATEFUL_SET: [&str; 14] = [
+    pub const ON_STATEFUL_SET: [&str; 16] = [
         INJECT,
         CONTRACT,
         CONTAINER,
@@ -48,6 +52,8 @@ pub mod annotation {
         ROLE_LABEL,
         FAILOVER,
         SYNCHRONOUS,
+        MAXIMUM_LAG,
+        SWITCHOVER,
         LEASE_SECONDS,
         REVISION,
         INJECTED,

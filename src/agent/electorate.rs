@@ -10,8 +10,11 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tracing::debug;
 
+use super::peers::{self, Peer};
 use crate::election::{leave, vote};
+use crate::errors::with_causes;
 
 /// How long one member may take to answer. Members of a set are a network hop apart; one that is overloaded is as good as away.
 pub const ANSWER_LIMIT: Duration = Duration::from_millis(800);
@@ -47,6 +50,22 @@ pub enum Reply {
 pub trait Ask: Send + Sync {
     /// Asks the member `pod` at `address`.
     fn ask(&self, pod: &str, address: &str, question: Question) -> BoxFuture<'static, Option<Reply>>;
+}
+
+impl Ask for peers::Client {
+    fn ask(&self, pod: &str, address: &str, question: Question) -> BoxFuture<'static, Option<Reply>> {
+        let (client, pod, address) = (self.clone(), pod.to_owned(), address.parse());
+        Box::pin(async move {
+            let peer = Peer::new(&pod, address.ok()?);
+            match peers::Client::ask(&client, &peer, &question, ANSWER_LIMIT).await {
+                Ok(reply) => Some(reply),
+                Err(why) => {
+                    debug!(pod, error = with_causes(&why), "a member does not answer");
+                    None
+                }
+            }
+        })
+    }
 }
 
 /// The other members.

@@ -37,7 +37,8 @@ pub fn is_stale(action: &Action) -> bool {
     match action {
         Action::Stay
         | Action::Wait(Waiting::ForLease)
-        | Action::TakeLease
+        | Action::TakeLease(_)
+        | Action::Promote
         | Action::Bootstrap
         | Action::StartMaster
         | Action::Follow(_)
@@ -48,6 +49,9 @@ pub fn is_stale(action: &Action) -> bool {
         | Action::Clone(_)
         | Action::CloneAnew(_)
         | Action::StartReplica(_)
+        | Action::StartStandby
+        | Action::Promise(_)
+        | Action::AskForVotes(_)
         | Action::Fence => true,
     }
 }
@@ -147,6 +151,7 @@ async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election::claim::Taking;
 
     #[test]
     fn a_member_that_waits_is_nobodys_master() {
@@ -158,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_master_that_starts_anew_keeps_its_label() {
-        for action in [Action::Wait(Waiting::ForLease), Action::TakeLease, Action::StartMaster, Action::Stay] {
+        for action in [Action::Wait(Waiting::ForLease), Action::TakeLease(Taking::default()), Action::StartMaster, Action::Stay] {
             assert!(!is_stale(&action), "{action:?}");
         }
     }

@@ -128,6 +128,12 @@ impl Handle {
         self.view.borrow().clone()
     }
 
+    /// To look at it from elsewhere.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
     /// Completes when something about the Lease changed. Cancel-safe. Pends for ever once the task has ended.
     pub async fn changed(&mut self) {
         if self.view.changed().await.is_err() {

@@ -25,6 +25,7 @@ mod privileges;
 mod processes;
 mod programs;
 mod promises;
+mod responder;
 mod search;
 mod server;
 mod settings;
@@ -121,18 +122,22 @@ async fn live(
             _ = interrupt.recv() => {}
         }
     };
+    let membership = peers::Membership::of(&configuration);
+    let (inbox, questions) = peers::Inbox::new(membership.clone()).map_err(|error| Error::Start(std::io::Error::other(error.to_string())))?;
     let life = life::Life {
         processes: processes::Processes::default(),
         publisher: status::Publisher::new(),
         teller: events::Teller::new(&configuration),
+        peers: peers::Client::new(membership),
         configuration,
     };
-    let web = tokio::spawn(status::serve(life.publisher.clone().router(), life.teller.clone()));
+    let router = life.publisher.clone().router().merge(inbox.router());
+    let web = tokio::spawn(status::serve(router, life.teller.clone()));
     let reaper = tokio::spawn(life.processes.clone().reap_orphans());
     let shutdown = std::pin::pin!(shutdown);
     // A part that ends takes the agent with it: the container starts anew, and PostgreSQL ends with its first process.
     tokio::select! {
-        outcome = life.live(user, shutdown) => outcome,
+        outcome = life.live(user, questions, shutdown) => outcome,
         _ = web => Err(Error::Ended("web server")),
         _ = reaper => Err(Error::Ended("reaper of orphans")),
     }

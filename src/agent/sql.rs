@@ -282,6 +282,22 @@ impl Sql {
         })
     }
 
+    /// The members that stream from this one, whoever has most first.
+    pub async fn streaming(&self) -> Result<Vec<String>> {
+        let rows = self
+            .rows(
+                "say who streams from it",
+                "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' ORDER BY flush_lsn DESC NULLS LAST, application_name",
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Writes all that is in memory to the data files. It takes as long as it takes.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.client.batch_execute("CHECKPOINT").await.map_err(|error| Error::Failed("make a checkpoint", error))
+    }
+
     /// Ends recovery: the server accepts writes soon after, on a timeline of its own.
     pub async fn promote(&self) -> Result<()> {
         self.run("promote itself", "SELECT pg_promote(false)").await

@@ -66,6 +66,8 @@ pub struct Counts {
     pub starts: Counter<u64, AtomicU64>,
     /// Times that PostgreSQL was stopped because the Lease could not be kept.
     pub fences: Counter<u64, AtomicU64>,
+    /// Times that this member was promoted.
+    pub promotions: Counter<u64, AtomicU64>,
 }
 
 /// The main loop's end: publish.
@@ -182,10 +184,11 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     gauge("leads", "1 while this member holds the set's Lease", status.leads.into());
     gauge("timeline", "The timeline that this member writes or receives", status.timeline.unwrap_or(0).into());
     gauge("replay_lag_bytes", "Bytes received and not yet replayed", status.replay_lag_bytes);
-    let Counts { clones, bootstraps, starts, fences } = publisher.counts.clone();
+    let Counts { clones, bootstraps, starts, fences, promotions } = publisher.counts.clone();
     registry.register("clones", "Clones completed since the container started", clones);
     registry.register("bootstraps", "Databases made since the container started", bootstraps);
     registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
+    registry.register("promotions", "Promotions since the container started", promotions);
     registry.register("fences", "Stops of PostgreSQL because the Lease could not be kept", fences);
     let mut text = String::new();
     let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };

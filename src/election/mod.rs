@@ -4,6 +4,7 @@ pub mod candidate;
 pub mod claim;
 pub mod leave;
 pub mod lineage;
+pub mod order;
 #[cfg(test)]
 mod tests;
 pub mod vote;

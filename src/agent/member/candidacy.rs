@@ -49,7 +49,7 @@ pub struct Asked {
 
 /// What a member knows while the set has no master.
 pub(super) struct Candidacy {
-    pub(super) inbox: mpsc::Receiver<Asked>,
+    inbox: mpsc::Receiver<Asked>,
     waiting: Vec<(Instant, Asked)>,
     facts: Option<StandbyFacts>,
     votes: Votes,
@@ -73,19 +73,25 @@ impl Candidacy {
         }
     }
 
-    pub(super) fn note(&mut self, asked: Asked) {
-        self.waiting.push((Instant::now() + ANSWER_WITHIN, asked));
-    }
-
-    /// Completes when the others have answered. Cancel-safe.
-    pub(super) async fn counted(&mut self) {
-        let Some(task) = &mut self.task else { return std::future::pending().await };
-        let answers = task.await.unwrap_or_default();
-        self.task = None;
-        self.counted_at = Instant::now();
-        if let Votes::Pending(ballot) = &self.votes {
-            info!(?answers, "the other members have answered");
-            self.votes = Votes::Counted(ballot.clone(), answers);
+    /// Completes when somebody asks for this member's vote, or the others have answered. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        let counted = async {
+            match &mut self.task {
+                Some(task) => task.await.unwrap_or_default(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(asked) = self.inbox.recv() => self.waiting.push((Instant::now() + ANSWER_WITHIN, asked)),
+            answers = counted => {
+                self.task = None;
+                self.counted_at = Instant::now();
+                if let Votes::Pending(ballot) = &self.votes {
+                    info!(?answers, "the other members have answered");
+                    self.votes = Votes::Counted(ballot.clone(), answers);
+                }
+            }
+            else => std::future::pending().await,
         }
     }
 
@@ -128,7 +134,7 @@ impl Member {
             record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
             voted: self.promises.voted(),
             gave_leave: self.promises.leave(now).is_some(),
-            successor: self.candidacy.successor(view, &me),
+            successor: self.candidacy.successor(view, &me).or_else(|| self.handover.waits_for()),
             votes: self.candidacy.votes(),
             quorum: self.quorum_at_start(),
             maximum_lag: wishes.map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),

@@ -70,7 +70,7 @@ impl Member {
 
 /// How long a member waits before a person has to hear why: without data it waits whenever the master restarts.
 pub(super) fn patience(waiting: &Waiting) -> Duration {
-    if *waiting == Waiting::DataLost { LOST_FOR_GOOD } else { Duration::ZERO }
+    if matches!(waiting, Waiting::DataLost | Waiting::ForFailover | Waiting::ForVotes(_)) { LOST_FOR_GOOD } else { Duration::ZERO }
 }
 
 /// What a person has to decide on, and so should hear of.
@@ -80,10 +80,13 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
         | Waiting::DataLost
         | Waiting::FormerMaster
         | Waiting::Diverged(_)
+        | Waiting::ForFailover
+        | Waiting::ForVotes(_)
         | Waiting::Unusable(_) => true,
         Waiting::ForLease
         | Waiting::ForPredecessor
         | Waiting::ForMaster
+        | Waiting::ForSuccessor(_)
         | Waiting::ForMasterToStart
         | Waiting::ForFirstMember
         | Waiting::ForTheEnd => false,
