@@ -127,6 +127,7 @@ mod tests {
             system: SystemIdentifier(1),
             timeline: 1,
             oldest_wal: None,
+            begins: None,
         };
         connection(&master, "o'brien", Path::new("/pgset/run/passfile"), "my-db-1", authentication)
     }
