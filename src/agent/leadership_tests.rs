@@ -190,6 +190,7 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
     let cut_off = Instant::now();
     until(&leader, "fenced", |lease| !mine(lease)).await;
     let fenced = cut_off.elapsed();
+    server.change(|world| world.reachable = true);
     until(&candidate, "vacant for the candidate", vacant).await;
     let vacant = cut_off.elapsed();
     assert!(fenced <= SECOND * 4 + SECOND / 10, "fenced after {fenced:?}");
