@@ -103,6 +103,10 @@ impl View {
     }
 }
 
+/// The leave to start a server that accepts writes, or to let one accept them: this member leads at this moment. Nobody else makes one.
+#[derive(Debug)]
+pub struct WritePermit(());
+
 enum Command {
     Take(Version, Taking),
     Announce(Master),
@@ -162,6 +166,12 @@ impl Handle {
     #[must_use]
     pub fn told(&self) -> Option<Told> {
         self.told.borrow().clone()
+    }
+
+    /// Leave to write, if this member leads now.
+    #[must_use]
+    pub fn permit(&self) -> Option<WritePermit> {
+        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. }).then_some(WritePermit(()))
     }
 
     /// Tells the others where the master answers, now and with every renewal.

@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
+use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::configuration::{Configuration, run_directory};
 use super::data::DataDirectory;
+use super::leadership::WritePermit;
 use super::processes::{Process, Processes, end_container};
 use super::programs::Programs;
 use super::settings;
@@ -179,20 +181,19 @@ pub struct Server {
     pub settings: Settings,
 }
 
-/// How a server stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Sessions are ended, everything is written.
-    Fast,
-    /// At once: recovery follows at the next start.
-    Immediate,
+/// All that has to be asked before a server starts. It takes its time, and leadership may end meanwhile.
+pub struct Ready {
+    settings: Settings,
+    command: Command,
+    pid_file: PathBuf,
+    processes: Processes,
 }
 
-// === impl Server ===
+// === impl Ready ===
 
-impl Server {
-    /// Starts a server on a data directory.
-    pub async fn start(
+impl Ready {
+    /// Asks PostgreSQL for its settings, and writes the files that the server reads.
+    pub async fn ask(
         configuration: &Configuration,
         data: &DataDirectory,
         programs: &Programs,
@@ -212,8 +213,36 @@ impl Server {
             .arg(format!("port={}", configuration.port))
             .args(settings.overrides.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null());
-        let process = processes.start(&mut command).map_err(|source| Error::Run { program: "postgres", source })?;
-        Ok(Self { process, pid_file: data.pid_file(), settings })
+        Ok(Self { settings, command, pid_file: data.pid_file(), processes: processes.clone() })
+    }
+
+    fn start(mut self) -> Result<Server> {
+        let started = self.processes.start(&mut self.command);
+        let process = started.map_err(|source| Error::Run { program: "postgres", source })?;
+        Ok(Server { process, pid_file: self.pid_file, settings: self.settings })
+    }
+}
+
+/// How a server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions are ended, everything is written.
+    Fast,
+    /// At once: recovery follows at the next start.
+    Immediate,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts a standby on a data directory.
+    pub fn start_standby(ready: Ready) -> Result<Self> {
+        ready.start()
+    }
+
+    /// Starts a server that accepts writes.
+    pub fn start_master(ready: Ready, _permit: &WritePermit) -> Result<Self> {
+        ready.start()
     }
 
     /// The number of its process.

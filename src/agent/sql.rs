@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::leadership::WritePermit;
 use crate::election::claim::Progress;
 use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
@@ -299,7 +300,7 @@ impl Sql {
     }
 
     /// Ends recovery: the server accepts writes soon after, on a timeline of its own.
-    pub async fn promote(&self) -> Result<()> {
+    pub async fn promote(&self, _permit: &WritePermit) -> Result<()> {
         self.run("promote itself", "SELECT pg_promote(false)").await
     }
 

@@ -234,6 +234,8 @@ impl Member {
         self.write_synchronous_names().await?;
         let State::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.state else { return Ok(()) };
         server.reload();
+        // What was asked took its time.
+        let Some(permit) = self.leadership.permit() else { return Ok(()) };
         info!("this member was elected: it is promoted");
         *role = Role::Master { announced: None };
         self.publisher.update(|status| {
@@ -243,7 +245,7 @@ impl Member {
         });
         self.publisher.counts.promotions.inc();
         self.was_promoted = true;
-        Ok(sql.promote().await?)
+        Ok(sql.promote(&permit).await?)
     }
 
     /// Answers those that wait for this member's vote, as far as that can be done now.

@@ -32,7 +32,7 @@ use super::kubernetes::Wishes;
 use super::notes::{Leadership, Notes};
 use super::processes::end_container;
 use super::promises::Promises;
-use super::server::{Server, Stop};
+use super::server::{Ready, Server, Stop};
 use super::status::Publisher;
 use super::synchronous::Shortage;
 use super::{label, leadership, postmasters};
@@ -379,8 +379,15 @@ impl Member {
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
+        let ready = Ready::ask(configuration, data, programs, processes).await?;
+        let server = if matches!(role, Role::Master { .. }) {
+            // What was asked took its time.
+            let Some(permit) = self.leadership.permit() else { return Ok(()) };
+            Server::start_master(ready, &permit)?
+        } else {
+            Server::start_standby(ready)?
+        };
         info!(role = role.name(), "starting PostgreSQL");
-        let server = Server::start(configuration, data, programs, processes).await?;
         self.publisher.counts.starts.inc();
         let name = role.name();
         self.publisher.update(|status| {
