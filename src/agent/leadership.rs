@@ -25,6 +25,7 @@ use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
 use crate::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
+use crate::election::sight::{self, Sight};
 use crate::election::vote::{Record, Version};
 use crate::election::{Lease, Lsn, Master, leave};
 
@@ -602,30 +603,18 @@ impl Keeper {
     }
 
     fn judge(&self) -> Lease {
-        let leave = self.promises.leave(Instant::now());
-        let Some(claim) = self.claim() else {
-            if self.held.is_some() {
-                return Lease::Mine { set: self.earlier.as_ref().map(|earlier| earlier.database) };
-            }
-            // By the word of the master itself: the API server does not answer.
-            return leave.and_then(|leave| leave.master).map_or(Lease::Unknown, |master| Lease::Other { master: Some(master) });
-        };
-        if self.held.is_some() {
-            return Lease::Mine { set: claim.set };
-        }
-        match claim.holder.as_deref() {
-            None if self.reserved_until.is_some_and(|until| Instant::now() < until) => Lease::Unknown,
-            None => Lease::Vacant { set: claim.set },
-            // This container's earlier life held it. All of its processes are gone with it.
-            Some(holder) if holder == self.identity => Lease::Vacant { set: claim.set },
-            Some(_) if self.is_silent && leave.is_none() && self.observed_at.elapsed() >= claim.duration => {
-                Lease::Vacant { set: claim.set }
-            }
-            Some(holder) => match Candidate::parse(holder) {
-                Some(candidate) if candidate.pod == self.me.pod => Lease::Predecessor,
-                _ => Lease::Other { master: claim.master },
-            },
-        }
+        let now = Instant::now();
+        let (claim, leave) = (self.claim(), self.promises.leave(now));
+        let lasts = |claim: &Claim| self.observed_at + claim.duration > now;
+        sight::judge(&Sight {
+            me: &self.me,
+            claim: claim.as_ref(),
+            holds: self.held.is_some(),
+            earlier: self.earlier.as_ref().map(|earlier| earlier.database),
+            leave: leave.as_ref().map(|leave| leave.master.as_ref()),
+            is_reserved: self.reserved_until.is_some_and(|until| now < until),
+            is_silent: self.is_silent && !claim.as_ref().is_some_and(lasts),
+        })
     }
 
     /// The master, once it accepts connections, and how far it has come.
@@ -723,9 +712,8 @@ impl Keeper {
         let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
             return self.renew_soon();
         };
-        let holder = Claim::read(&lease, self.times.duration).holder;
-        if holder.as_deref().is_some_and(|holder| holder != self.identity) {
-            warn!(lease = %self.name, holder, "another member leads now");
+        if sight::is_lost(&self.me, &lease) {
+            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now");
             self.lose();
             return self.observe(lease);
         }

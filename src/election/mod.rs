@@ -5,6 +5,7 @@ pub mod claim;
 pub mod leave;
 pub mod lineage;
 pub mod order;
+pub mod sight;
 #[cfg(test)]
 mod tests;
 pub mod vote;
