@@ -1,31 +1,17 @@
-//! What this member has promised: to a candidate, to receive nothing while the Lease stands as it does; to the master, not to stand for a
-//! while. Never both: whoever has given one refuses the other.
+//! What this member has promised, shared between all that ask for it and promise more. What may be promised is
+//! [`election::promise`](crate::election::promise)'s word.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
 use crate::election::Master;
+use crate::election::promise::{self, Leave};
 use crate::election::vote::Version;
 
 /// The promises, shared between the keeper of the Lease, the main loop, and whoever answers the other members.
 #[derive(Clone, Debug, Default)]
-pub struct Promises(Arc<Mutex<Given>>);
-
-#[derive(Debug, Default)]
-struct Given {
-    vote: Option<Version>,
-    leave: Option<Leave>,
-}
-
-/// What a master was promised.
-#[derive(Clone, Debug)]
-pub struct Leave {
-    /// This member does not stand before then.
-    pub until: Instant,
-    /// The master, as it described itself.
-    pub master: Option<Master>,
-}
+pub struct Promises(Arc<Mutex<promise::Promises<Instant>>>);
 
 // === impl Promises ===
 
@@ -33,22 +19,17 @@ impl Promises {
     /// With what an earlier life of this container had promised.
     #[must_use]
     pub fn new(vote: Option<Version>) -> Self {
-        Self(Arc::new(Mutex::new(Given { vote, leave: None })))
+        Self(Arc::new(Mutex::new(promise::Promises::new(vote))))
     }
 
-    fn given(&self) -> MutexGuard<'_, Given> {
+    fn given(&self) -> MutexGuard<'_, promise::Promises<Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Promises to receive nothing while the Lease stands at that version; refused while a master has this member's leave.
     #[must_use]
     pub fn vote(&self, version: &Version, now: Instant) -> bool {
-        let mut given = self.given();
-        if given.leave.as_ref().is_some_and(|leave| now < leave.until) {
-            return false;
-        }
-        given.vote = Some(version.clone());
-        true
+        self.given().vote(version, now)
     }
 
     /// The version of the Lease while which nothing is received.
@@ -59,26 +40,18 @@ impl Promises {
 
     /// The Lease stands so now: a promise about another version of it is over.
     pub fn see(&self, version: &Version) {
-        let mut given = self.given();
-        if given.vote.as_ref().is_some_and(|promised| promised != version) {
-            given.vote = None;
-        }
+        self.given().see(version);
     }
 
     /// Gives a master leave until then, if `agrees` says so of whether this member has voted.
     pub fn give_leave(&self, until: Instant, master: Option<Master>, agrees: impl FnOnce(bool) -> bool) -> bool {
-        let mut given = self.given();
-        let given_now = agrees(given.vote.is_some());
-        if given_now {
-            given.leave = Some(Leave { until, master });
-        }
-        given_now
+        self.given().give_leave(until, master, agrees)
     }
 
     /// What a master was promised, while that lasts.
     #[must_use]
-    pub fn leave(&self, now: Instant) -> Option<Leave> {
-        self.given().leave.clone().filter(|leave| now < leave.until)
+    pub fn leave(&self, now: Instant) -> Option<Leave<Instant>> {
+        self.given().leave(now).cloned()
     }
 }
 

@@ -82,32 +82,6 @@ pub fn quorum(value: &str) -> Quorum {
     parts().unwrap_or_default()
 }
 
-/// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the server does: it is widened
-/// before the server is, and narrowed after it. That commits wait at all is recorded once they do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum QuorumStep {
-    /// The Lease has to say this first.
-    Record(Quorum),
-    /// The server may do it now.
-    Enable,
-    /// Nothing.
-    Done,
-}
-
-/// The next step from what is recorded and what the server does to what is wanted.
-#[must_use]
-pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum) -> QuorumStep {
-    if on_server == wanted {
-        return if recorded == wanted { QuorumStep::Done } else { QuorumStep::Record(wanted.clone()) };
-    }
-    if on_server.confirm == 0 || wanted.confirm == 0 {
-        return QuorumStep::Enable;
-    }
-    let both = on_server.widest(wanted);
-    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm && recorded.confirm > 0;
-    if covers { QuorumStep::Enable } else { QuorumStep::Record(both) }
-}
-
 /// What a master starts with, absent if its commits wait for nobody. While the set's size is not known, what an earlier start wrote is as
 /// good as it was then, and without that the lowest ordinals: it may wait for a moment, and never confirms too early.
 #[must_use]
@@ -206,33 +180,6 @@ mod tests {
         assert_eq!(quorum(&members.synchronous_names("db-0", 1)), asks(&["db-1", "db-2"], 1));
         assert_eq!(quorum("FIRST 1 (s1)"), Quorum::default());
         assert_eq!(quorum(""), Quorum::default());
-    }
-
-    #[test]
-    fn wherever_a_change_breaks_off_the_record_is_as_careful_as_the_server() {
-        let all = [
-            asks(&[], 0),
-            asks(&["a"], 1),
-            asks(&["a", "b"], 1),
-            asks(&["b", "c"], 1),
-            asks(&["a", "b", "c"], 2),
-            asks(&["c", "d"], 2),
-        ];
-        for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (from, to))) {
-            let (mut recorded, mut server) = (from.clone(), from.clone());
-            for turn in 0.. {
-                let is_careful = recorded.names.is_superset(&server.names) && recorded.confirm <= server.confirm;
-                // Where nothing waited before, or nothing will, nothing that waited is in question.
-                assert!(is_careful || from.confirm == 0 || to.confirm == 0, "{from:?} to {to:?}: {recorded:?}, {server:?}");
-                match quorum_step(&recorded, &server, to) {
-                    QuorumStep::Record(quorum) => recorded = quorum,
-                    QuorumStep::Enable => server = to.clone(),
-                    QuorumStep::Done => break,
-                }
-                assert!(turn < 5, "{from:?} to {to:?} never ends");
-            }
-            assert_eq!((&recorded, &server), (to, to));
-        }
     }
 
     fn members(count: u32) -> Members {

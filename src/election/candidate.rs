@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::claim::Taking;
 use super::lineage::{Database, Reached};
 use super::vote::{Answer, Ballot, Position, Quorum, Record, Refusal, Verdict, Version, has_everything, tally};
-use super::{Action, Waiting};
+use super::{Action, Data, Lease, Observation, Server, Waiting};
 
 /// What a member knows of its chances to lead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,6 +163,28 @@ pub enum Copy {
     OfTheMaster,
     /// Nothing that counts.
     None,
+}
+
+// === impl Copy ===
+
+impl Copy {
+    /// Of a member that observes this; `starts`: as far as it has tried, its server starts.
+    #[must_use]
+    pub fn of(observation: &Observation, starts: bool) -> Self {
+        let set = match &observation.lease {
+            Lease::Vacant { set } | Lease::Mine { set } => *set,
+            Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
+        };
+        match (&observation.server, &observation.data, set) {
+            (Server::Replica { receives, position, .. }, ..) => Self::Standby { receives: *receives, position: *position },
+            (Server::Stopped, Data::Cluster { system, standby: false, lineage }, Some(set))
+                if *system == set.system && starts && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()) =>
+            {
+                Self::OfTheMaster
+            }
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a member answers a candidate.

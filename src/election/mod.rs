@@ -5,6 +5,8 @@ pub mod claim;
 pub mod leave;
 pub mod lineage;
 pub mod order;
+pub mod promise;
+pub mod quorum;
 pub mod sight;
 #[cfg(test)]
 mod tests;

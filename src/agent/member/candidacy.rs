@@ -21,9 +21,8 @@ use crate::agent::leadership::View;
 use crate::agent::sql::StandbyFacts;
 use crate::agent::synchronous;
 use crate::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
-use crate::election::lineage::Lineage;
 use crate::election::vote::{Answer, Ballot, Quorum, Version};
-use crate::election::{Data, Lease};
+use crate::election::{Lease, Observation};
 use crate::errors::with_causes;
 
 /// A member that wants votes looks this often whether its receiver has ended, and is asked this often again.
@@ -249,18 +248,18 @@ impl Member {
     }
 
     /// Answers those that wait for this member's vote, as far as that can be done now.
-    pub(super) async fn answer_ballots(&mut self, lease: &Lease) {
+    pub(super) async fn answer_ballots(&mut self, observation: &Observation) {
         if self.candidacy.waiting.is_empty() {
             return;
         }
         let view = self.leadership.view();
-        let copy = self.copy(lease);
+        let copy = Copy::of(observation, self.failed_starts < STARTS);
         let (voted, gave_leave) = (self.promises.voted(), self.promises.leave(Instant::now()).is_some());
         let mut promise = None;
         for (until, asked) in std::mem::take(&mut self.candidacy.waiting) {
             let voter = Voter {
                 version: view.seen().map(|seen| &seen.version),
-                is_vacant: matches!(lease, Lease::Vacant { .. }),
+                is_vacant: matches!(observation.lease, Lease::Vacant { .. }),
                 voted: voted.as_ref(),
                 gave_leave,
                 copy,
@@ -285,29 +284,6 @@ impl Member {
             warn!(error = with_causes(why.as_ref()), "failed to promise a candidate its vote");
         }
     }
-
-    fn copy(&self, lease: &Lease) -> Copy {
-        let set = match lease {
-            Lease::Vacant { set } | Lease::Mine { set } => *set,
-            Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
-        };
-        match (&self.state, &self.data, set) {
-            (State::Running(Running { role: Role::Replica { .. }, .. }), ..) => {
-                let facts = self.wal();
-                Copy::Standby { receives: facts.receives, position: facts.position }
-            }
-            (State::Stopped, Some(Data::Cluster { system, standby: false, lineage }), Some(set))
-                if *system == set.system && self.failed_starts < STARTS && continues(lineage, &set) =>
-            {
-                Copy::OfTheMaster
-            }
-            _ => Copy::None,
-        }
-    }
-}
-
-fn continues(lineage: &Lineage, set: &crate::election::lineage::Database) -> bool {
-    set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok())
 }
 
 /// Asks every other member that may vote, wherever it is now.

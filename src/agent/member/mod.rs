@@ -219,7 +219,7 @@ impl Member {
             return;
         }
         let observation = self.observe().await;
-        self.answer_ballots(&observation.lease).await;
+        self.answer_ballots(&observation).await;
         self.forget_old_vote();
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);

@@ -9,9 +9,10 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::notes::Leadership;
 use crate::agent::slots::Members;
-use crate::agent::synchronous::{self, QuorumStep, quorum_step};
+use crate::agent::synchronous;
 use crate::election::claim::Told;
 use crate::election::lineage::{Database, Reached};
+use crate::election::quorum::{QuorumStep, quorum_step};
 use crate::election::vote::Quorum;
 use crate::errors::with_causes;
 
