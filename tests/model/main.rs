@@ -4,9 +4,12 @@
 //! what is looked at, and how far.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test may stop where it fails
+#![allow(clippy::struct_excessive_bools)] // states and rules are many yeses and noes
 
 mod agent;
 mod chance;
+mod events;
+mod keeper;
 mod rules;
 mod steps;
 mod words;
@@ -84,7 +87,8 @@ fn breaks(without: impl FnOnce(&mut Rules), setup: Setup, property: &'static str
 }
 
 fn path_of(path: stateright::Path<world::World, steps::Step>) -> String {
-    path.into_actions().iter().map(|step| format!("  {step:?}\n")).collect()
+    let steps: Vec<String> = path.into_actions().iter().map(|step| format!("  {step:?}")).collect();
+    steps.join("\n")
 }
 
 mod every_order_of_events {
@@ -180,6 +184,24 @@ mod without_the_rule {
     fn that_a_vacant_lease_is_read() {
         let setup = Setup { maximum_lag: 0, ..two(Budget { writes: 1, crashes: 2, ..NOTHING }) };
         breaks(|rules| rules.reads_before_it_writes = false, setup, NOTHING_LOST);
+    }
+
+    #[test]
+    fn that_a_conflict_keeps_the_quorum() {
+        let budget = Budget { writes: 1, crashes: 2, unanswered: 1, ..NOTHING };
+        let after = &[
+            Step::Writes(0),
+            Step::Receives(2),
+            Step::Acknowledges(0),
+            Step::Crashes(0),
+            Step::Restarts(0),
+            Step::Reads(0),
+            Step::Turns(0),
+            Step::Ages(0),
+            Step::RenewsUnanswered(0),
+        ];
+        let setup = Setup { hit: only(0), after, ..three(Start::Well, budget) };
+        breaks(|rules| rules.conflicts_keep_the_quorum = false, setup, NOTHING_LOST);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Rules {
     pub fences_in_time: bool,
     /// Data that was a master's is compared with what the Lease says that the set has reached.
     pub reads_before_it_writes: bool,
+    /// A holder that has to write the Lease anew, and does not know yet what its commits wait for, leaves that as it is.
+    pub conflicts_keep_the_quorum: bool,
     /// A holder whose renewal was refused looks at the epoch, not at the holder alone.
     /// Proposed: the code does not have it yet.
     pub notices_another_epoch: bool,
@@ -55,6 +57,7 @@ impl Rules {
         needs_a_quorum: true,
         fences_in_time: true,
         reads_before_it_writes: true,
+        conflicts_keep_the_quorum: true,
         notices_another_epoch: true,
         notes_before_it_records: true,
         notes_before_it_takes: true,
