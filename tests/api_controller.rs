@@ -282,6 +282,15 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
         "the Lease has no owner",
         room.api::<Lease>().get("pgset-leader").await.unwrap().owner_references().is_empty()
     );
+    // Where the data goes with the set, so does the Lease.
+    let retention = async |policy: &str| {
+        merge(&sets, "pgset", json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}})).await;
+    };
+    let is_owned = async || !room.api::<Lease>().get("pgset-leader").await.unwrap().owner_references().is_empty();
+    retention("Delete").await;
+    eventually!("the Lease has an owner", is_owned().await);
+    retention("Retain").await;
+    eventually!("the Lease has none again", !is_owned().await);
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     // A controller that starts anew finds everything as it should be: it asks for the Secret, blindly, and for nothing else.
