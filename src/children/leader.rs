@@ -57,3 +57,7 @@ fn is_untouched(live: &Value) -> bool {
     let is_empty = |field: &str| live.pointer(field).and_then(Value::as_object).is_none_or(Map::is_empty);
     is_empty("/spec") && is_empty("/metadata/annotations")
 }
+
+#[cfg(test)]
+#[path = "leader_tests.rs"]
+mod tests;
