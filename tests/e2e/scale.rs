@@ -34,7 +34,8 @@ fn a_replica_that_goes_takes_its_slot_along() {
 fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
     let lab = lab::shared();
     let ns = lab.namespace("stranded");
-    let db = ns.two_members(&set("pgset"));
+    // None: a master keeps some.
+    let db = ns.two_members(&set("pgset").container("args", json!(["-c", "wal_keep_size=1MB"])));
     db.write_numbers();
     let first_clone = ns.data_directory("pgset-1");
 
