@@ -47,6 +47,7 @@ pub fn is_stale(action: &Action) -> bool {
         | Action::NameDatabase(_)
         | Action::Clone(_)
         | Action::CloneAnew(_)
+        | Action::Rewind(_)
         | Action::StartReplica(_)
         | Action::Fence => true,
     }
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_member_that_waits_is_nobodys_master() {
-        assert!(is_stale(&Action::Wait(Waiting::FormerMaster)));
+        assert!(is_stale(&Action::Wait(Waiting::HalfRewound)));
         assert!(is_stale(&Action::Wait(Waiting::ForMaster)));
         assert!(is_stale(&Action::ReleaseLease(Waiting::DataLost)));
         assert!(is_stale(&Action::Fence));

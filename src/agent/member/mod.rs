@@ -3,6 +3,7 @@
 mod others;
 mod refusing;
 mod replicas;
+mod returning;
 mod state;
 mod upkeep;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use self::refusing::{is_refusal, patience};
+use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
@@ -61,6 +63,7 @@ pub struct Member {
     refusal: Option<Refusal>,
     members: Option<watch::Receiver<Option<Members>>>,
     shortage: Shortage,
+    coming_back: Return,
     oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
@@ -97,6 +100,7 @@ impl Member {
             refusal: None,
             members: None,
             shortage: Shortage::default(),
+            coming_back: Return::default(),
             oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
@@ -198,6 +202,7 @@ impl Member {
             State::StoppedByOthers { .. } => election::Server::StoppedByOthers,
             State::Bootstrapping(_) => election::Server::Bootstrapping,
             State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
+            State::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
             State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
             State::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
             State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
@@ -207,7 +212,7 @@ impl Member {
         if server == election::Server::Stopped {
             self.look_at_data().await;
         }
-        let data = self.data.clone().unwrap_or(Data::Empty);
+        let data = self.coming_back.know(self.data.clone().unwrap_or(Data::Empty));
         let first = self.configuration().brings_database;
         Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
     }
@@ -247,11 +252,8 @@ impl Member {
                 self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
             }
             Action::Clone(master) => self.clone_from(master),
-            Action::CloneAnew(master) => {
-                warn!(master = %master.pod, "the master has thrown away WAL that this replica needs: it is cloned anew, the old data stays until then");
-                self.stop_at_once().await;
-                self.clone_from(master);
-            }
+            Action::Rewind(master) => self.rewind(master),
+            Action::CloneAnew(master) => self.clone_anew(master).await,
             Action::StartMaster => {
                 self.write_synchronous_names().await?;
                 self.start(Role::Master { announced: None }).await?;
@@ -355,6 +357,10 @@ impl Member {
                 task.abort();
                 let _ = task.await;
             }
+            State::Rewinding { task, .. } => {
+                task.abort();
+                let _ = task.await;
+            }
             State::Stopped | State::StoppedByOthers { .. } => {}
         }
         self.not_serving();
@@ -384,6 +390,7 @@ impl Member {
             }
             Ended::Server(status) => {
                 error!(%status, "PostgreSQL ended, starting it again");
+                self.coming_back.note_end();
                 postmasters::kill_all(self.midwife.data.path());
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
@@ -398,8 +405,10 @@ impl Member {
                     Birth::Bootstrap => self.publisher.counts.bootstraps.inc(),
                     Birth::Clone => self.publisher.counts.clones.inc(),
                 };
+                self.coming_back = Return::default();
                 self.retry = Retry::none();
             }
+            Ended::Rewind(master, outcome) => self.note_rewind(&master, outcome),
             Ended::Birth(Birth::Bootstrap, Err(why)) => {
                 error!(error = why, "the database was not made: the container ends and begins anew");
                 // The entry point's temporary server may have outlived it, and would spoil the next attempt.
@@ -448,7 +457,7 @@ impl Member {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
             return;
         }
-        if matches!(self.state, State::Cloning { .. }) {
+        if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
         self.leadership.release(last_word).await;

@@ -70,7 +70,7 @@ impl Member {
 
 /// How long a member waits before a person has to hear why: without data it waits whenever the master restarts.
 pub(super) fn patience(waiting: &Waiting) -> Duration {
-    if *waiting == Waiting::DataLost { LOST_FOR_GOOD } else { Duration::ZERO }
+    if matches!(waiting, Waiting::DataLost | Waiting::HalfRewound) { LOST_FOR_GOOD } else { Duration::ZERO }
 }
 
 /// What a person has to decide on, and so should hear of.
@@ -78,7 +78,7 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
     match waiting {
         Waiting::OtherDatabase { .. }
         | Waiting::DataLost
-        | Waiting::FormerMaster
+        | Waiting::HalfRewound
         | Waiting::Diverged(_)
         | Waiting::Unusable(_) => true,
         Waiting::ForLease
@@ -97,6 +97,6 @@ mod tests {
     #[test]
     fn a_member_without_data_is_no_news_while_the_master_restarts() {
         assert!(is_refusal(&Waiting::DataLost) && patience(&Waiting::DataLost) >= Duration::from_secs(10));
-        assert_eq!(patience(&Waiting::FormerMaster), Duration::ZERO);
+        assert_eq!(patience(&Waiting::Unusable(String::new())), Duration::ZERO);
     }
 }
