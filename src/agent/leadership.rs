@@ -608,7 +608,9 @@ impl Keeper {
                 return Lease::Mine { set: self.earlier.as_ref().map(|earlier| earlier.database) };
             }
             // By the word of the master itself: the API server does not answer.
-            return leave.and_then(|leave| leave.master).map_or(Lease::Unknown, |master| Lease::Other { master: Some(master) });
+            return leave
+                .and_then(|leave| leave.master)
+                .map_or(Lease::Unknown, |master| Lease::Other { master: Some(master) });
         };
         if self.held.is_some() {
             return Lease::Mine { set: claim.set };
