@@ -58,6 +58,9 @@ pub struct Set {
     pub port: u16,
     /// Where the data is.
     pub data: Data,
+    /// Whether the data is still there when the set is deleted: on an `emptyDir`, an ephemeral volume, or a claim that goes with the set
+    /// (`persistentVolumeClaimRetentionPolicy.whenDeleted: Delete`) it is not.
+    pub data_outlives_set: bool,
     /// The service account of the pods.
     pub service_account: String,
     /// The Secret with the passwords.

@@ -137,7 +137,11 @@ impl Electorate {
         let mut answers = BTreeMap::new();
         loop {
             let is_enough = pending.iter().all(|pod| Some(*pod) == last);
-            let next = if is_enough { timeout(LAST_MASTER_LIMIT, asked.next()).await.ok().flatten() } else { asked.next().await };
+            let next = if is_enough {
+                timeout(LAST_MASTER_LIMIT, asked.next()).await.ok().flatten()
+            } else {
+                asked.next().await
+            };
             let Some((pod, answer)) = next else { return answers };
             pending.remove(pod.as_str());
             if let Some(Reply::Vote(answer)) = answer {

@@ -48,6 +48,7 @@ pub fn is_stale(action: &Action) -> bool {
         | Action::NameDatabase(_)
         | Action::Clone(_)
         | Action::CloneAnew(_)
+        | Action::Rewind(_)
         | Action::StartReplica(_)
         | Action::StartStandby
         | Action::Promise(_)
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_member_that_waits_is_nobodys_master() {
-        assert!(is_stale(&Action::Wait(Waiting::FormerMaster)));
+        assert!(is_stale(&Action::Wait(Waiting::HalfRewound)));
         assert!(is_stale(&Action::Wait(Waiting::ForMaster)));
         assert!(is_stale(&Action::ReleaseLease(Waiting::DataLost)));
         assert!(is_stale(&Action::Fence));
@@ -163,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_master_that_starts_anew_keeps_its_label() {
-        for action in [Action::Wait(Waiting::ForLease), Action::TakeLease(Taking::default()), Action::StartMaster, Action::Stay] {
+        for action in
+            [Action::Wait(Waiting::ForLease), Action::TakeLease(Taking::default()), Action::StartMaster, Action::Stay]
+        {
             assert!(!is_stale(&action), "{action:?}");
         }
     }

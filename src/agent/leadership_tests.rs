@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::*;
-use crate::agent::fencer::Order;
-use crate::election::lineage::{Database, Reached};
 use crate::agent::electorate::tests::{answering, nobody};
 use crate::agent::electorate::{Question, Reply};
+use crate::agent::fencer::Order;
+use crate::election::lineage::{Database, Reached};
 use crate::election::{Lsn, SystemIdentifier};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -258,7 +258,9 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     );
 
     let stopped = Reached { flushed: Some(Lsn(120)), stopped_at: Some(Lsn(120)), ..reached };
-    leader.release(Some(LastWord { database: Some(Database { system, reached: Some(stopped) }), ..LastWord::default() })).await;
+    leader
+        .release(Some(LastWord { database: Some(Database { system, reached: Some(stopped) }), ..LastWord::default() }))
+        .await;
     let claim = server.claim();
     assert_eq!((claim.holder, claim.master), (None, None));
     assert_eq!(claim.set, Some(Database { system, reached: Some(stopped) }), "what the set is and has reached stays");
@@ -491,7 +493,8 @@ async fn a_master_whose_container_starts_anew_without_the_api_server_goes_on_if_
         ("pgset-0/earlier-pod", &["pgset-0"], false),
         ("pgset-0/a", &["pgset-0", "pgset-1"], false),
     ] {
-        let server = ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
+        let server =
+            ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
         server.change(|world| world.reachable = false);
         let mut parts = server.parts(me(), fencing::tests::obedient().0);
         parts.earlier = Some(earlier(holder, voters));
@@ -508,7 +511,8 @@ async fn a_master_whose_container_starts_anew_without_the_api_server_goes_on_if_
 
 #[tokio::test(start_paused = true)]
 async fn a_master_that_went_on_without_the_api_server_ends_when_it_reads_that_another_leads() {
-    let server = ApiServer::new(&json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6, "leaseTransitions": 4}));
+    let server =
+        ApiServer::new(&json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6, "leaseTransitions": 4}));
     server.change(|world| world.reachable = false);
     let mut parts = server.parts(me(), fencing::tests::obedient().0);
     parts.earlier = Some(earlier("pgset-0/a", &["pgset-0"]));
@@ -520,7 +524,8 @@ async fn a_master_that_went_on_without_the_api_server_ends_when_it_reads_that_an
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_has_given_leave_does_not_find_the_lease_vacant() {
-    let server = ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
+    let server =
+        ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
     let promises = Promises::default();
     let mut parts = server.parts(Candidate { pod: "pgset-1".into(), uid: "b".into() }, fencing::tests::obedient().0);
     parts.promises = promises.clone();
@@ -540,8 +545,13 @@ async fn a_silent_holder_is_gone_only_if_the_api_server_says_so_itself() {
     sleep(SECOND).await;
     server.change(|world| world.reachable = false);
     sleep(SECOND * 30).await;
-    assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "it may renew where this member can't see it");
-    server.write(json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "renewTime": "2026-01-01T00:00:00.000000Z"}));
+    assert!(
+        matches!(handle.view().at(Instant::now()), Lease::Other { .. }),
+        "it may renew where this member can't see it"
+    );
+    server.write(
+        json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "renewTime": "2026-01-01T00:00:00.000000Z"}),
+    );
     server.change(|world| world.reachable = true);
     sleep(SECOND * 3).await;
     assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "it had renewed");

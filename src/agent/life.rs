@@ -18,15 +18,15 @@ use super::as_before::{self, Found, Kind, Refusal};
 use super::birth::Midwife;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
-use super::events::{Reason, Teller};
 use super::electorate::{Electorate, Question, Reply};
+use super::events::{Reason, Teller};
 use super::member::{Member, Parting, Parts};
-use super::notes::Notes;
-use super::promises::Promises;
-use super::responder::Responder;
 use super::mounts::OffVolume;
+use super::notes::Notes;
 use super::processes::Processes;
 use super::programs::Programs;
+use super::promises::Promises;
+use super::responder::Responder;
 use super::status::Publisher;
 use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges};
 use crate::election::SystemIdentifier;
@@ -176,7 +176,8 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
-        let (set, follower) = kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
+        let (set, follower) =
+            kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
         let (ballot, ballots) = mpsc::channel(BALLOTS);
         let responder = Responder {
             view: leadership.watch(),

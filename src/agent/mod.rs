@@ -26,6 +26,7 @@ mod processes;
 mod programs;
 mod promises;
 mod responder;
+mod rewind;
 mod search;
 mod server;
 mod settings;
@@ -123,7 +124,8 @@ async fn live(
         }
     };
     let membership = peers::Membership::of(&configuration);
-    let (inbox, questions) = peers::Inbox::new(membership.clone()).map_err(|error| Error::Start(std::io::Error::other(error.to_string())))?;
+    let (inbox, questions) = peers::Inbox::new(membership.clone())
+        .map_err(|error| Error::Start(std::io::Error::other(error.to_string())))?;
     let life = life::Life {
         processes: processes::Processes::default(),
         publisher: status::Publisher::new(),

@@ -62,7 +62,9 @@ impl Notes {
     /// Notes a leadership.
     pub fn write_leadership(&self, leadership: &Leadership) -> Result<(), Error> {
         let text = serde_json::to_string(leadership).map_err(io::Error::from);
-        text.and_then(|text| super::settings::write(&self.leadership, &text)).map(drop).map_err(self.failed(&self.leadership))
+        text.and_then(|text| super::settings::write(&self.leadership, &text))
+            .map(drop)
+            .map_err(self.failed(&self.leadership))
     }
 
     /// There is no leadership to go on with.

@@ -41,7 +41,8 @@ impl Responder {
                 }
                 Question::Leave(request) => {
                     // A member speaks for itself only.
-                    let answer = if request.holder == asked.from { self.leave(&request) } else { leave::Answer::Refused };
+                    let answer =
+                        if request.holder == asked.from { self.leave(&request) } else { leave::Answer::Refused };
                     let _ = asked.answer.send(Reply::Leave(answer));
                 }
                 Question::Vote(ballot) => {
@@ -60,7 +61,8 @@ impl Responder {
 
     fn leave(&self, request: &leave::Request) -> leave::Answer {
         let view = self.view.borrow().clone();
-        let earlier = || self.earlier.as_ref().map(|(holder, epoch)| Known::Lease { holder: Some(holder), epoch: *epoch });
+        let earlier =
+            || self.earlier.as_ref().map(|(holder, epoch)| Known::Lease { holder: Some(holder), epoch: *epoch });
         let known = match view.seen() {
             Some(seen) => Known::Lease { holder: seen.holder.as_deref(), epoch: seen.record.epoch },
             None => earlier().unwrap_or(Known::Nothing),

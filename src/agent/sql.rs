@@ -17,7 +17,7 @@ use crate::names;
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The database that the agent connects to. Not template1: a connection to it would keep CREATE DATABASE waiting.
-const DATABASE: &str = "postgres";
+pub const DATABASE: &str = "postgres";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -311,7 +311,8 @@ impl Sql {
         if found.is_empty() {
             self.run(WHAT, &format!("CREATE ROLE {}", identifier(user))).await?;
         }
-        self.run(WHAT, &replication_role(user, password)).await
+        self.run(WHAT, &replication_role(user, password)).await?;
+        self.run(WHAT, &leave_to_rewind(user)).await
     }
 
     /// The members' slots.
@@ -374,7 +375,8 @@ impl Drop for Sql {
 }
 
 /// The position at which a WAL file begins: its name is the timeline and two halves of a number, eight hexadecimal digits each.
-fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
+#[must_use]
+pub fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
     let size: u64 = segment_size.parse().ok().filter(|size| *size > 0)?;
     let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
     let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
@@ -396,6 +398,21 @@ pub fn agent_role(password: &str) -> String {
 fn replication_role(user: &str, password: &str) -> String {
     let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
     format!("ALTER ROLE {} LOGIN REPLICATION PASSWORD {}", identifier(user), literal(&verifier))
+}
+
+/// What `pg_rewind` does on the master of a member that comes back, without being a superuser; as PostgreSQL's documentation has it. It reads
+/// the data directory's files and no others.
+fn leave_to_rewind(user: &str) -> String {
+    let user = identifier(user);
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ]
+    .map(|function| format!("pg_catalog.{function}"))
+    .join(", ");
+    format!("GRANT EXECUTE ON FUNCTION {functions} TO {user}; GRANT CONNECT ON DATABASE {DATABASE} TO {user}")
 }
 
 fn literal(text: &str) -> String {

@@ -60,6 +60,8 @@ pub struct Status {
 pub struct Counts {
     /// Clones that were completed.
     pub clones: Counter<u64, AtomicU64>,
+    /// Rewinds of a former master's data that were completed.
+    pub rewinds: Counter<u64, AtomicU64>,
     /// New databases that were made.
     pub bootstraps: Counter<u64, AtomicU64>,
     /// Starts of PostgreSQL.
@@ -184,8 +186,9 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     gauge("leads", "1 while this member holds the set's Lease", status.leads.into());
     gauge("timeline", "The timeline that this member writes or receives", status.timeline.unwrap_or(0).into());
     gauge("replay_lag_bytes", "Bytes received and not yet replayed", status.replay_lag_bytes);
-    let Counts { clones, bootstraps, starts, fences, promotions } = publisher.counts.clone();
+    let Counts { clones, rewinds, bootstraps, starts, fences, promotions } = publisher.counts.clone();
     registry.register("clones", "Clones completed since the container started", clones);
+    registry.register("rewinds", "Rewinds of a former master's data since the container started", rewinds);
     registry.register("bootstraps", "Databases made since the container started", bootstraps);
     registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
     registry.register("promotions", "Promotions since the container started", promotions);

@@ -14,8 +14,7 @@ fn at(at: u64) -> Position {
 }
 
 fn set(flushed: u64, stopped_at: Option<u64>) -> Database {
-    let reached =
-        Reached { timeline: 1, begins: None, flushed: Some(Lsn(flushed)), stopped_at: stopped_at.map(Lsn) };
+    let reached = Reached { timeline: 1, begins: None, flushed: Some(Lsn(flushed)), stopped_at: stopped_at.map(Lsn) };
     Database { system: SystemIdentifier(7), reached: Some(reached) }
 }
 
@@ -58,7 +57,8 @@ fn a_candidate_stops_receiving_then_asks_then_leads() {
 
 #[test]
 fn votes_count_for_the_lease_and_the_position_that_they_were_given_for() {
-    let stale = Standing { votes: counted(at(100), &[]), version: Some(version(6)), voted: Some(version(6)), ..voted() };
+    let stale =
+        Standing { votes: counted(at(100), &[]), version: Some(version(6)), voted: Some(version(6)), ..voted() };
     assert!(matches!(decide(&set(100, None), &stale, false, Some(at(100))), Action::AskForVotes(_)));
     let moved = Standing { votes: counted(at(100), &[]), ..voted() };
     assert!(matches!(decide(&set(100, None), &moved, false, Some(at(101))), Action::AskForVotes(_)));
@@ -107,7 +107,8 @@ fn voter(version: &Version) -> Voter<'_> {
 fn a_voter_promises_first_and_answers_when_it_has_stopped_receiving() {
     let version = version(5);
     let ballot = Ballot { version: version.clone(), position: at(100) };
-    let fresh = Voter { voted: None, copy: Copy::Standby { receives: true, position: Some(at(90)) }, ..voter(&version) };
+    let fresh =
+        Voter { voted: None, copy: Copy::Standby { receives: true, position: Some(at(90)) }, ..voter(&version) };
     assert_eq!(respond(&ballot, &fresh), Response::Promise);
     let stopping = Voter { voted: Some(&version), ..fresh };
     assert_eq!(respond(&ballot, &stopping), Response::Answer(Answer::Refused(Refusal::NotYet)));

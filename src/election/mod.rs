@@ -1,5 +1,6 @@
 //! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
 
+pub mod anew;
 pub mod candidate;
 pub mod claim;
 pub mod leave;
@@ -90,6 +91,15 @@ pub struct Master {
     pub begins: Option<Lsn>,
 }
 
+// === impl Master ===
+
+impl Master {
+    /// Whether this is the same server, with the same history.
+    fn is_still(&self, now: &Self) -> bool {
+        (&self.address, self.port, self.system, self.timeline) == (&now.address, now.port, now.system, now.timeline)
+    }
+}
+
 /// A position in the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lsn(pub u64);
@@ -123,6 +133,11 @@ pub enum Data {
         /// Where it stands in the database's history.
         lineage: Lineage,
     },
+    /// A former master's database whose rewind was broken off: no server can use it any more.
+    HalfRewound {
+        /// Which one it was.
+        system: SystemIdentifier,
+    },
     /// Something that no server should be started on, and why.
     Unusable(String),
 }
@@ -138,6 +153,11 @@ pub enum Server {
     Bootstrapping,
     /// The data is being copied from a master.
     Cloning {
+        /// Which one.
+        from: Master,
+    },
+    /// The data, a former master's, is being rewound to go on from a master's.
+    Rewinding {
         /// Which one.
         from: Master,
     },
@@ -185,6 +205,8 @@ pub enum Action {
     StartMaster,
     /// Copy the data from the master.
     Clone(Master),
+    /// Rewind the data, a former master's, to where it left the history of the present master's.
+    Rewind(Master),
     /// Copy the data from the master again, and keep the old data until the new copy streams.
     CloneAnew(Master),
     /// Start PostgreSQL as a standby of the master.
@@ -193,7 +215,7 @@ pub enum Action {
     Follow(Master),
     /// Stop PostgreSQL, or the making of it, at once: somebody else may become the master.
     Fence,
-    /// Break off the copying: its master is gone.
+    /// Break off the copying, or the rewinding: its master is gone.
     AbandonClone,
 }
 
@@ -227,8 +249,8 @@ pub enum Waiting {
     },
     /// The set has a database already, and this member, which should lead, has lost its own copy.
     DataLost,
-    /// The data was written as a master's while another member leads: it has to be rewound or cloned anew.
-    FormerMaster,
+    /// The rewind of the data was broken off, and there is no master to clone from.
+    HalfRewound,
     /// The data was a master's, but does not go on from where the set has come to.
     Diverged(Divergence),
     /// The data can't be used.
@@ -272,10 +294,9 @@ impl fmt::Display for Waiting {
                  and never made anew; restore the volume if this was the only copy"
             ),
             Self::Diverged(how) => write!(f, "{how}: it does not lead with that; nothing was touched"),
-            Self::FormerMaster => write!(
+            Self::HalfRewound => write!(
                 f,
-                "this data was written by a master while another member leads now: this version neither rewinds nor replaces it; \
-                 move the data directory off the volume to let this member be cloned; nothing was touched"
+                "the rewind of this data, a former master's, was broken off: it will be cloned anew when there is a master"
             ),
             Self::Unusable(why) => write!(f, "the data directory can't be used: {why}"),
         }
@@ -298,13 +319,18 @@ pub fn decide(observation: &Observation) -> Action {
         // What it wrote is no part of the set's history, not even if nobody else leads.
         Server::Promoted => Action::Fence,
         Server::Replica { follows, stuck_at, receives, position } => {
-            let replica = Replica { follows: follows.as_ref(), stuck_at: *stuck_at, receives: *receives, position: *position };
+            let replica =
+                Replica { follows: follows.as_ref(), stuck_at: *stuck_at, receives: *receives, position: *position };
             decide_replica(lease, data, &replica, standing)
         }
         Server::Cloning { from } => match lease {
             Lease::Other { master: Some(master) } if master.address != from.address || master.system != from.system => {
                 Action::AbandonClone
             }
+            _ => Action::Stay,
+        },
+        Server::Rewinding { from } => match lease {
+            Lease::Other { master: Some(master) } if !from.is_still(master) => Action::AbandonClone,
             _ => Action::Stay,
         },
         Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
@@ -360,6 +386,7 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
         (Lease::Mine { .. }, Data::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
         (_, Data::Unusable(why)) => Action::Wait(Waiting::Unusable(why.clone())),
         (Lease::Predecessor, _) => Action::Wait(Waiting::ForPredecessor),
+        (lease, Data::HalfRewound { system }) => decide_half_rewound(lease, *system),
 
         (Lease::Mine { set: None }, Data::Empty) => Action::Bootstrap,
         (Lease::Mine { set: Some(_) }, Data::Empty) => Action::ReleaseLease(Waiting::DataLost),
@@ -401,17 +428,37 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
 
         (Lease::Other { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
         (Lease::Other { master: Some(master) }, Data::Empty) => Action::Clone(master.clone()),
-        (Lease::Other { master: Some(master) }, Data::Cluster { system, standby, .. }) => {
-            if *system != master.system {
-                Action::Wait(other_database(*system, master.system))
-            } else if *standby && standing.has_voted() {
-                Action::StartStandby
-            } else if *standby {
-                Action::StartReplica(master.clone())
-            } else {
-                Action::Wait(Waiting::FormerMaster)
-            }
+        (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
+            Action::Wait(other_database(*system, master.system))
         }
+        (Lease::Other { master: Some(master) }, Data::Cluster { standby, lineage, .. }) => {
+            // It has promised to receive nothing while the Lease stands so.
+            if *standby && standing.has_voted() { Action::StartStandby } else { come_back(*standby, lineage, master) }
+        }
+    }
+}
+
+/// Data of the set's database, while another member leads.
+fn come_back(standby: bool, lineage: &Lineage, master: &Master) -> Action {
+    // A timeline is written by one member alone. Two that wrote one can't be told apart by their histories, which is all that pg_rewind
+    // looks at: it would say that there is nothing to rewind.
+    let collides = !standby && lineage.timeline == master.timeline;
+    if collides || lineage.unrewindable.is_some() {
+        Action::CloneAnew(master.clone())
+    } else if standby {
+        Action::StartReplica(master.clone())
+    } else {
+        Action::Rewind(master.clone())
+    }
+}
+
+fn decide_half_rewound(lease: &Lease, system: SystemIdentifier) -> Action {
+    match lease {
+        Lease::Other { master: Some(master) } if system == master.system => Action::CloneAnew(master.clone()),
+        Lease::Other { master: Some(master) } => Action::Wait(other_database(system, master.system)),
+        Lease::Other { master: None } => Action::Wait(Waiting::ForMasterToStart),
+        Lease::Mine { .. } => Action::ReleaseLease(Waiting::HalfRewound),
+        Lease::Unknown | Lease::Predecessor | Lease::Vacant { .. } => Action::Wait(Waiting::HalfRewound),
     }
 }
 

@@ -108,7 +108,10 @@ fn a_vacant_lease_is_not_taken_unread() {
             stopped(Lease::Mine { set: Some(at(2, 9)) }, was_master(), first),
             Action::ReleaseLease(older.clone())
         );
-        assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first), Action::TakeLease(Taking::default()));
+        assert_eq!(
+            stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first),
+            Action::TakeLease(Taking::default())
+        );
         assert_eq!(stopped(Lease::Mine { set: Some(at(1, 9)) }, was_master(), first), Action::StartMaster);
     }
 }
@@ -117,7 +120,10 @@ fn a_vacant_lease_is_not_taken_unread() {
 fn a_member_that_was_promoted_by_hand_leads_where_the_set_went_on_with_it_and_the_old_master_does_not() {
     let branches = vec![lineage::Branch { timeline: 1, left_at: Lsn(100) }];
     let promoted = Data::Cluster { system: SET, standby: false, lineage: Lineage { branches, ..on(2) } };
-    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false), Action::TakeLease(Taking::default()));
+    assert_eq!(
+        stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false),
+        Action::TakeLease(Taking::default())
+    );
     let lacks = Waiting::Diverged(Divergence::OtherHistory { found: 2, reached: 1 });
     assert_eq!(
         stopped(Lease::Vacant { set: Some(at(1, 101)) }, promoted, false),
@@ -140,7 +146,8 @@ fn of_a_lease_that_knows_no_database_a_first_member_that_is_a_replica_names_it_a
 #[test]
 fn a_way_out_is_told_where_the_lease_keeps_a_set_from_what_somebody_wants() {
     let told = |lease, waiting, first| {
-        let observation = Observation { lease, data: Data::Empty, server: Server::Stopped, first, standing: Standing::default() };
+        let observation =
+            Observation { lease, data: Data::Empty, server: Server::Stopped, first, standing: Standing::default() };
         way_out::way_out(&waiting, &observation, "shop", "pgset-leader").unwrap_or_default()
     };
     let command = "kubectl --namespace shop delete lease pgset-leader";
@@ -160,12 +167,79 @@ fn a_way_out_is_told_where_the_lease_keeps_a_set_from_what_somebody_wants() {
     assert_eq!(told(vacant, Waiting::ForMaster, true), "");
 }
 
+fn promoted() -> Master {
+    Master { pod: "pgset-1".into(), address: "198.18.0.11".into(), timeline: 2, ..master() }
+}
+
+fn led_by(master: Master) -> Lease {
+    Lease::Other { master: Some(master) }
+}
+
+fn half_rewound() -> Data {
+    Data::HalfRewound { system: SET }
+}
+
 #[test]
-fn a_former_master_is_not_started_beside_the_present_one() {
-    assert_eq!(
-        stopped(Lease::Other { master: Some(master()) }, was_master(), true),
-        Action::Wait(Waiting::FormerMaster)
-    );
+fn a_former_master_is_rewound_to_follow_the_present_one_whatever_its_ordinal() {
+    for first in [true, false] {
+        assert_eq!(stopped(led_by(promoted()), was_master(), first), Action::Rewind(promoted()));
+        assert_eq!(
+            stopped(Lease::Other { master: None }, was_master(), first),
+            Action::Wait(Waiting::ForMasterToStart)
+        );
+    }
+    let further = Data::Cluster { system: SET, standby: false, lineage: on(3) };
+    assert_eq!(stopped(led_by(promoted()), further, false), Action::Rewind(promoted()), "promoted apart from the set");
+}
+
+#[test]
+fn two_members_that_wrote_one_timeline_are_not_told_apart_by_a_rewind() {
+    assert_eq!(stopped(led_by(master()), was_master(), true), Action::CloneAnew(master()));
+    assert_eq!(anew::Anew::of(&was_master(), &master()), anew::Anew::Collision { timeline: 1 });
+    assert_eq!(stopped(led_by(master()), was_replica(), true), Action::StartReplica(master()), "it wrote nothing");
+}
+
+#[test]
+fn data_that_no_rewind_helps_is_cloned_anew_and_leads_as_it_would_without_a_master() {
+    let lineage = |timeline| Lineage { unrewindable: Some("no checksums".into()), ..on(timeline) };
+    for standby in [false, true] {
+        let data = Data::Cluster { system: SET, standby, lineage: lineage(1) };
+        assert_eq!(stopped(led_by(promoted()), data.clone(), false), Action::CloneAnew(promoted()));
+        assert!(anew::Anew::of(&data, &promoted()).to_string().contains("no checksums"));
+    }
+    let data = Data::Cluster { system: SET, standby: false, lineage: lineage(1) };
+    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, data, false), Action::TakeLease(Taking::default()));
+}
+
+#[test]
+fn data_whose_rewind_was_broken_off_is_cloned_anew_and_never_leads() {
+    assert_eq!(stopped(led_by(promoted()), half_rewound(), true), Action::CloneAnew(promoted()));
+    let strange = Waiting::OtherDatabase { found: SET, expected: STRANGER };
+    let stranger = Master { system: STRANGER, ..promoted() };
+    assert_eq!(stopped(led_by(stranger), half_rewound(), true), Action::Wait(strange));
+    for set in [None, KNOWN, Some(at(1, 9))] {
+        assert_eq!(stopped(Lease::Vacant { set }, half_rewound(), true), Action::Wait(Waiting::HalfRewound));
+        assert_eq!(stopped(Lease::Mine { set }, half_rewound(), true), Action::ReleaseLease(Waiting::HalfRewound));
+    }
+}
+
+#[test]
+fn a_rewind_is_broken_off_when_the_master_is_another_one() {
+    let seen = |lease| {
+        decide(&Observation {
+            lease,
+            data: was_master(),
+            server: Server::Rewinding { from: promoted() },
+            first: true,
+            standing: Standing::default(),
+        })
+    };
+    let more_wal_is_gone = Master { oldest_wal: Some(Lsn(5000)), ..promoted() };
+    for lease in [led_by(promoted()), led_by(more_wal_is_gone), Lease::Unknown, Lease::Vacant { set: KNOWN }] {
+        assert_eq!(seen(lease), Action::Stay);
+    }
+    assert_eq!(seen(led_by(Master { address: "198.18.0.12".into(), ..promoted() })), Action::AbandonClone);
+    assert_eq!(seen(led_by(Master { timeline: 3, ..promoted() })), Action::AbandonClone);
 }
 
 #[test]
@@ -179,7 +253,15 @@ fn a_pod_made_anew_waits_for_the_lease_of_the_earlier_one() {
 fn a_replica_follows_a_master_whose_address_changed() {
     let moved = Master { address: "198.18.0.99".into(), ..master() };
     let replica = replica(None);
-    let seen = |lease| decide(&Observation { lease, data: was_replica(), server: replica.clone(), first: false, standing: Standing::default() });
+    let seen = |lease| {
+        decide(&Observation {
+            lease,
+            data: was_replica(),
+            server: replica.clone(),
+            first: false,
+            standing: Standing::default(),
+        })
+    };
     assert_eq!(seen(Lease::Other { master: Some(moved.clone()) }), Action::Follow(moved));
     assert_eq!(seen(Lease::Other { master: Some(master()) }), Action::Stay);
     assert_eq!(seen(Lease::Vacant { set: KNOWN }), Action::Wait(Waiting::ForMaster));
@@ -277,6 +359,7 @@ fn leases() -> impl Strategy<Value = Lease> {
         Just(Lease::Predecessor),
         Just(Lease::Other { master: None }),
         Just(Lease::Other { master: Some(master()) }),
+        Just(Lease::Other { master: Some(promoted()) }),
     ]
 }
 
@@ -285,6 +368,7 @@ fn data() -> impl Strategy<Value = Data> {
     prop_oneof![
         Just(Data::Empty),
         Just(Data::Unusable("it is locked".into())),
+        Just(half_rewound()),
         (system, any::<bool>(), 1..4_u32).prop_map(|(system, standby, timeline)| Data::Cluster {
             system,
             standby,
@@ -299,6 +383,7 @@ fn servers() -> impl Strategy<Value = Server> {
         Just(Server::StoppedByOthers),
         Just(Server::Bootstrapping),
         Just(Server::Cloning { from: master() }),
+        Just(Server::Rewinding { from: promoted() }),
         Just(Server::Master),
         Just(Server::Promoted),
         Just(replica(None)),
@@ -329,8 +414,13 @@ proptest! {
 
     #[test]
     fn only_a_copy_of_the_masters_own_database_is_replaced(lease in leases(), data in data(), server in servers(), first: bool) {
-        if let Action::CloneAnew(master) = decide(&Observation { lease, data: data.clone(), server, first, standing: Standing::default() }) {
-            let is_the_same = matches!(data, Data::Cluster { system, .. } if system == master.system);
+        if let Action::CloneAnew(master) | Action::Rewind(master) =
+            decide(&Observation { lease, data: data.clone(), server, first, standing: Standing::default() })
+        {
+            let (Data::Cluster { system, .. } | Data::HalfRewound { system }) = data else {
+                return Err(TestCaseError::fail("there is none"));
+            };
+            let is_the_same = system == master.system;
             prop_assert!(is_the_same);
         }
     }

@@ -45,9 +45,8 @@ fn whoever_has_more_goes_first() {
 #[test]
 fn commits_that_wait_for_replicas_need_so_many_votes_that_one_of_them_has_confirmed() {
     let record = quorum(1, &["db-1", "db-2"]);
-    let asked = |given: &[(&str, Answer)]| {
-        tally("db-1", at(1, 100), &set(reached(1, 100)), &record, u64::MAX, &answers(given))
-    };
+    let asked =
+        |given: &[(&str, Answer)]| tally("db-1", at(1, 100), &set(reached(1, 100)), &record, u64::MAX, &answers(given));
     assert_eq!(asked(&[("db-2", Answer::Granted(at(1, 90)))]), Verdict::Lead);
     assert_eq!(asked(&[("db-2", NOT)]), Verdict::TooFewVotes { have: 1, need: 2 });
     assert_eq!(asked(&[]), Verdict::TooFewVotes { have: 1, need: 2 });

@@ -43,7 +43,10 @@ fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
     });
 }
 
-fn three_members<'a>(ns: &'a Namespace<'_>, changed: impl Fn(crate::manifests::Set) -> crate::manifests::Set) -> Database<'a> {
+fn three_members<'a>(
+    ns: &'a Namespace<'_>,
+    changed: impl Fn(crate::manifests::Set) -> crate::manifests::Set,
+) -> Database<'a> {
     ns.shared_claim("pgset-pvc");
     ns.apply(&changed(set("pgset").replicas(3)).manifest());
     ns.wait_ready("pgset", 3);
@@ -76,10 +79,11 @@ fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
     node::signal_first(&ns, "pgset-0", "postgres", "STOP");
     let since = Instant::now();
 
-    let next = wait_until(START, "another one leads", || match db.at("pgset-master", "insert into numbers values (-1)") {
-        Ok(_) => master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) }),
-        Err(why) => Err(format!("{why}\nLease: {}", ns.get("lease pgset-leader"))),
-    });
+    let next =
+        wait_until(START, "another one leads", || match db.at("pgset-master", "insert into numbers values (-1)") {
+            Ok(_) => master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) }),
+            Err(why) => Err(format!("{why}\nLease: {}", ns.get("lease pgset-leader"))),
+        });
     println!("{next} led after {:?}", since.elapsed());
     assert_eq!(epoch(&ns), before + 1);
     db.wait_for("pgset-master", "select count(*) from numbers where n >= 0", "10000");
@@ -149,9 +153,9 @@ fn commits_that_waited_for_replicas_survive_the_master() {
     node::signal_first(&ns, "pgset-0", "postgres", "STOP");
 
     let next = wait_until(START, "another one leads", || {
-        master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) }).map_err(|seen| {
-            format!("{seen}\n{}", ns.kubectl("logs pgset-1 --container=postgres --tail=20"))
-        })
+        master(&ns)
+            .and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) })
+            .map_err(|seen| format!("{seen}\n{}", ns.kubectl("logs pgset-1 --container=postgres --tail=20")))
     });
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");
     node::signal_first(&ns, "pgset-0", "postgres", "CONT");

@@ -77,7 +77,13 @@ fn in_network_of(namespace: &Namespace<'_>, pod: &str, container: &str, rules: &
 
 fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> u32 {
     let id = container_id(namespace, pod, container);
-    numbers(&id).min().unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+    // Numbers begin anew when they have come to their end: the lowest of them says nothing.
+    let is_first = |number: &u32| {
+        fs::read_to_string(format!("/proc/{number}/status")).is_ok_and(|status| {
+            status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
+        })
+    };
+    numbers(&id).find(is_first).unwrap_or_else(|| panic!("{container} of {pod} has no process"))
 }
 
 /// The processes in a container, by the node's numbers.

@@ -38,15 +38,18 @@ fn a_set_of_one_goes_on_and_restarts_without_the_api_server() {
     let began = std::time::Instant::now();
     while began.elapsed() < OUTAGE {
         db.at("pgset-0.pgset", "insert into numbers values (0)").unwrap_or_else(|why| {
-            panic!("refused after {:?}: {why}\n{}", began.elapsed(), ns.kubectl("logs pgset-0 --container=postgres --tail=20"))
+            panic!(
+                "refused after {:?}: {why}\n{}",
+                began.elapsed(),
+                ns.kubectl("logs pgset-0 --container=postgres --tail=20")
+            )
         });
         thread::sleep(Duration::from_millis(200));
     }
     node::kill(&ns, "pgset-0", "postgres");
     wait_until(START, "it restarts", || {
-        db.at("pgset-0.pgset", "insert into numbers values (-1)").map_err(|why| {
-            format!("{why}\n{}", ns.kubectl("logs pgset-0 --container=postgres --tail=20"))
-        })
+        db.at("pgset-0.pgset", "insert into numbers values (-1)")
+            .map_err(|why| format!("{why}\n{}", ns.kubectl("logs pgset-0 --container=postgres --tail=20")))
     });
     assert_eq!(restarts(&ns, "pgset-0"), 1);
     node::heal(&ns, "pgset-0", "postgres");
@@ -68,7 +71,11 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
     let began = std::time::Instant::now();
     while began.elapsed() < OUTAGE {
         db.at("pgset-0.pgset", "insert into numbers values (0)").unwrap_or_else(|why| {
-            panic!("refused after {:?}: {why}\n{}", began.elapsed(), ns.kubectl("logs pgset-0 --container=postgres --tail=20"))
+            panic!(
+                "refused after {:?}: {why}\n{}",
+                began.elapsed(),
+                ns.kubectl("logs pgset-0 --container=postgres --tail=20")
+            )
         });
         thread::sleep(Duration::from_millis(200));
     }

@@ -147,8 +147,13 @@ impl Member {
     fn quorum_at_start(&self) -> Quorum {
         let configuration = self.configuration();
         let members = self.set.borrow().as_ref().map(|set| set.members.clone());
-        let names =
-            synchronous::names_at_start(members.as_ref(), &configuration.set, &configuration.me.pod, configuration.synchronous, None);
+        let names = synchronous::names_at_start(
+            members.as_ref(),
+            &configuration.set,
+            &configuration.me.pod,
+            configuration.synchronous,
+            None,
+        );
         names.map(|names| synchronous::quorum(&names)).unwrap_or_default()
     }
 
@@ -270,7 +275,9 @@ impl Member {
                     self.candidacy.waiting.push((until, asked));
                 }
                 // Another look may be enough.
-                Response::Answer(Answer::Refused(_)) if Instant::now() < until => self.candidacy.waiting.push((until, asked)),
+                Response::Answer(Answer::Refused(_)) if Instant::now() < until => {
+                    self.candidacy.waiting.push((until, asked))
+                }
                 Response::Answer(answer) => {
                     debug!(?answer, "answered a candidate");
                     let _ = asked.answer.send(answer);

@@ -102,7 +102,8 @@ impl Member {
         let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return None };
         let set = self.set.borrow().clone();
         let stays = |pod: &str| {
-            set.as_ref().is_some_and(|set| set.members.others(&self.midwife.configuration.me.pod).any(|other| other == pod))
+            set.as_ref()
+                .is_some_and(|set| set.members.others(&self.midwife.configuration.me.pod).any(|other| other == pod))
         };
         let streaming = timeout(SUCCESSOR_LIMIT, sql.streaming()).await.ok()?.ok()?;
         let chosen = streaming.into_iter().filter(|pod| stays(pod) && wanted.is_none_or(|wanted| wanted == pod));

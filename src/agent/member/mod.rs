@@ -6,6 +6,7 @@ mod others;
 mod record;
 mod refusing;
 mod replicas;
+mod returning;
 mod state;
 mod upkeep;
 
@@ -21,6 +22,7 @@ pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
 use self::refusing::{is_refusal, patience};
+use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
@@ -108,6 +110,7 @@ pub struct Member {
     failed_starts: u32,
     refusal: Option<Refusal>,
     shortage: Shortage,
+    coming_back: Return,
     oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
@@ -147,6 +150,7 @@ impl Member {
             failed_starts: 0,
             refusal: None,
             shortage: Shortage::default(),
+            coming_back: Return::default(),
             oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
@@ -202,7 +206,11 @@ impl Member {
         let is_elected = |role: &Role| matches!(role, Role::Master { announced: None }) && self.was_promoted;
         match &self.state {
             State::Running(Running { role, .. }) if is_elected(role) => PACE,
-            State::Running(Running { role: Role::Replica { .. }, .. }) if self.candidacy.is_hurried() || self.promises.voted().is_some() => PACE,
+            State::Running(Running { role: Role::Replica { .. }, .. })
+                if self.candidacy.is_hurried() || self.promises.voted().is_some() =>
+            {
+                PACE
+            }
             State::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
             State::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => TURN / 5,
             State::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
@@ -256,6 +264,7 @@ impl Member {
             State::StoppedByOthers { .. } => election::Server::StoppedByOthers,
             State::Bootstrapping(_) => election::Server::Bootstrapping,
             State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
+            State::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
             State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
             State::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
             State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
@@ -266,7 +275,7 @@ impl Member {
         if server == election::Server::Stopped {
             self.look_at_data().await;
         }
-        let data = self.data.clone().unwrap_or(Data::Empty);
+        let data = self.coming_back.know(self.data.clone().unwrap_or(Data::Empty));
         let first = self.configuration().brings_database;
         let standing = self.standing(&view);
         Observation { lease: view.at(Instant::now()), data, server, first, standing }
@@ -319,11 +328,8 @@ impl Member {
                 self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
             }
             Action::Clone(master) => self.clone_from(master),
-            Action::CloneAnew(master) => {
-                warn!(master = %master.pod, "the master has thrown away WAL that this replica needs: it is cloned anew, the old data stays until then");
-                self.stop_at_once().await;
-                self.clone_from(master);
-            }
+            Action::Rewind(master) => self.rewind(master),
+            Action::CloneAnew(master) => self.clone_anew(master).await,
             Action::StartMaster => {
                 self.write_synchronous_names().await?;
                 self.start(Role::Master { announced: None }).await?;
@@ -434,6 +440,10 @@ impl Member {
                 task.abort();
                 let _ = task.await;
             }
+            State::Rewinding { task, .. } => {
+                task.abort();
+                let _ = task.await;
+            }
             State::Stopped | State::StoppedByOthers { .. } => {}
         }
         self.not_serving();
@@ -463,6 +473,7 @@ impl Member {
             }
             Ended::Server(status) => {
                 error!(%status, "PostgreSQL ended, starting it again");
+                self.coming_back.note_end();
                 postmasters::kill_all(self.midwife.data.path());
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
@@ -477,8 +488,10 @@ impl Member {
                     Birth::Bootstrap => self.publisher.counts.bootstraps.inc(),
                     Birth::Clone => self.publisher.counts.clones.inc(),
                 };
+                self.coming_back = Return::default();
                 self.retry = Retry::none();
             }
+            Ended::Rewind(master, outcome) => self.note_rewind(&master, outcome),
             Ended::Birth(Birth::Bootstrap, Err(why)) => {
                 error!(error = why, "the database was not made: the container ends and begins anew");
                 // The entry point's temporary server may have outlived it, and would spoil the next attempt.
@@ -508,7 +521,7 @@ impl Member {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
             return;
         }
-        if matches!(self.state, State::Cloning { .. }) {
+        if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
         self.release(last_word).await;

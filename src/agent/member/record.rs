@@ -49,9 +49,13 @@ impl Member {
 
     /// Notes on the volume what this member needs to lead on after a restart without the API server.
     pub(super) async fn note_leadership(&mut self) {
-        let State::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.state else { return };
+        let State::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.state else {
+            return;
+        };
         let view = self.leadership.view();
-        let Some(seen) = view.seen().filter(|seen| !view.is_by_leave() && !seen.record.voters.is_empty()) else { return };
+        let Some(seen) = view.seen().filter(|seen| !view.is_by_leave() && !seen.record.voters.is_empty()) else {
+            return;
+        };
         let told = self.leadership.told().map(|told| told.voters).unwrap_or_default();
         let voters: BTreeSet<String> = seen.record.voters.union(&told).cloned().collect();
         let mut addresses = self.electorate.addresses();
@@ -70,14 +74,19 @@ impl Member {
         let (notes, noted) = (self.notes.clone(), leadership.clone());
         match tokio::task::spawn_blocking(move || notes.write_leadership(&noted)).await {
             Ok(Ok(())) => self.noted_leadership = Some(leadership),
-            Ok(Err(why)) => warn!(error = with_causes(&why), "the leadership is not noted: without the API server it ends with this container"),
+            Ok(Err(why)) => warn!(
+                error = with_causes(&why),
+                "the leadership is not noted: without the API server it ends with this container"
+            ),
             Err(why) => warn!(%why, "the leadership is not noted"),
         }
     }
 
     /// Tells the master where this member is, so that it can be asked when the API server does not answer.
     pub(super) fn report(&mut self) {
-        let State::Running(Running { role: Role::Replica { follows: Some(master), .. }, .. }) = &self.state else { return };
+        let State::Running(Running { role: Role::Replica { follows: Some(master), .. }, .. }) = &self.state else {
+            return;
+        };
         if Instant::now() < self.report_due {
             return;
         }

@@ -8,13 +8,13 @@ use tracing::{info, warn};
 use super::Member;
 use super::state::{Role, Running, State};
 use super::upkeep::ACCEPTS_WRITES;
+use crate::agent::birth;
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
 use crate::agent::server::Server;
 use crate::agent::slots::{Change, Members};
 use crate::agent::sql::{self, Sql};
 use crate::agent::synchronous::{Confirmations, Standing, Step};
-use crate::agent::birth;
 use crate::errors::with_causes;
 
 /// How long the start of a master whose commits wait for replicas may be held up by the question how many members the set has: the

@@ -3,6 +3,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::Member;
+use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
@@ -171,6 +172,7 @@ impl Member {
         }
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
+            self.coming_back = Return::default();
             let data = self.midwife.data.clone();
             // Waited for: nothing else may take the place of this data meanwhile.
             let released = tokio::task::spawn_blocking(move || data.release_kept(system)).await;
