@@ -196,6 +196,7 @@ impl Election {
             Action::Clone(master) | Action::CloneAnew(master) => {
                 return Self::copy(world, pod, words::described(&master).pod);
             }
+            Action::Rewind(master) => return Self::rewind(world, pod, words::described(&master).pod),
             _ => {}
         }
         let wanted = self.quorum_of(world, pod);
@@ -262,6 +263,16 @@ impl Election {
         member.knows = timeline;
         member.names_since = wal.len + 1;
         member.wal = Wal { branch, len: wal.len + 1 };
+    }
+
+    /// `pg_rewind`, complete at once: what it takes for common stays as it is, the rest comes from the master.
+    fn rewind(world: &mut World, pod: Pod, from: Pod) {
+        let (here, there) = (world.members[pod].wal, world.members[from].wal);
+        let common = words::parts_at(world, here, there);
+        if common > 0 && world.branch_at(here, common - 1) != world.branch_at(there, common - 1) {
+            world.wrong = Some(Wrong::Mistaken);
+        }
+        Self::copy(world, pod, from);
     }
 
     /// A copy of the master's data, complete at once.

@@ -55,7 +55,6 @@ pub fn setup(chance: &mut Chance) -> Setup {
         handovers: some(2),
         scalings: some(2),
         late_events: some(2),
-        rebuilds: 4,
     };
     Setup { start: Start::Well, members, confirm, maximum_lag: some(2), budget, epochs: 9, hit: Pods::MAX, after: &[] }
 }

@@ -1,7 +1,6 @@
 //! What comes of each step.
 
 use pgset::election::claim::LastWord;
-use pgset::election::{Action, Waiting};
 
 use crate::rules::Election;
 use crate::steps::Step;
@@ -61,7 +60,6 @@ impl Election {
             Step::StopsAsking(pod) => world.members[pod].asking = None,
             Step::HushesReceiver(pod) => world.members[pod].receiver = None,
             Step::HandsOver { pod, delivered } => self.hand_over(world, pod, delivered)?,
-            Step::IsRebuilt(pod) => self.rebuild(world, pod)?,
             Step::Writes(pod) => self.write(world, pod)?,
             Step::Acknowledges(pod) => Self::acknowledge(world, pod)?,
             Step::Receives(pod) => Self::receive(world, pod)?,
@@ -229,15 +227,6 @@ impl Election {
         let database =
             words::lineage(world, wal, Some(before.len)).stopped().map(|reached| words::database(Some(reached)));
         Self::release(world, pod, Some(&LastWord { database, ..LastWord::default() }));
-        Some(())
-    }
-
-    fn rebuild(&self, world: &mut World, pod: Pod) -> Option<()> {
-        let action = pgset::election::decide(&self.observation(world, pod));
-        (action == Action::Wait(Waiting::FormerMaster)).then_some(())?;
-        spend(&mut world.left.rebuilds)?;
-        let master = world.members[pod].seen.and_then(|seen| world.row(seen).holder)?;
-        Self::copy(world, pod, master);
         Some(())
     }
 

@@ -41,8 +41,6 @@ pub enum Step {
         pod: Pod,
         delivered: bool,
     },
-    /// A former master's data is replaced by a copy: what this version leaves to a person.
-    IsRebuilt(Pod),
     // PostgreSQL.
     Writes(Pod),
     Acknowledges(Pod),
@@ -186,9 +184,6 @@ impl Election {
         }
         if member.receiver.is_some() && member.follows.is_none() {
             steps.push(Step::HushesReceiver(pod));
-        }
-        if left.rebuilds > 0 && member.server == Server::Off {
-            steps.push(Step::IsRebuilt(pod));
         }
     }
 

@@ -134,7 +134,22 @@ pub fn lineage(world: &World, wal: Wal, stopped_at: Option<u8>) -> Lineage {
         branch = parent;
     }
     branches.reverse();
-    Lineage { timeline: u32::from(world.timeline(wal)), stopped_at: stopped_at.map(lsn), branches }
+    Lineage { timeline: u32::from(world.timeline(wal)), stopped_at: stopped_at.map(lsn), branches, unrewindable: None }
+}
+
+/// Where `pg_rewind` finds that two histories part: it goes by the numbers of timelines and where they begin.
+pub fn parts_at(world: &World, here: Wal, there: Wal) -> u8 {
+    let history = |wal: Wal| {
+        let lineage = lineage(world, wal, None);
+        let ends = lineage.branches.iter().map(|branch| (branch.timeline, branch.left_at));
+        let ends: Vec<_> = ends.chain([(lineage.timeline, lsn(wal.len))]).collect();
+        let begins: Vec<_> = std::iter::once(lsn(0)).chain(ends.iter().map(|(_, end)| *end)).collect();
+        ends.into_iter().zip(begins).collect::<Vec<_>>()
+    };
+    let (here, there) = (history(here), history(there));
+    let both =
+        here.iter().zip(&there).take_while(|(((mine, _), from), ((theirs, _), since))| mine == theirs && from == since);
+    both.last().map_or(0, |(((_, mine), _), ((_, theirs), _))| small((*mine).min(*theirs).0))
 }
 
 // The Lease.

@@ -205,7 +205,6 @@ pub struct Budget {
     pub handovers: u8,
     pub scalings: u8,
     pub late_events: u8,
-    pub rebuilds: u8,
 }
 
 /// All there is.
