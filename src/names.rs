@@ -215,8 +215,11 @@ pub mod lease {
     pub const FLUSHED: &str = "pgset.dev/flushed";
     /// The position of the checkpoint with which the last master stopped cleanly; absent while one leads, or if it did not.
     pub const STOPPED_AT: &str = "pgset.dev/stopped-at";
-    /// Those that come and go with masters, and that nobody but members reads.
-    pub const OF_THE_MASTER: [&str; 7] = [ADDRESS, PORT, TIMELINE, OLDEST_WAL, TIMELINE_BEGINS, FLUSHED, STOPPED_AT];
+    /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
+    pub const MEMBERS: &str = "pgset.dev/members";
+    /// Those that come and go with masters, and that the controller has no use for.
+    pub const OF_THE_MASTER: [&str; 8] =
+        [ADDRESS, PORT, TIMELINE, OLDEST_WAL, TIMELINE_BEGINS, FLUSHED, STOPPED_AT, MEMBERS];
 }
 
 /// The namespace that pgset itself runs in.

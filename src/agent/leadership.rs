@@ -21,6 +21,7 @@ use super::fencer::Moment;
 use super::fencing;
 use crate::election::claim::{self, Candidate, Claim, Progress, Times};
 use crate::election::lineage::Database;
+use crate::election::members::{self, Seen};
 use crate::election::{Lease, Lsn, Master};
 
 /// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.
@@ -79,7 +80,14 @@ pub struct Handle {
     view: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
     fencer: fencing::Handle,
-    progress: watch::Sender<Progress>,
+    noted: watch::Sender<Noted>,
+}
+
+/// What an announced master adds to its next renewal.
+#[derive(Debug, Default)]
+struct Noted {
+    progress: Progress,
+    members: Vec<Seen>,
 }
 
 impl Handle {
@@ -115,13 +123,18 @@ impl Handle {
 
     /// How far the announced master has come: goes along with the next renewal.
     pub fn note(&self, progress: Progress) {
-        self.progress.send_replace(progress);
+        self.noted.send_modify(|noted| noted.progress = progress);
+    }
+
+    /// What the announced master knows of the other members: goes along with the next renewal.
+    pub fn note_members(&self, members: Vec<Seen>) {
+        self.noted.send_modify(|noted| noted.members = members);
     }
 
     /// Where the announced master's timeline branched off, as it was last noted.
     #[must_use]
     pub fn begins(&self) -> Option<Lsn> {
-        self.progress.borrow().begins
+        self.noted.borrow().progress.begins
     }
 
     /// Gives the Lease back, if it is held, with what is to be known of the database from now on. PostgreSQL must have stopped before.
@@ -143,10 +156,10 @@ pub fn start(
     fencer: fencing::Handle,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
-    let (note, progress) = watch::channel(Progress::default());
+    let (note, noted) = watch::channel(Noted::default());
     let (publish, view) = watch::channel(View { lease: Lease::Unknown, fence_at: None, trouble: None });
-    let keeper = Keeper::new(Api::namespaced(client, namespace), name, me, times, progress, fencer.clone(), publish);
-    (Handle { view, commands, fencer, progress: note }, tokio::spawn(keeper.run(inbox)))
+    let keeper = Keeper::new(Api::namespaced(client, namespace), name, me, times, noted, fencer.clone(), publish);
+    (Handle { view, commands, fencer, noted: note }, tokio::spawn(keeper.run(inbox)))
 }
 
 struct Held {
@@ -178,7 +191,7 @@ struct Keeper {
     reserved_until: Option<Instant>,
     held: Option<Held>,
     master: Option<Master>,
-    progress: watch::Receiver<Progress>,
+    noted: watch::Receiver<Noted>,
     trouble: Option<Trouble>,
     fencer: fencing::Handle,
     publish: watch::Sender<View>,
@@ -192,7 +205,7 @@ impl Keeper {
         name: String,
         me: Candidate,
         times: Times,
-        progress: watch::Receiver<Progress>,
+        noted: watch::Receiver<Noted>,
         fencer: fencing::Handle,
         publish: watch::Sender<View>,
     ) -> Self {
@@ -207,7 +220,7 @@ impl Keeper {
             reserved_until: None,
             held: None,
             master: None,
-            progress,
+            noted,
             trouble: None,
             fencer,
             publish,
@@ -386,10 +399,15 @@ impl Keeper {
         }
     }
 
-    /// The master, once it accepts connections, and how far it has come.
-    fn announced(&self) -> Option<(&Master, Progress)> {
-        let progress = *self.progress.borrow();
-        self.master.as_ref().map(|master| (master, progress))
+    /// The Lease as it is renewed now; with the master, once that accepts connections, and what it has noted.
+    fn renewal(&self, held: &LeaseObject) -> LeaseObject {
+        let noted = self.noted.borrow();
+        let master = self.master.as_ref().map(|master| (master, noted.progress));
+        let mut lease = claim::renewed(held, master, self.times, Timestamp::now());
+        if master.is_some() {
+            members::write(&mut lease, &noted.members);
+        }
+        lease
     }
 
     async fn take(&mut self) {
@@ -437,7 +455,7 @@ impl Keeper {
     async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let sent = Sent::now();
-        let wanted = claim::renewed(&seen, self.announced(), self.times, Timestamp::now());
+        let wanted = self.renewal(&seen);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
             Err(Refused::Conflict) => self.settle_conflict(sent).await,
@@ -468,7 +486,7 @@ impl Keeper {
             return;
         }
         let mine = claim::acquired(&lease, &self.identity, self.times, Timestamp::now());
-        let wanted = claim::renewed(&mine, self.announced(), self.times, Timestamp::now());
+        let wanted = self.renewal(&mine);
         if let Ok(lease) = self.replace(&wanted).await {
             self.hold(lease, sent);
         } else if let Some(held) = self.held.as_mut() {

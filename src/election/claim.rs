@@ -143,7 +143,13 @@ impl Claim {
 pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp) -> LeaseObject {
     let mut lease = seen.clone();
     if let Some(notes) = lease.metadata.annotations.as_mut() {
-        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::OLDEST_WAL, names::lease::STOPPED_AT] {
+        for key in [
+            names::lease::ADDRESS,
+            names::lease::PORT,
+            names::lease::OLDEST_WAL,
+            names::lease::STOPPED_AT,
+            names::lease::MEMBERS,
+        ] {
             notes.remove(key);
         }
     }
@@ -210,6 +216,7 @@ pub fn released(held: &LeaseObject, last_word: Option<Database>, now: Timestamp)
     }
     if let Some(notes) = lease.metadata.annotations.as_mut() {
         notes.remove(names::lease::ADDRESS);
+        notes.remove(names::lease::MEMBERS);
     }
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = None;

@@ -2,6 +2,7 @@
 
 pub mod claim;
 pub mod lineage;
+pub mod members;
 #[cfg(test)]
 mod tests;
 pub mod way_out;

@@ -3,6 +3,7 @@
 mod others;
 mod refusing;
 mod replicas;
+mod seen;
 mod state;
 mod upkeep;
 

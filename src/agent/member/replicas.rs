@@ -51,6 +51,7 @@ impl Member {
     pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
         let members = self.members().borrow().clone();
         if let Some(members) = members {
+            self.note_members(&members).await;
             self.keep_members(&members).await?;
         }
         self.look_up_oldest_wal().await

@@ -93,6 +93,8 @@ impl Member {
                 oldest_wal: None,
             };
             note_progress(&self.leadership, sql.progress(facts.timeline, None).await);
+            // What an earlier leadership knew of them is old.
+            self.leadership.note_members(Vec::new());
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
