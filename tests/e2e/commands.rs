@@ -112,8 +112,9 @@ fn status_tells_who_leads_what_replicas_do_and_what_is_waited_for() {
     ns.kubectl("scale statefulset pgset --replicas=0");
     lab::wait_until(lab::SOON, "a set that sleeps", || match status() {
         (Some(0), told) if told["lease"]["holder"].is_null() => {
-            assert!(told["lease"]["stoppedAt"].is_string() && told["members"] == json!([]), "{told}");
-            Ok(())
+            assert!(told["lease"]["stoppedAt"].is_string(), "{told}");
+            // The pod itself goes a little later.
+            lab::same(told["members"].as_array().unwrap().len(), &0)
         }
         (code, told) => Err(format!("{code:?}: {told}")),
     });
