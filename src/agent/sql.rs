@@ -1,5 +1,7 @@
 //! The agent's conversation with its own PostgreSQL, over the local socket, as its own role.
 
+mod replication;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use crate::election::claim::Progress;
 use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
+
+pub use self::replication::Walsender;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@ pub mod candidate;
 pub mod claim;
 pub mod leave;
 pub mod lineage;
+pub mod members;
 pub mod order;
 #[cfg(test)]
 mod tests;
