@@ -751,7 +751,8 @@ impl Keeper {
         }
         // Nobody took it, but what this member's commits wait for has to be said again, as careful as what stands there by now.
         let told = self.told.borrow().clone();
-        let taking = Taking { begins: None, quorum: told.as_ref().map(|told| told.quorum.clone()).unwrap_or_default() };
+        let recorded = || Claim::read(&lease, self.times.duration).record.quorum;
+        let taking = Taking { begins: None, quorum: told.as_ref().map_or_else(recorded, |told| told.quorum.clone()) };
         let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
         let wanted = self.renewal(&mine);
         match self.replace(&wanted).await {

@@ -596,3 +596,24 @@ async fn the_lease_is_taken_as_it_was_when_that_was_decided_or_not_at_all() {
     sleep(SECOND).await;
     assert_eq!(server.holder(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_before_anything_was_told_leaves_what_commits_wait_for_as_it_was() {
+    let server = ApiServer::new(&json!({}));
+    server.change(|world| {
+        world.lease["metadata"]["annotations"] = json!({"pgset.dev/quorum": "1 of pgset-1,pgset-2"});
+    });
+    let leader = server.start("pgset-0", "a");
+    until(&leader, "nobody holds it", vacant).await;
+    let version = leader.view().seen().unwrap().version.clone();
+    leader.take(version, Taking { begins: None, quorum: server.claim().record.quorum }).await;
+    until(&leader, "taken", mine).await;
+    let before = server.claim().record.quorum;
+    assert_eq!((before.confirm, before.names.len()), (1, 2));
+    // Somebody else writes the Lease, and this member's next renewal meets a conflict.
+    let spec = server.0.lock().unwrap().lease["spec"].clone();
+    server.write(spec);
+    sleep(SECOND * 5).await;
+    assert!(mine(&leader.view().at(Instant::now())));
+    assert_eq!(server.claim().record.quorum, before);
+}
