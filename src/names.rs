@@ -229,8 +229,10 @@ pub mod lease {
     pub const SUCCESSOR: &str = "pgset.dev/successor";
     /// The last order to switch over that was seen to: it is not followed twice.
     pub const ORDER_DONE: &str = "pgset.dev/order-done";
-    /// Those that come and go with masters, and that nobody but members reads.
-    pub const OF_THE_MASTER: [&str; 11] = [
+    /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
+    pub const MEMBERS: &str = "pgset.dev/members";
+    /// Those that come and go with masters, and that the controller has no use for.
+    pub const OF_THE_MASTER: [&str; 12] = [
         ADDRESS,
         PORT,
         TIMELINE,
@@ -242,6 +244,7 @@ pub mod lease {
         QUORUM,
         SUCCESSOR,
         ORDER_DONE,
+        MEMBERS,
     ];
 }
 

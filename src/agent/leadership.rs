@@ -25,6 +25,7 @@ use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
 use crate::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
+use crate::election::members;
 use crate::election::sight::{self, Sight};
 use crate::election::vote::{Record, Version};
 use crate::election::{Lease, Lsn, Master, leave};
@@ -122,8 +123,15 @@ pub struct Handle {
     view: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
     fencer: fencing::Handle,
-    progress: watch::Sender<Progress>,
+    noted: watch::Sender<Noted>,
     told: watch::Sender<Option<Told>>,
+}
+
+/// What an announced master adds to its next renewal.
+#[derive(Debug, Default)]
+struct Noted {
+    progress: Progress,
+    members: Vec<members::Seen>,
 }
 
 impl Handle {
@@ -189,13 +197,18 @@ impl Handle {
 
     /// How far the announced master has come: goes along with the next renewal.
     pub fn note(&self, progress: Progress) {
-        self.progress.send_replace(progress);
+        self.noted.send_modify(|noted| noted.progress = progress);
+    }
+
+    /// What the announced master knows of the other members: goes along with the next renewal.
+    pub fn note_members(&self, members: Vec<members::Seen>) {
+        self.noted.send_modify(|noted| noted.members = members);
     }
 
     /// Where the announced master's timeline branched off, as it was last noted.
     #[must_use]
     pub fn begins(&self) -> Option<Lsn> {
-        self.progress.borrow().begins
+        self.noted.borrow().progress.begins
     }
 
     /// Gives the Lease back, if it is held, with what is to be known of the database from now on. PostgreSQL must have stopped before.
@@ -232,13 +245,13 @@ pub struct Parts {
 /// Starts the task.
 pub fn start(parts: Parts) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
-    let (note, progress) = watch::channel(Progress::default());
+    let (note, noted) = watch::channel(Noted::default());
     let (tell, told) = watch::channel(None);
     let nothing = View { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
     let (publish, view) = watch::channel(nothing);
     let fencer = parts.fencer.clone();
-    let keeper = Keeper::new(parts, progress, told, publish);
-    (Handle { view, commands, fencer, progress: note, told: tell }, tokio::spawn(keeper.run(inbox)))
+    let keeper = Keeper::new(parts, noted, told, publish);
+    (Handle { view, commands, fencer, noted: note, told: tell }, tokio::spawn(keeper.run(inbox)))
 }
 
 struct Held {
@@ -273,7 +286,7 @@ struct Keeper {
     held: Option<Held>,
     by_leave: bool,
     master: Option<Master>,
-    progress: watch::Receiver<Progress>,
+    noted: watch::Receiver<Noted>,
     told: watch::Receiver<Option<Told>>,
     trouble: Option<Trouble>,
     fencer: fencing::Handle,
@@ -288,7 +301,7 @@ struct Keeper {
 impl Keeper {
     fn new(
         parts: Parts,
-        progress: watch::Receiver<Progress>,
+        noted: watch::Receiver<Noted>,
         told: watch::Receiver<Option<Told>>,
         publish: watch::Sender<View>,
     ) -> Self {
@@ -306,7 +319,7 @@ impl Keeper {
             held: None,
             by_leave: false,
             master: None,
-            progress,
+            noted,
             told,
             trouble: None,
             fencer,
@@ -617,10 +630,15 @@ impl Keeper {
         })
     }
 
-    /// The master, once it accepts connections, and how far it has come.
-    fn announced(&self) -> Option<(&Master, Progress)> {
-        let progress = *self.progress.borrow();
-        self.master.as_ref().map(|master| (master, progress))
+    /// The Lease as it is renewed now; with the master, once that accepts connections, and what it has noted.
+    fn renewal(&self, held: &LeaseObject) -> LeaseObject {
+        let noted = self.noted.borrow();
+        let master = self.master.as_ref().map(|master| (master, noted.progress));
+        let mut lease = claim::renewed(held, master, self.told.borrow().as_ref(), self.times, Timestamp::now());
+        if master.is_some() {
+            members::write(&mut lease, &noted.members);
+        }
+        lease
     }
 
     async fn take(&mut self, version: &Version, taking: &Taking) {
@@ -680,7 +698,7 @@ impl Keeper {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let sent = Sent::now();
         let told = self.told.borrow().clone();
-        let wanted = claim::renewed(&seen, self.announced(), told.as_ref(), self.times, Timestamp::now());
+        let wanted = self.renewal(&seen);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
             Err(Refused::Conflict) => self.settle_conflict(sent).await,
@@ -722,7 +740,7 @@ impl Keeper {
         let recorded = || Claim::read(&lease, self.times.duration).record.quorum;
         let taking = Taking { begins: None, quorum: told.as_ref().map_or_else(recorded, |told| told.quorum.clone()) };
         let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
-        let wanted = claim::renewed(&mine, self.announced(), told.as_ref(), self.times, Timestamp::now());
+        let wanted = self.renewal(&mine);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
             Err(_) => self.renew_soon(),

@@ -229,20 +229,24 @@ async fn an_earlier_pod_of_the_same_name_is_waited_for_and_an_earlier_life_of_th
     until(&same, "vacant at once", vacant).await;
 }
 
+fn master() -> Master {
+    Master {
+        pod: "pgset-0".into(),
+        address: "198.18.0.5".into(),
+        port: 5432,
+        system: SystemIdentifier(7),
+        timeline: 3,
+        oldest_wal: None,
+        begins: Some(Lsn(50)),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
-    let system = SystemIdentifier(7);
-    let master = Master {
-        pod: "pgset-0".into(),
-        address: "198.18.0.5".into(),
-        port: 5432,
-        system,
-        timeline: 3,
-        oldest_wal: None,
-        begins: Some(Lsn(50)),
-    };
+    let master = master();
+    let system = master.system;
     leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(90)) });
     leader.announce(master.clone()).await;
     let other = server.start("pgset-1", "b");
@@ -278,6 +282,31 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
         Some(Database { system, reached: Some(begun) }),
         "who has led nothing has nothing to say"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_master_knows_of_the_others_goes_along_with_its_renewals_and_ends_with_its_leadership() {
+    let server = ApiServer::new(&json!({}));
+    let leader = a_leader(&server).await;
+    let told = || members::read(&serde_json::from_value(server.0.lock().unwrap().lease.clone()).unwrap());
+    let writes = || server.0.lock().unwrap().writes.len();
+    let seen = vec![members::Seen::absent("pgset-1".to_owned())];
+    leader.note_members(seen.clone());
+    sleep(SECOND * 3).await;
+    assert_eq!(told(), None, "it does not accept connections yet");
+
+    leader.announce(master()).await;
+    sleep(SECOND / 10).await;
+    assert_eq!(told(), Some(seen));
+    let before = writes();
+    leader.note_members(vec![members::Seen::absent("pgset-2".to_owned())]);
+    sleep(SECOND).await;
+    assert_eq!(writes(), before, "news of the others is no reason for a request");
+    sleep(SECOND * 2).await;
+    assert_eq!(told().unwrap()[0].pod, "pgset-2");
+
+    leader.release(None).await;
+    assert_eq!(told(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,8 +426,8 @@ async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
     let server = ApiServer::new(&json!({}));
     let me = Candidate { pod: "pgset-0".into(), uid: "a".into() };
     let view = View { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
-    let (progress, publish) = (watch::channel(Progress::default()).1, watch::channel(view).0);
-    let mut keeper = Keeper::new(server.parts(me, fencing::Handle::new()), progress, watch::channel(None).1, publish);
+    let (noted, publish) = (watch::channel(Noted::default()).1, watch::channel(view).0);
+    let mut keeper = Keeper::new(server.parts(me, fencing::Handle::new()), noted, watch::channel(None).1, publish);
     let lease = |uid: &str, holder: Option<&str>| -> LeaseObject {
         serde_json::from_value(json!({"metadata": {"name": "pgset-leader", "uid": uid, "resourceVersion": uid},
             "spec": {"holderIdentity": holder, "leaseDurationSeconds": 6}}))
@@ -566,4 +595,25 @@ async fn the_lease_is_taken_as_it_was_when_that_was_decided_or_not_at_all() {
     handle.take(Version::new("", "another"), Taking::default()).await;
     sleep(SECOND).await;
     assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_before_anything_was_told_leaves_what_commits_wait_for_as_it_was() {
+    let server = ApiServer::new(&json!({}));
+    server.change(|world| {
+        world.lease["metadata"]["annotations"] = json!({"pgset.dev/quorum": "1 of pgset-1,pgset-2"});
+    });
+    let leader = server.start("pgset-0", "a");
+    until(&leader, "nobody holds it", vacant).await;
+    let version = leader.view().seen().unwrap().version.clone();
+    leader.take(version, Taking { begins: None, quorum: server.claim().record.quorum }).await;
+    until(&leader, "taken", mine).await;
+    let before = server.claim().record.quorum;
+    assert_eq!((before.confirm, before.names.len()), (1, 2));
+    // Somebody else writes the Lease, and this member's next renewal meets a conflict.
+    let spec = server.0.lock().unwrap().lease["spec"].clone();
+    server.write(spec);
+    sleep(SECOND * 5).await;
+    assert!(mine(&leader.view().at(Instant::now())));
+    assert_eq!(server.claim().record.quorum, before);
 }

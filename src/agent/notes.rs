@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -64,12 +64,12 @@ impl Notes {
         let text = serde_json::to_string(leadership).map_err(io::Error::from);
         text.and_then(|text| super::settings::write(&self.leadership, &text))
             .map(drop)
-            .map_err(self.failed(&self.leadership))
+            .map_err(failed(&self.leadership))
     }
 
     /// There is no leadership to go on with.
     pub fn remove_leadership(&self) -> Result<(), Error> {
-        remove(&self.leadership).map_err(self.failed(&self.leadership))
+        remove(&self.leadership).map_err(failed(&self.leadership))
     }
 
     /// The vote that was given last.
@@ -80,21 +80,21 @@ impl Notes {
 
     /// Notes a vote.
     pub fn write_vote(&self, version: &Version) -> Result<(), Error> {
-        super::settings::write(&self.vote, version.as_str()).map(drop).map_err(self.failed(&self.vote))
+        super::settings::write(&self.vote, version.as_str()).map(drop).map_err(failed(&self.vote))
     }
 
     /// The vote is over.
     pub fn remove_vote(&self) -> Result<(), Error> {
-        remove(&self.vote).map_err(self.failed(&self.vote))
-    }
-
-    fn failed(&self, path: &std::path::Path) -> impl FnOnce(io::Error) -> Error + use<> {
-        let path = path.to_owned();
-        move |source| Error::File { what: "write", path, source }
+        remove(&self.vote).map_err(failed(&self.vote))
     }
 }
 
-fn remove(path: &std::path::Path) -> io::Result<()> {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::File { what: "write", path, source }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

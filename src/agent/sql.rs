@@ -1,5 +1,7 @@
 //! The agent's conversation with its own PostgreSQL, over the local socket, as its own role.
 
+mod replication;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use crate::election::claim::Progress;
 use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
+
+pub use self::replication::Walsender;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -272,12 +276,12 @@ impl Sql {
         let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
         let (received, replayed) = (position(row.get(0)), position(row.get(1)));
         let (timeline, history) = (number(row.get(2)), number(row.get(3)));
-        let (follows_nobody, receiver, has_read_all): (bool, Option<i32>, bool) = (row.get(4), row.get(5), row.get(6));
+        let (follows_nobody, process, has_read_all): (bool, Option<i32>, bool) = (row.get(4), row.get(5), row.get(6));
         let at = received.max(replayed).filter(|_| received.is_some() || has_read_all);
         Ok(StandbyFacts {
             follows_nobody,
-            receives: !follows_nobody || receiver.is_some(),
-            receiver,
+            receives: !follows_nobody || process.is_some(),
+            receiver: process,
             position: at.filter(|_| timeline > 0).map(|at| Position { timeline, at }),
             next_timeline: timeline.max(history).saturating_add(1),
         })

@@ -218,6 +218,7 @@ pub fn acquired(seen: &LeaseObject, identity: &str, taking: &Taking, times: Time
         names::lease::OLDEST_WAL,
         names::lease::STOPPED_AT,
         names::lease::SUCCESSOR,
+        names::lease::MEMBERS,
     ] {
         notes.remove(key);
     }
@@ -330,6 +331,7 @@ pub fn released(held: &LeaseObject, last_word: Option<&LastWord>, now: Timestamp
     }
     if let Some(notes) = lease.metadata.annotations.as_mut() {
         notes.remove(names::lease::ADDRESS);
+        notes.remove(names::lease::MEMBERS);
     }
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = None;

@@ -5,6 +5,7 @@ pub mod candidate;
 pub mod claim;
 pub mod leave;
 pub mod lineage;
+pub mod members;
 pub mod order;
 pub mod promise;
 pub mod quorum;
@@ -272,7 +273,7 @@ impl fmt::Display for Waiting {
             }
             Self::ForFailover => write!(
                 f,
-                "the set has no master now, and pgset.dev/failover is manual: waiting for the master to return, or for pgset failover"
+                "the set has no master now, and pgset.dev/failover is manual: waiting for the master to return, or for an order (pgset.dev/switchover)"
             ),
             Self::ForVotes(why) => write!(f, "the set has no master now, and this member does not lead yet: {why}"),
             Self::ForSuccessor(pod) => write!(f, "the last master has handed over to {pod}: waiting for it to lead"),

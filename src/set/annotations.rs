@@ -98,10 +98,17 @@ const BYTES: &str = "a number of bytes such as 0, 512Ki, 16Mi or 1Gi";
 
 const ORDERS: &str = "the name of a member or `any`, and whatever makes this order another one than the last, such as the time: db-1 2026-11-25T14:00:00Z";
 
-/// An order to switch over: a member's name, and plain words behind it.
+/// An order to switch over: a member's name or `any`, and plain words behind it, a blank between two.
 fn is_order(text: &str) -> bool {
-    let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
-    text.len() <= 200 && text.split_whitespace().next().is_some_and(is_dns_label) && text.split(' ').all(is_word)
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
+    let is_member = |word: &str| {
+        let ordinal = word.rsplit_once('-').map(|(_, ordinal)| ordinal);
+        is_dns_label(word) && ordinal.is_some_and(|ordinal| ordinal.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let target = text.split(' ').next().unwrap_or_default();
+    text.len() <= 200 && (target == "any" || is_member(target)) && text.split(' ').all(is_word)
 }
 
 /// A label key that may change at run time: not one that Kubernetes or pgset itself relies on.

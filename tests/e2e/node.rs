@@ -63,7 +63,16 @@ pub fn cut_off(namespace: &Namespace<'_>, pod: &str, container: &str) {
     in_network_of(namespace, pod, container, &rules);
 }
 
-/// Ends [`cut_off`].
+/// The same, and all that it asks of the other members.
+pub fn isolate(namespace: &Namespace<'_>, pod: &str, container: &str) {
+    let rules = format!(
+        "add table inet cut; add chain inet cut out {{ type filter hook output priority 0; }}; add rule inet cut out ip daddr {API_SERVER} drop; \
+         add rule inet cut out tcp dport 8008 drop"
+    );
+    in_network_of(namespace, pod, container, &rules);
+}
+
+/// Ends [`cut_off`] and [`isolate`].
 pub fn heal(namespace: &Namespace<'_>, pod: &str, container: &str) {
     in_network_of(namespace, pod, container, "delete table inet cut");
 }

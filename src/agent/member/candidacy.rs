@@ -27,6 +27,8 @@ use crate::errors::with_causes;
 
 /// A member that wants votes looks this often whether its receiver has ended, and is asked this often again.
 pub(super) const PACE: Duration = Duration::from_millis(20);
+/// So many looks in a row have to find no receiver: one may have been asked for, by the old settings, and not be seen yet.
+const LOOKS: u32 = 2;
 /// After so long a candidate that may not lead asks again: somebody may have come back.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// So long a voter keeps a candidate waiting while its receiver ends; the candidate waits a little longer.
@@ -51,6 +53,7 @@ pub(super) struct Candidacy {
     inbox: mpsc::Receiver<Asked>,
     waiting: Vec<(Instant, Asked)>,
     facts: Option<StandbyFacts>,
+    quiet: u32,
     votes: Votes,
     counted_at: Instant,
     task: Option<JoinHandle<BTreeMap<String, Answer>>>,
@@ -65,6 +68,7 @@ impl Candidacy {
             inbox,
             waiting: Vec::new(),
             facts: None,
+            quiet: 0,
             votes: Votes::None,
             counted_at: Instant::now(),
             task: None,
@@ -173,7 +177,9 @@ impl Member {
             return;
         }
         match sql.standby_facts().await {
-            Ok(facts) => {
+            Ok(mut facts) => {
+                self.candidacy.quiet = if facts.receives { 0 } else { self.candidacy.quiet.saturating_add(1) };
+                facts.receives |= self.candidacy.quiet < LOOKS;
                 // It follows nobody by now; what is left of its receiver would go on for as long as the old master sends.
                 if let (true, None, Some(receiver)) = (facts.follows_nobody, follows, facts.receiver) {
                     let _ = kill(Pid::from_raw(receiver), Signal::SIGTERM);
@@ -196,8 +202,8 @@ impl Member {
         if !self.promises.vote(&version, Instant::now()) {
             return Ok(());
         }
-        let (notes, noted) = (self.notes.clone(), version.clone());
-        tokio::task::spawn_blocking(move || notes.write_vote(&noted)).await??;
+        let (notes, about) = (self.notes.clone(), version.clone());
+        tokio::task::spawn_blocking(move || notes.write_vote(&about)).await??;
         if let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state {
             info!("this replica receives nothing while the set has no master");
             self.midwife.write_no_master()?;
@@ -262,21 +268,21 @@ impl Member {
         let (voted, gave_leave) = (self.promises.voted(), self.promises.leave(Instant::now()).is_some());
         let mut promise = None;
         for (until, asked) in std::mem::take(&mut self.candidacy.waiting) {
-            let voter = Voter {
+            let asked_for = Voter {
                 version: view.seen().map(|seen| &seen.version),
                 is_vacant: matches!(observation.lease, Lease::Vacant { .. }),
                 voted: voted.as_ref(),
                 gave_leave,
                 copy,
             };
-            match respond(&asked.ballot, &voter) {
+            match respond(&asked.ballot, &asked_for) {
                 Response::Promise if Instant::now() < until => {
                     promise = Some(asked.ballot.version.clone());
                     self.candidacy.waiting.push((until, asked));
                 }
                 // Another look may be enough.
                 Response::Answer(Answer::Refused(_)) if Instant::now() < until => {
-                    self.candidacy.waiting.push((until, asked))
+                    self.candidacy.waiting.push((until, asked));
                 }
                 Response::Answer(answer) => {
                     debug!(?answer, "answered a candidate");

@@ -127,7 +127,7 @@ impl Member {
 
     /// Stops PostgreSQL cleanly while the Lease lasts, at once when it does not, and says what is known of the database then.
     pub(super) async fn stop_for_good(&mut self) -> Option<LastWord> {
-        let State::Running(running) = &mut self.state else { return None };
+        let State::Running(running) = &mut self.state else { return self.word_of_a_stopped_master().await };
         let mut fence_at = self.leadership.view().fence_at();
         // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
         while let Some(deadline) = fence_at {
@@ -145,6 +145,16 @@ impl Member {
         let database = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
         let successor = self.handover.successor.clone().filter(|_| database.is_some());
         Some(LastWord { database, successor, order_done: self.handover.order.clone() })
+    }
+
+    /// A `preStop` hook of the user's has stopped PostgreSQL already.
+    async fn word_of_a_stopped_master(&self) -> Option<LastWord> {
+        let leads = matches!(self.leadership.view().at(Instant::now()), Lease::Mine { .. });
+        if !leads || !matches!(self.state, State::Stopped | State::StoppedByOthers { .. }) {
+            return None;
+        }
+        let database = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
+        Some(LastWord { database, ..LastWord::default() })
     }
 
     /// Gives the Lease back. What would let this member lead on without it goes first.

@@ -7,6 +7,7 @@ mod record;
 mod refusing;
 mod replicas;
 mod returning;
+mod seen;
 mod state;
 mod upkeep;
 

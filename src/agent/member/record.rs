@@ -71,8 +71,8 @@ impl Member {
         if self.noted_leadership.as_ref() == Some(&leadership) {
             return;
         }
-        let (notes, noted) = (self.notes.clone(), leadership.clone());
-        match tokio::task::spawn_blocking(move || notes.write_leadership(&noted)).await {
+        let (notes, new) = (self.notes.clone(), leadership.clone());
+        match tokio::task::spawn_blocking(move || notes.write_leadership(&new)).await {
             Ok(Ok(())) => self.noted_leadership = Some(leadership),
             Ok(Err(why)) => warn!(
                 error = with_causes(&why),

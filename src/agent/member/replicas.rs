@@ -42,6 +42,7 @@ impl Member {
     pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
         let members = self.set.borrow().as_ref().map(|set| set.members.clone());
         if let Some(members) = members {
+            self.note_members(&members).await;
             self.keep_members(&members).await?;
         }
         self.note_leadership().await;

@@ -96,6 +96,8 @@ impl Member {
                 begins: progress.as_ref().ok().and_then(|progress| progress.begins),
             };
             note_progress(&self.leadership, progress);
+            // What an earlier leadership knew of them is old.
+            self.leadership.note_members(Vec::new());
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
