@@ -344,7 +344,7 @@ impl Keeper {
                     None => return,
                 },
                 event = events.next() => match event {
-                    Some(Ok(lease)) => self.observe(lease),
+                    Some(Ok(lease)) => self.hear(lease),
                     Some(Err(error)) => debug!(%error, "the watch of the Lease was interrupted"),
                     None => return,
                 },
@@ -466,9 +466,10 @@ impl Keeper {
     /// The first look at the Lease. Who has led on without it has to find itself in it.
     fn observe_first(&mut self, lease: LeaseObject) {
         if self.held.is_some() {
-            let holder = Claim::read(&lease, self.times.duration).holder;
-            if holder.as_deref() != Some(self.identity.as_str()) {
-                warn!(lease = %self.name, ?holder, "another member leads now");
+            let Claim { holder, record, .. } = Claim::read(&lease, self.times.duration);
+            let epoch = self.earlier.as_ref().map_or(record.epoch, |earlier| earlier.epoch);
+            if holder.as_deref() != Some(self.identity.as_str()) || record.epoch != epoch {
+                warn!(lease = %self.name, ?holder, "another member leads now, or has led meanwhile");
                 self.lose();
             } else if let Some(version) = claim::version(&lease) {
                 self.promises.see(&version);
@@ -539,6 +540,13 @@ impl Keeper {
             (Lease::Mine { .. } | Lease::Other { .. } | Lease::Predecessor, _) => self.trouble = None,
             // Whether it can be taken is known only by trying.
             (Lease::Vacant { .. } | Lease::Unknown, _) => {}
+        }
+    }
+
+    /// What a watch tells. One that hung may deliver what was true before the last look at the API server.
+    fn hear(&mut self, lease: LeaseObject) {
+        if !self.seen.as_ref().is_some_and(|seen| sight::is_older(&lease, seen)) {
+            self.observe(lease);
         }
     }
 
@@ -701,7 +709,7 @@ impl Keeper {
         let wanted = self.renewal(&seen);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
-            Err(Refused::Conflict) => self.settle_conflict(sent).await,
+            Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
             Err(Refused::Forbidden(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
                 self.renew_soon();
@@ -725,13 +733,13 @@ impl Keeper {
         }
     }
 
-    /// Somebody else wrote the Lease. An annotation by hand or a Lease made anew is no loss of it; another holder is.
-    async fn settle_conflict(&mut self, sent: Sent) {
+    /// Somebody else wrote the Lease.
+    async fn settle_conflict(&mut self, held: &LeaseObject, sent: Sent) {
         let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
             return self.renew_soon();
         };
-        if sight::is_lost(&self.me, &lease) {
-            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now");
+        if sight::is_lost(&self.me, held, &lease) {
+            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now, or has led meanwhile");
             self.lose();
             return self.observe(lease);
         }

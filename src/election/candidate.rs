@@ -176,9 +176,13 @@ impl Copy {
             Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
         };
         match (&observation.server, &observation.data, set) {
-            (Server::Replica { receives, position, .. }, ..) => Self::Standby { receives: *receives, position: *position },
+            (Server::Replica { receives, position, .. }, ..) => {
+                Self::Standby { receives: *receives, position: *position }
+            }
             (Server::Stopped, Data::Cluster { system, standby: false, lineage }, Some(set))
-                if *system == set.system && starts && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()) =>
+                if *system == set.system
+                    && starts
+                    && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()) =>
             {
                 Self::OfTheMaster
             }

@@ -51,7 +51,10 @@ mod tests {
             for turn in 0.. {
                 let is_careful = recorded.names.is_superset(&server.names) && recorded.confirm <= server.confirm;
                 // Where nothing waited before, or nothing will, nothing that waited is in question.
-                assert!(is_careful || from.confirm == 0 || to.confirm == 0, "{from:?} to {to:?}: {recorded:?}, {server:?}");
+                assert!(
+                    is_careful || from.confirm == 0 || to.confirm == 0,
+                    "{from:?} to {to:?}: {recorded:?}, {server:?}"
+                );
                 match quorum_step(&recorded, &server, to) {
                     QuorumStep::Record(quorum) => recorded = quorum,
                     QuorumStep::Enable => server = to.clone(),

@@ -52,10 +52,78 @@ pub fn judge(sight: &Sight<'_>) -> Lease {
     }
 }
 
-/// Whether a holder whose write was refused has lost the Lease, as it stands now. An annotation by hand or a Lease made anew is no loss of
-/// it; another holder is.
+/// Whether a holder whose write was refused has lost the Lease, as it stands now; `held` is how it wrote it last. An annotation by hand or
+/// a Lease made anew is no loss of it. Another holder is, and so is another epoch: somebody has led meanwhile, and given it back.
 #[must_use]
-pub fn is_lost(me: &Candidate, now: &LeaseObject) -> bool {
-    let holder = now.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
-    holder.is_some_and(|holder| holder != me.to_string())
+pub fn is_lost(me: &Candidate, held: &LeaseObject, now: &LeaseObject) -> bool {
+    let spec = |lease: &LeaseObject| lease.spec.clone().unwrap_or_default();
+    let epoch = |lease: &LeaseObject| spec(lease).lease_transitions.unwrap_or(0);
+    let is_the_same = held.metadata.uid == now.metadata.uid;
+    match spec(now).holder_identity.filter(|holder| !holder.is_empty()) {
+        Some(holder) if holder != me.to_string() => true,
+        _ if is_the_same => epoch(held) != epoch(now),
+        Some(_) => false,
+        None => epoch(now) > 0,
+    }
+}
+
+/// Whether a watch tells old news: a state of the Lease from before the one that was seen. One that hung may do so.
+#[must_use]
+pub fn is_older(told: &LeaseObject, seen: &LeaseObject) -> bool {
+    // Kubernetes promises numbers that grow. Where they are none, nothing is known of their order.
+    let number =
+        |lease: &LeaseObject| lease.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
+    told.metadata.uid == seen.metadata.uid
+        && matches!((number(told), number(seen)), (Some(told), Some(seen)) if told < seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn lease(uid: &str, version: &str, holder: Option<&str>, epoch: i32) -> LeaseObject {
+        let (uid, resource_version) = (Some(uid.to_owned()), Some(version.to_owned()));
+        let holder_identity = holder.map(str::to_owned);
+        LeaseObject {
+            metadata: ObjectMeta { uid, resource_version, ..ObjectMeta::default() },
+            spec: Some(LeaseSpec { holder_identity, lease_transitions: Some(epoch), ..LeaseSpec::default() }),
+        }
+    }
+
+    #[test]
+    fn a_lease_is_lost_to_another_holder_and_to_one_that_has_come_and_gone() {
+        let me = Candidate { pod: "db-0".into(), uid: "a".into() };
+        let held = lease("u", "7", Some("db-0/a"), 3);
+        for (now, lost) in [
+            (lease("u", "9", Some("db-0/a"), 3), false),
+            (lease("u", "9", Some("db-1/b"), 4), true),
+            (lease("u", "9", Some("db-1/b"), 3), true),
+            (lease("u", "9", None, 4), true),
+            (lease("u", "9", None, 3), false),
+            (lease("u", "9", Some("db-0/a"), 5), true),
+            (lease("anew", "9", None, 0), false),
+            (lease("anew", "9", Some("db-0/a"), 1), false),
+            (lease("anew", "9", None, 1), true),
+            (lease("anew", "9", Some("db-1/b"), 1), true),
+        ] {
+            assert_eq!(is_lost(&me, &held, &now), lost, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn old_news_is_of_the_same_lease_and_of_a_smaller_number() {
+        let seen = lease("u", "100", None, 1);
+        assert!(is_older(&lease("u", "99", None, 1), &seen));
+        for news in [
+            lease("u", "100", None, 1),
+            lease("u", "101", None, 1),
+            lease("anew", "3", None, 0),
+            lease("u", "x", None, 1),
+        ] {
+            assert!(!is_older(&news, &seen), "{news:?}");
+        }
+    }
 }

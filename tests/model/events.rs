@@ -63,12 +63,12 @@ impl Election {
             Step::Writes(pod) => self.write(world, pod)?,
             Step::Acknowledges(pod) => Self::acknowledge(world, pod)?,
             Step::Receives(pod) => Self::receive(world, pod)?,
-            fault => Self::fault(world, fault, self.rules.goes_forward)?,
+            fault => self.fault(world, fault)?,
         }
         Some(())
     }
 
-    fn fault(world: &mut World, fault: Step, goes_forward: bool) -> Option<()> {
+    fn fault(&self, world: &mut World, fault: Step) -> Option<()> {
         match fault {
             Step::IsCutOff(pod) => {
                 spend(&mut world.left.outages)?;
@@ -123,7 +123,7 @@ impl Election {
             }
             Step::HearsOldNews { pod, version } => {
                 spend(&mut world.left.late_events)?;
-                (!goes_forward).then(|| Self::observe(world, pod, version))?;
+                self.hear(world, pod, version);
             }
             _ => {}
         }

@@ -42,6 +42,15 @@ impl Election {
         member.holds && member.age == Some(Age::Fresh)
     }
 
+    /// `Keeper::hear`.
+    pub fn hear(&self, world: &mut World, pod: Pod, version: Version) {
+        let object = |version| words::object_at(world.row(version), version);
+        let is_older = |seen| sight::is_older(&object(version), &object(seen));
+        if !(self.rules.goes_forward && world.members[pod].seen.is_some_and(is_older)) {
+            Self::observe(world, pod, version);
+        }
+    }
+
     /// `Keeper::observe`, and `Promises::see` in it.
     pub fn observe(world: &mut World, pod: Pod, version: Version) {
         let member = &mut world.members[pod];
@@ -206,8 +215,8 @@ impl Election {
         if seen != world.now {
             base = world.now;
             let now = words::object(world.lease());
-            let epochs = self.rules.notices_another_epoch && world.lease().epoch != member.epoch;
-            if sight::is_lost(&words::candidate(pod), &now) || epochs {
+            let before = if self.rules.notices_another_epoch { &held } else { &now };
+            if sight::is_lost(&words::candidate(pod), before, &now) {
                 Self::lose(&mut world.members[pod]);
                 return Self::read(world, pod);
             }

@@ -25,7 +25,6 @@ pub struct Rules {
     /// A holder that has to write the Lease anew, and does not know yet what its commits wait for, leaves that as it is.
     pub conflicts_keep_the_quorum: bool,
     /// A holder whose renewal was refused looks at the epoch, not at the holder alone.
-    /// Proposed: the code does not have it yet.
     pub notices_another_epoch: bool,
     /// Who has to be asked for leave is noted before the Lease says that he may stand.
     /// Proposed: the code does not have it yet.
@@ -43,7 +42,6 @@ pub struct Rules {
     /// Proposed: the code does not have it yet.
     pub narrows_when_caught_up: bool,
     /// What a member has seen of the Lease never goes back.
-    /// Proposed: the code does not have it yet.
     pub goes_forward: bool,
 }
 

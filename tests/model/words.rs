@@ -186,6 +186,13 @@ pub fn object(row: &Row) -> LeaseObject {
     LeaseObject { metadata, spec: Some(spec) }
 }
 
+/// The same, in the state of that number.
+pub fn object_at(row: &Row, version: Version) -> LeaseObject {
+    let mut lease = object(row);
+    lease.metadata.resource_version = Some(version.to_string());
+    lease
+}
+
 fn join(pods: Pods) -> String {
     names(pods).into_iter().collect::<Vec<_>>().join(",")
 }
