@@ -180,7 +180,24 @@ impl Handle {
     /// Leave to write, if this member leads now.
     #[must_use]
     pub fn permit(&self) -> Option<WritePermit> {
-        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. }).then_some(WritePermit(()))
+        self.leads().then_some(WritePermit(()))
+    }
+
+    /// Whether this member leads now.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. })
+    }
+
+    /// Completes when this member does not lead, or no longer: renewals move that moment. Cancel-safe.
+    pub async fn fenced(&self) {
+        loop {
+            let fence_at = self.view.borrow().fence_at;
+            match fence_at {
+                Some(fence_at) if Instant::now() < fence_at => sleep_until(fence_at).await,
+                _ => return,
+            }
+        }
     }
 
     /// Tells the others where the master answers, now and with every renewal.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::election::Master;
-use crate::election::promise::{self, Leave};
+use crate::election::leave;
+use crate::election::promise::{self, Attempt, Leave};
 use crate::election::vote::Version;
 
 /// The promises, shared between the keeper of the Lease, the main loop, and whoever answers the other members.
@@ -16,10 +16,10 @@ pub struct Promises(Arc<Mutex<promise::Promises<Instant>>>);
 // === impl Promises ===
 
 impl Promises {
-    /// With what an earlier life of this container had promised.
+    /// With what an earlier life of this container had promised, and tried.
     #[must_use]
-    pub fn new(vote: Option<Version>) -> Self {
-        Self(Arc::new(Mutex::new(promise::Promises::new(vote))))
+    pub fn new(vote: Option<Version>, attempt: Option<Attempt>) -> Self {
+        Self(Arc::new(Mutex::new(promise::Promises::new(vote, attempt))))
     }
 
     fn given(&self) -> MutexGuard<'_, promise::Promises<Instant>> {
@@ -30,6 +30,16 @@ impl Promises {
     #[must_use]
     pub fn vote(&self, version: &Version, now: Instant) -> bool {
         self.given().vote(version, now)
+    }
+
+    /// A promise that could not be noted is none.
+    pub fn take_back(&self, version: &Version) {
+        self.given().take_back(version);
+    }
+
+    /// This member is about to take the Lease, and has noted that.
+    pub fn attempt(&self, attempt: Attempt) {
+        self.given().attempt(attempt);
     }
 
     /// The version of the Lease while which nothing is received.
@@ -43,9 +53,14 @@ impl Promises {
         self.given().see(version);
     }
 
-    /// Gives a master leave until then, if `agrees` says so of whether this member has voted.
-    pub fn give_leave(&self, until: Instant, master: Option<Master>, agrees: impl FnOnce(bool) -> bool) -> bool {
-        self.given().give_leave(until, master, agrees)
+    /// Answers a master that asks for leave, and gives it until then if it is confirmed. `read`: the Lease as this member has read it.
+    pub fn answer_leave(
+        &self,
+        request: &leave::Request,
+        read: Option<leave::Read<'_>>,
+        until: Instant,
+    ) -> leave::Answer {
+        self.given().answer_leave(request, read, until)
     }
 
     /// What a master was promised, while that lasts.
@@ -60,6 +75,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::election::claim::Candidate;
 
     fn version(number: &str) -> Version {
         Version::new("uid", number)
@@ -68,16 +84,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_member_promises_a_candidate_or_the_master_and_never_both() {
         let (promises, now) = (Promises::default(), Instant::now());
-        assert!(promises.give_leave(now + Duration::from_secs(6), None, |voted| !voted));
+        let holder = Candidate { pod: "db-0".into(), uid: "a".into() };
+        let request = leave::Request { holder, epoch: 1, master: None };
+        let ask = |until| promises.answer_leave(&request, None, until);
+        assert_eq!(ask(now + Duration::from_secs(6)), leave::Answer::Confirmed);
         assert!(!promises.vote(&version("7"), now));
         let later = now + Duration::from_secs(6);
         assert!(promises.vote(&version("7"), later), "its promise to the master is over");
-        assert!(!promises.give_leave(later + Duration::from_secs(6), None, |voted| !voted));
+        assert_eq!(ask(later + Duration::from_secs(6)), leave::Answer::Refused);
     }
 
     #[test]
     fn a_vote_is_over_when_the_lease_has_changed() {
-        let promises = Promises::new(Some(version("7")));
+        let promises = Promises::new(Some(version("7")), None);
         promises.see(&version("7"));
         assert_eq!(promises.voted(), Some(version("7")));
         promises.see(&version("8"));

@@ -22,6 +22,8 @@ pub struct Standing {
     pub voted: Option<Version>,
     /// It has promised the master, which the API server can't hear, not to stand for now.
     pub gave_leave: bool,
+    /// The Lease names this very pod as its last holder.
+    pub is_last_holder: bool,
     /// To whom the last master handed over, as long as that one is let go first; not this member.
     pub successor: Option<String>,
     /// What the others answered.
@@ -64,30 +66,45 @@ impl Standing {
     }
 
     fn why_not(&self) -> Option<Waiting> {
-        if self.accepts_loss {
-            None
-        } else if !self.record.voters.contains(&self.me) {
-            // A master of an older revision keeps no record: its replicas know no promise.
+        // A master of an older revision keeps no record: its replicas know no promise, and nobody may lead on by leave.
+        let is_unrecorded = self.record.voters.is_empty() && self.accepts_loss;
+        if self.gave_leave || !self.record.voters.contains(&self.me) && !is_unrecorded {
+            // Whom no master would have to ask may not lead beside one, whatever a person gives up.
             Some(Waiting::ForMaster)
-        } else if !self.is_automatic {
+        } else if !self.is_automatic && !self.accepts_loss {
             Some(Waiting::ForFailover)
-        } else if self.gave_leave {
-            Some(Waiting::ForMaster)
         } else {
             None
         }
     }
 
-    /// How this member would take the Lease; `from` is where its promotion begins, if it is a replica.
+    /// How this member would take the Lease to lead as it did, or as it was elected to.
     #[must_use]
-    pub fn taking(&self, from: Option<Position>) -> Taking {
-        let begins = from.map(|position| Reached {
-            timeline: self.next_timeline.max(position.timeline + 1),
-            begins: Some(position.at),
-            flushed: Some(position.at),
+    pub fn taking(&self) -> Taking {
+        Taking { begins: None, quorum: self.quorum.clone() }
+    }
+
+    /// How this replica would take the Lease, with where its promotion begins: on a timeline of a number that the Lease has never had.
+    /// Another member may have been promoted to that one, and nobody has heard of it.
+    fn promotion(&self, set: &Database, from: Position) -> Taking {
+        let newest = set.reached.map_or(0, |reached| reached.timeline).max(from.timeline);
+        let begins = Reached {
+            timeline: self.next_timeline.max(newest.saturating_add(1)),
+            begins: Some(from.at),
+            flushed: Some(from.at),
             stopped_at: None,
-        });
-        Taking { begins, quorum: self.quorum.clone() }
+        };
+        Taking { begins: Some(begins), ..self.taking() }
+    }
+
+    /// It was elected, and has not led: it died before it was promoted, or the answer to its request was lost. Nobody has taken the Lease
+    /// since, and nobody follows a holder that was not announced.
+    fn was_elected(&self, set: &Database, position: Position) -> bool {
+        self.is_last_holder
+            && set.reached.is_some_and(|reached| {
+                let is_as_it_was = reached.begins == Some(position.at) && reached.flushed <= reached.begins;
+                position.timeline < reached.timeline && reached.stopped_at.is_none() && is_as_it_was
+            })
     }
 }
 
@@ -101,11 +118,14 @@ pub fn decide(set: &Database, standing: &Standing, receives: bool, position: Opt
         return Action::Wait(Waiting::ForSuccessor(pod.clone()));
     }
     let Some(version) = &standing.version else { return Action::Stay };
+    if position.is_some_and(|position| !receives && standing.was_elected(set, position)) {
+        return Action::TakeLease(standing.taking());
+    }
     // The last master has stopped, and nothing is missing here: nobody has to be asked.
     if let (Some(position), Some(reached)) = (position, &set.reached)
         && has_everything(position, reached)
     {
-        return Action::TakeLease(standing.taking(Some(position)));
+        return Action::TakeLease(standing.promotion(set, position));
     }
     if !standing.has_voted() {
         return Action::Promise(version.clone());
@@ -116,8 +136,8 @@ pub fn decide(set: &Database, standing: &Standing, receives: bool, position: Opt
         Votes::Pending(asked) if *asked == ballot => Action::Stay,
         Votes::Counted(asked, answers) if *asked == ballot => {
             match tally(&standing.me, position, set, &standing.record, standing.maximum_lag, answers) {
-                Verdict::Lead => Action::TakeLease(standing.taking(Some(position))),
-                _ if standing.accepts_loss => Action::TakeLease(standing.taking(Some(position))),
+                Verdict::Lead => Action::TakeLease(standing.promotion(set, position)),
+                _ if standing.accepts_loss => Action::TakeLease(standing.promotion(set, position)),
                 verdict => Action::Wait(Waiting::ForVotes(verdict)),
             }
         }

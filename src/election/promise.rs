@@ -1,7 +1,10 @@
 //! What a member has promised: to a candidate, to receive nothing while the Lease stands as it does; to the master, not to stand for a
 //! while. Never both: whoever has given one refuses the other. Pure: the time is an argument.
 
+use serde::{Deserialize, Serialize};
+
 use super::Master;
+use super::leave::{self, Known};
 use super::vote::Version;
 
 /// The promises of one member; `T` is its time.
@@ -9,7 +12,20 @@ use super::vote::Version;
 pub struct Promises<T> {
     /// The version of the Lease while which nothing is received.
     pub vote: Option<Version>,
-    leave: Option<Leave<T>>,
+    /// The leave that a master was given last.
+    pub leave: Option<Leave<T>>,
+    attempt: Option<Attempt>,
+}
+
+/// A leadership that a member took, or tried to take: it may hold the Lease and not know it yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The Lease's UID.
+    pub lease: String,
+    /// The member, as it would hold it.
+    pub holder: String,
+    /// In which epoch.
+    pub epoch: u32,
 }
 
 /// What a master was promised.
@@ -25,15 +41,15 @@ pub struct Leave<T> {
 
 impl<T> Default for Promises<T> {
     fn default() -> Self {
-        Self { vote: None, leave: None }
+        Self { vote: None, leave: None, attempt: None }
     }
 }
 
 impl<T: Copy + Ord> Promises<T> {
-    /// With what an earlier life had promised a candidate.
+    /// With what an earlier life had promised a candidate, and the last leadership that it tried to take.
     #[must_use]
-    pub fn new(vote: Option<Version>) -> Self {
-        Self { vote, leave: None }
+    pub fn new(vote: Option<Version>, attempt: Option<Attempt>) -> Self {
+        Self { vote, leave: None, attempt }
     }
 
     /// Promises to receive nothing while the Lease stands at that version; refused while a master has this member's leave.
@@ -46,6 +62,31 @@ impl<T: Copy + Ord> Promises<T> {
         true
     }
 
+    /// A promise that could not be noted is none.
+    pub fn take_back(&mut self, version: &Version) {
+        if self.vote.as_ref() == Some(version) {
+            self.vote = None;
+        }
+    }
+
+    /// This member is about to take the Lease, and has noted that.
+    pub fn attempt(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
+    }
+
+    /// What this member knows of who leads, if it has read the Lease so.
+    fn known<'a>(&'a self, read: Option<leave::Read<'a>>) -> Known<'a> {
+        let own = self.attempt.as_ref();
+        match (read, own) {
+            (Some(read), Some(own)) if own.lease == read.version.lease() && own.epoch > read.epoch => {
+                Known::attempted(own)
+            }
+            (Some(leave::Read { holder, epoch, .. }), _) => Known::Lease { holder, epoch },
+            (None, Some(own)) => Known::attempted(own),
+            (None, None) => Known::Nothing,
+        }
+    }
+
     /// The Lease stands so now: a promise about another version of it is over.
     pub fn see(&mut self, version: &Version) {
         if self.vote.as_ref().is_some_and(|promised| promised != version) {
@@ -53,13 +94,13 @@ impl<T: Copy + Ord> Promises<T> {
         }
     }
 
-    /// Gives a master leave until then, if `agrees` says so of whether this member has voted.
-    pub fn give_leave(&mut self, until: T, master: Option<Master>, agrees: impl FnOnce(bool) -> bool) -> bool {
-        let given_now = agrees(self.vote.is_some());
-        if given_now {
-            self.leave = Some(Leave { until, master });
+    /// Answers a master that asks for leave, and gives it until then if it is confirmed. `read`: the Lease as this member has read it.
+    pub fn answer_leave(&mut self, request: &leave::Request, read: Option<leave::Read<'_>>, until: T) -> leave::Answer {
+        let answer = leave::answer(request, self.known(read), self.vote.is_some());
+        if answer == leave::Answer::Confirmed {
+            self.leave = Some(Leave { until, master: request.master.clone() });
         }
-        given_now
+        answer
     }
 
     /// What a master was promised, while that lasts.

@@ -2,23 +2,32 @@
 
 use super::vote::Quorum;
 
-/// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the server does: it is widened
-/// before the server is, and narrowed after it. That commits wait at all is recorded once they do.
+/// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the servers did: it is widened
+/// before the server is, and narrowed after it, when those that count from now on have all that was confirmed before. That commits wait at
+/// all is recorded once they do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuorumStep {
     /// The Lease has to say this first.
     Record(Quorum),
     /// The server may do it now.
     Enable,
+    /// The server does it. The Lease is to say it when the replicas have caught up.
+    CatchUp,
     /// Nothing.
     Done,
 }
 
-/// The next step from what is recorded and what the server does to what is wanted.
+/// The next step from what is recorded and what the server does to what is wanted. `are_caught_up`: as many replicas as confirm a commit
+/// on the server now have all that it had written when it began to wait for them.
 #[must_use]
-pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum) -> QuorumStep {
+pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum, are_caught_up: bool) -> QuorumStep {
     if on_server == wanted {
-        return if recorded == wanted { QuorumStep::Done } else { QuorumStep::Record(wanted.clone()) };
+        let promises_more = recorded.confirm > 0 && wanted.confirm > 0 && !are_caught_up;
+        return match recorded == wanted {
+            true => QuorumStep::Done,
+            false if promises_more => QuorumStep::CatchUp,
+            false => QuorumStep::Record(wanted.clone()),
+        };
     }
     if on_server.confirm == 0 || wanted.confirm == 0 {
         return QuorumStep::Enable;
@@ -34,6 +43,19 @@ mod tests {
 
     fn asks(names: &[&str], confirm: u32) -> Quorum {
         Quorum { names: names.iter().map(|&name| name.to_owned()).collect(), confirm }
+    }
+
+    #[test]
+    fn what_only_a_member_that_leaves_has_confirmed_is_reached_by_the_others_before_the_record_forgets_it() {
+        let (before, after) = (asks(&["a", "b"], 1), asks(&["a"], 1));
+        assert_eq!(quorum_step(&before, &after, &after, false), QuorumStep::CatchUp);
+        assert_eq!(quorum_step(&before, &after, &after, true), QuorumStep::Record(after.clone()));
+        let nothing = asks(&[], 0);
+        assert_eq!(
+            quorum_step(&nothing, &after, &after, false),
+            QuorumStep::Record(after),
+            "nothing was promised before"
+        );
     }
 
     #[test]
@@ -55,9 +77,10 @@ mod tests {
                     is_careful || from.confirm == 0 || to.confirm == 0,
                     "{from:?} to {to:?}: {recorded:?}, {server:?}"
                 );
-                match quorum_step(&recorded, &server, to) {
+                match quorum_step(&recorded, &server, to, turn > 2) {
                     QuorumStep::Record(quorum) => recorded = quorum,
                     QuorumStep::Enable => server = to.clone(),
+                    QuorumStep::CatchUp => assert!(turn <= 2),
                     QuorumStep::Done => break,
                 }
                 assert!(turn < 5, "{from:?} to {to:?} never ends");

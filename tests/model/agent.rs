@@ -2,9 +2,8 @@
 //! `src/agent`, named in its first line.
 
 use pgset::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
-use pgset::election::claim::Taking;
-use pgset::election::leave::{self, Known};
-use pgset::election::promise::Promises;
+use pgset::election::leave;
+use pgset::election::promise::{self, Attempt, Promises};
 use pgset::election::vote;
 use pgset::election::{self, Action, Data, Lease, Observation, Server as Does};
 
@@ -19,10 +18,12 @@ const LATER: u8 = 1;
 impl Election {
     pub fn promises(world: &World, pod: Pod) -> Promises<u8> {
         let member = &world.members[pod];
-        let mut promises = Promises::new(None);
-        if let Some(leave) = member.leave {
-            let _ = promises.give_leave(LATER, leave.master.map(words::master), |_| true);
-        }
+        let holder = words::candidate(pod).to_string();
+        let attempt = Some(u32::from(member.noted_epoch)).filter(|epoch| *epoch > 0);
+        let attempt = attempt.map(|epoch| Attempt { lease: "uid".to_owned(), holder, epoch });
+        let mut promises = Promises::new(None, attempt);
+        promises.leave =
+            member.leave.map(|leave| promise::Leave { until: LATER, master: leave.master.map(words::master) });
         promises.vote = member.voted.map(words::version);
         promises
     }
@@ -45,6 +46,7 @@ impl Election {
             record,
             voted: member.voted.map(words::version),
             gave_leave: member.leave.is_some() && self.rules.leave_excludes_votes,
+            is_last_holder: self.rules.elected_stays_elected && seen.is_some_and(|row| row.holder == Some(pod)),
             successor: None,
             votes,
             quorum: words::quorum(self.quorum_of(world, pod)),
@@ -146,19 +148,17 @@ impl Election {
             epoch: u32::from(epoch),
             master: described.map(words::master),
         };
-        let claim = world.members[pod].seen.map(|seen| words::claim(world.row(seen)));
-        let earlier = Some(world.members[pod].noted_epoch).filter(|epoch| *epoch > 0);
-        let me = words::candidate(pod).to_string();
-        let known = match (&claim, earlier) {
-            (Some(claim), _) => Known::Lease { holder: claim.holder.as_deref(), epoch: claim.record.epoch },
-            (None, Some(epoch)) => Known::Lease { holder: Some(&me), epoch: u32::from(epoch) },
-            (None, None) => Known::Nothing,
-        };
-        let mut promises = Self::promises(world, pod);
-        let confirmed = promises.give_leave(LATER, request.master.clone(), |has_voted| {
-            let has_voted = has_voted && self.rules.leave_excludes_votes;
-            leave::answer(&request, known, has_voted) == leave::Answer::Confirmed
+        let claim = world.members[pod].seen.map(|seen| (words::version(seen), words::claim(world.row(seen))));
+        let read = claim.as_ref().map(|(version, claim)| leave::Read {
+            version,
+            holder: claim.holder.as_deref(),
+            epoch: claim.record.epoch,
         });
+        let mut promises = Self::promises(world, pod);
+        if !self.rules.leave_excludes_votes {
+            promises.vote = None;
+        }
+        let confirmed = promises.answer_leave(&request, read, LATER) == leave::Answer::Confirmed;
         if confirmed {
             world.members[pod].leave = Some(Leave { to: master, master: described });
             if let Some(asking) = world.members[master].asking.as_mut() {
@@ -178,12 +178,6 @@ impl Election {
     /// `Member::act`.
     fn act(&self, world: &mut World, pod: Pod, action: Action, is_answered: bool) {
         match action {
-            Action::Promise(_) | Action::AskForVotes(_) | Action::Wait(_)
-                if self.rules.elected_stays_elected && self.was_elected(world, pod) =>
-            {
-                let taking = Taking { begins: None, quorum: words::quorum(self.quorum_of(world, pod)) };
-                return self.take(world, pod, &taking, is_answered);
-            }
             Action::TakeLease(taking) => return self.take(world, pod, &taking, is_answered),
             Action::Promise(_) => {
                 if let Some(seen) = world.members[pod].seen {
@@ -192,7 +186,7 @@ impl Election {
                 return;
             }
             Action::ReleaseLease(_) => return Self::release(world, pod, None),
-            Action::Promote => return self.promote(world, pod),
+            Action::Promote(timeline) => return self.promote(world, pod, timeline),
             Action::Clone(master) | Action::CloneAnew(master) => {
                 return Self::copy(world, pod, words::described(&master).pod);
             }
@@ -225,19 +219,6 @@ impl Election {
         }
     }
 
-    /// The Lease says that this member was the last to take it, and has not announced itself since: its promotion begins where it is.
-    fn was_elected(&self, world: &World, pod: Pod) -> bool {
-        let member = &world.members[pod];
-        let Some(row) = member.seen.map(|seen| world.row(seen)) else { return false };
-        let timeline = world.timeline(member.wal);
-        member.server == Server::Standby
-            && matches!(self.view(world, pod), Lease::Vacant { .. })
-            && row.holder == Some(pod)
-            && timeline < row.timeline
-            && row.begins == Some(member.wal.len)
-            && row.flushed <= row.begins
-    }
-
     fn start(member: &mut Member, server: Server, follows: Option<Described>) {
         member.server = server;
         member.standby = server == Server::Standby;
@@ -246,12 +227,12 @@ impl Election {
     }
 
     /// `Member::promote`, and what PostgreSQL does then: a branch of its own, which begins with a record of the end of recovery.
-    fn promote(&self, world: &mut World, pod: Pod) {
+    fn promote(&self, world: &mut World, pod: Pod, number: u32) {
         let names = self.quorum_of(world, pod);
         let Member { wal, knows, .. } = world.members[pod];
         let mut timeline = knows.max(world.timeline(wal)) + 1;
         if self.rules.numbers_are_new {
-            timeline = timeline.max(world.members[pod].seen.map_or(0, |seen| world.row(seen).timeline));
+            timeline = timeline.max(u8::try_from(number).unwrap());
         }
         world.branches.push(Branch { timeline, parent: wal.branch, at: wal.len, acknowledged: 0 });
         let branch = u8::try_from(world.branches.len() - 1).unwrap();

@@ -131,8 +131,9 @@ impl Election {
         let base = if self.rules.takes_what_it_saw { seen } else { world.now };
         let branch = world.lease().branch;
         let mut taking = taking.clone();
-        if let Some(begins) = taking.begins.as_mut().filter(|_| self.rules.numbers_are_new) {
-            begins.timeline = begins.timeline.max(u32::from(world.row(base).timeline) + 1);
+        if let Some(begins) = taking.begins.as_mut().filter(|_| !self.rules.numbers_are_new) {
+            let Member { wal, knows, .. } = world.members[pod];
+            begins.timeline = u32::from(knows.max(world.timeline(wal))) + 1;
         }
         let row = words::row(&words::acquired(world.row(base), pod, &taking), branch);
         if self.rules.notes_before_it_takes {
@@ -175,18 +176,18 @@ impl Election {
         let member = &world.members[pod];
         let seen = world.row(member.seen.unwrap_or(world.now));
         let wanted = self.quorum_of(world, pod);
-        let step = quorum_step(&words::quorum(seen.quorum), &words::quorum(member.names), &words::quorum(wanted));
         let have = |replica: &Pod| {
             let wal = world.members[*replica].wal;
             wal.len >= member.names_since && world.has_of(wal, member.wal.branch) > 0
         };
-        let is_caught_up = each(wanted.names).filter(have).count() >= usize::from(wanted.confirm);
+        let enough = usize::from(member.names.confirm);
+        let are_caught_up =
+            !self.rules.narrows_when_caught_up || each(member.names.names).filter(have).count() >= enough;
+        let names = words::quorum(member.names);
+        let step = quorum_step(&words::quorum(seen.quorum), &names, &words::quorum(wanted), are_caught_up);
         let (quorum, may_enable) = match step {
-            QuorumStep::Record(_) if self.rules.narrows_when_caught_up && member.names == wanted && !is_caught_up => {
-                (seen.quorum, true)
-            }
             QuorumStep::Record(quorum) => (words::small_quorum(&quorum), false),
-            QuorumStep::Enable => (seen.quorum, true),
+            QuorumStep::Enable | QuorumStep::CatchUp => (seen.quorum, true),
             QuorumStep::Done => (wanted, true),
         };
         (world.wanted | only(pod), quorum, may_enable)

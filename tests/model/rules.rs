@@ -27,19 +27,14 @@ pub struct Rules {
     /// A holder whose renewal was refused looks at the epoch, not at the holder alone.
     pub notices_another_epoch: bool,
     /// Who has to be asked for leave is noted before the Lease says that he may stand.
-    /// Proposed: the code does not have it yet.
     pub notes_before_it_records: bool,
     /// A member notes an epoch on its disk before it takes the Lease for it, and confirms no master of an earlier one.
-    /// Proposed: the code does not have it yet.
     pub notes_before_it_takes: bool,
     /// Whoever was elected and died before it was promoted leads by that election, as long as nobody else has.
-    /// Proposed: the code does not have it yet.
     pub elected_stays_elected: bool,
     /// No promotion begins a timeline of a number that the Lease has had.
-    /// Proposed: the code does not have it yet.
     pub numbers_are_new: bool,
     /// The record of what commits wait for is narrowed when those that are left have all that was confirmed before.
-    /// Proposed: the code does not have it yet.
     pub narrows_when_caught_up: bool,
     /// What a member has seen of the Lease never goes back.
     pub goes_forward: bool,

@@ -18,9 +18,12 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::electorate::Electorate;
 use crate::agent::leadership::View;
+use crate::agent::slots::Members;
 use crate::agent::sql::StandbyFacts;
 use crate::agent::synchronous;
 use crate::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
+use crate::election::claim::Taking;
+use crate::election::promise::Attempt;
 use crate::election::vote::{Answer, Ballot, Quorum, Version};
 use crate::election::{Lease, Observation};
 use crate::errors::with_causes;
@@ -126,8 +129,10 @@ impl Member {
     pub(super) fn standing(&mut self, view: &View) -> Standing {
         let now = Instant::now();
         let configuration = self.configuration();
-        let (me, fails_over) = (configuration.me.pod.clone(), configuration.fails_over);
+        let (me, holder) = (configuration.me.pod.clone(), configuration.me.to_string());
+        let fails_over = configuration.fails_over;
         let wishes = self.set.borrow().clone();
+        let quorum = self.quorum_at_start(wishes.as_ref().map(|set| &set.members));
         let order = self.order(view);
         let ordered = order.as_ref().is_some_and(|order| order.target.as_deref() == Some(me.as_str()));
         let seen = view.seen();
@@ -137,9 +142,10 @@ impl Member {
             record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
             voted: self.promises.voted(),
             gave_leave: self.promises.leave(now).is_some(),
+            is_last_holder: seen.is_some_and(|seen| seen.holder.as_deref() == Some(holder.as_str())),
             successor: self.candidacy.successor(view, &me).or_else(|| self.handover.waits_for()),
             votes: self.candidacy.votes(),
-            quorum: self.quorum_at_start(),
+            quorum,
             maximum_lag: wishes.map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
             next_timeline: self.candidacy.facts.map_or(0, |facts| facts.next_timeline),
             accepts_loss: ordered && order.is_some_and(|order| order.accepts_loss),
@@ -148,16 +154,8 @@ impl Member {
     }
 
     /// What this member's commits would wait for, if it led from now on.
-    fn quorum_at_start(&self) -> Quorum {
-        let configuration = self.configuration();
-        let members = self.set.borrow().as_ref().map(|set| set.members.clone());
-        let names = synchronous::names_at_start(
-            members.as_ref(),
-            &configuration.set,
-            &configuration.me.pod,
-            configuration.synchronous,
-            None,
-        );
+    pub(super) fn quorum_at_start(&self, members: Option<&Members>) -> Quorum {
+        let names = self.midwife.synchronous_names_at_start(members);
         names.map(|names| synchronous::quorum(&names)).unwrap_or_default()
     }
 
@@ -203,13 +201,40 @@ impl Member {
             return Ok(());
         }
         let (notes, about) = (self.notes.clone(), version.clone());
-        tokio::task::spawn_blocking(move || notes.write_vote(&about)).await??;
+        let noted = tokio::task::spawn_blocking(move || notes.write_vote(&about)).await;
+        if !matches!(noted, Ok(Ok(()))) {
+            self.promises.take_back(&version);
+        }
+        noted??;
         if let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state {
             info!("this replica receives nothing while the set has no master");
             self.midwife.write_no_master()?;
             server.reload();
             *follows = None;
         }
+        Ok(())
+    }
+
+    /// Asks for the Lease as it was seen. The attempt is noted first: whoever may hold the Lease, and can't read it after a restart,
+    /// confirms no master of an earlier epoch.
+    pub(super) async fn take_lease(
+        &mut self,
+        about: Option<Version>,
+        taking: Taking,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let view = self.leadership.view();
+        let Some((seen, version)) = view.seen().zip(about).filter(|(seen, about)| seen.version == *about) else {
+            return Ok(());
+        };
+        let holder = self.configuration().me.to_string();
+        let is_new = seen.holder.as_ref() != Some(&holder);
+        let epoch = seen.record.epoch.saturating_add(u32::from(is_new));
+        let attempt = Attempt { lease: version.lease().to_owned(), holder, epoch };
+        let (notes, about) = (self.notes.clone(), attempt.clone());
+        tokio::task::spawn_blocking(move || notes.write_attempt(&about)).await??;
+        self.promises.attempt(attempt);
+        self.taken_with = Some(taking.quorum.clone());
+        self.leadership.take(version, taking).await;
         Ok(())
     }
 
@@ -240,8 +265,15 @@ impl Member {
     }
 
     /// Lets the standby become the master. It accepts writes from some moment on: from here it is looked upon as one.
-    pub(super) async fn promote(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        self.write_synchronous_names().await?;
+    pub(super) async fn promote(&mut self, timeline: u32) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(facts) = self.candidacy.facts else { return Ok(()) };
+        self.write_synchronous_names()?;
+        if facts.next_timeline < timeline {
+            let Some(from) = facts.position else { return Ok(()) };
+            info!(timeline, "another member may have been promoted before, unheard: its timeline is passed over");
+            let data = self.midwife.data.clone();
+            tokio::task::spawn_blocking(move || data.pass_over_timelines(from, timeline)).await??;
+        }
         let State::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.state else { return Ok(()) };
         server.reload();
         // What was asked took its time.
