@@ -12,8 +12,8 @@ use super::{Action, Data, Lease, Observation, Server, Waiting};
 pub struct Standing {
     /// This member.
     pub me: String,
-    /// Whether replicas lead by themselves, `pgset.dev/failover`.
-    pub is_automatic: bool,
+    /// On whose word it leads.
+    pub mandate: Mandate,
     /// The state of the Lease that all this is about.
     pub version: Option<Version>,
     /// What the Lease records.
@@ -34,8 +34,18 @@ pub struct Standing {
     pub maximum_lag: u64,
     /// The timeline that a promotion would begin.
     pub next_timeline: u32,
-    /// A person has said that this member is to lead, and that what it lacks is given up.
-    pub accepts_loss: bool,
+}
+
+/// On whose word a replica leads a set without a master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mandate {
+    /// Nobody's: `pgset.dev/failover` is manual, and no order names it.
+    #[default]
+    None,
+    /// The votes', or a person's who leaves it to them whether it may.
+    Votes,
+    /// A person's, by whom what it lacks is given up.
+    AcceptsLoss,
 }
 
 /// The answers to a ballot.
@@ -67,11 +77,11 @@ impl Standing {
 
     fn why_not(&self) -> Option<Waiting> {
         // A master of an older revision keeps no record: its replicas know no promise, and nobody may lead on by leave.
-        let is_unrecorded = self.record.voters.is_empty() && self.accepts_loss;
+        let is_unrecorded = self.record.voters.is_empty() && self.mandate == Mandate::AcceptsLoss;
         if self.gave_leave || !self.record.voters.contains(&self.me) && !is_unrecorded {
             // Whom no master would have to ask may not lead beside one, whatever a person gives up.
             Some(Waiting::ForMaster)
-        } else if !self.is_automatic && !self.accepts_loss {
+        } else if self.mandate == Mandate::None {
             Some(Waiting::ForFailover)
         } else {
             None
@@ -137,7 +147,7 @@ pub fn decide(set: &Database, standing: &Standing, receives: bool, position: Opt
         Votes::Counted(asked, answers) if *asked == ballot => {
             match tally(&standing.me, position, set, &standing.record, standing.maximum_lag, answers) {
                 Verdict::Lead => Action::TakeLease(standing.promotion(set, position)),
-                _ if standing.accepts_loss => Action::TakeLease(standing.promotion(set, position)),
+                _ if standing.mandate == Mandate::AcceptsLoss => Action::TakeLease(standing.promotion(set, position)),
                 verdict => Action::Wait(Waiting::ForVotes(verdict)),
             }
         }

@@ -22,7 +22,7 @@ fn standing() -> Standing {
     let voters: BTreeSet<String> = ["db-0", "db-1", "db-2"].map(str::to_owned).into();
     Standing {
         me: "db-1".into(),
-        is_automatic: true,
+        mandate: Mandate::Votes,
         version: Some(version(5)),
         record: Record { epoch: 2, voters, quorum: Quorum::default() },
         next_timeline: 2,
@@ -82,7 +82,7 @@ fn nobody_stands_who_may_not() {
     let decided = |standing: &Standing| decide(&set(100, Some(100)), standing, true, Some(at(101)));
     let stranger = Standing { me: "db-7".into(), ..standing() };
     assert_eq!(decided(&stranger), Action::Wait(Waiting::ForMaster));
-    let manual = Standing { is_automatic: false, ..standing() };
+    let manual = Standing { mandate: Mandate::None, ..standing() };
     assert_eq!(decided(&manual), Action::Wait(Waiting::ForFailover));
     let on_leave = Standing { gave_leave: true, ..standing() };
     assert_eq!(decided(&on_leave), Action::Wait(Waiting::ForMaster));
@@ -94,14 +94,14 @@ fn a_person_may_give_up_what_a_member_lacks() {
     let behind = Standing { votes, maximum_lag: 5, ..voted() };
     let verdict = Verdict::TooFarBehind { lag: 90, allowed: 5 };
     assert_eq!(decide(&set(100, None), &behind, false, Some(at(10))), Action::Wait(Waiting::ForVotes(verdict)));
-    let ordered = Standing { accepts_loss: true, is_automatic: false, ..behind };
+    let ordered = Standing { mandate: Mandate::AcceptsLoss, ..behind };
     assert!(matches!(decide(&set(100, None), &ordered, false, Some(at(10))), Action::TakeLease(_)));
 }
 
 #[test]
 fn nobody_leads_beside_a_master_that_would_not_have_to_ask_it_whatever_is_given_up() {
     let votes = counted(at(10), &[]);
-    let ordered = Standing { votes, accepts_loss: true, ..voted() };
+    let ordered = Standing { votes, mandate: Mandate::AcceptsLoss, ..voted() };
     let decided = |standing: &Standing| decide(&set(100, None), standing, false, Some(at(10)));
     let stranger = Standing { me: "db-7".into(), ..ordered.clone() };
     assert_eq!(decided(&stranger), Action::Wait(Waiting::ForMaster));

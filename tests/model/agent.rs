@@ -1,7 +1,7 @@
 //! What the agent does around the pure rules: the main loop, and the answers to other members. Each function stands for one of
 //! `src/agent`, named in its first line.
 
-use pgset::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
+use pgset::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
 use pgset::election::leave;
 use pgset::election::promise::{self, Attempt, Promises};
 use pgset::election::vote;
@@ -41,7 +41,7 @@ impl Election {
             .map_or(Votes::None, |ballot| Votes::Counted(Self::question(&ballot), words::answers(&ballot)));
         Standing {
             me: words::pod(pod),
-            is_automatic: true,
+            mandate: Mandate::Votes,
             version: member.seen.map(words::version),
             record,
             voted: member.voted.map(words::version),
@@ -52,7 +52,6 @@ impl Election {
             quorum: words::quorum(self.quorum_of(world, pod)),
             maximum_lag: u64::from(self.setup.maximum_lag),
             next_timeline: u32::from(member.knows.max(world.timeline(member.wal))) + 1,
-            accepts_loss: false,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::agent::leadership::View;
 use crate::agent::slots::Members;
 use crate::agent::sql::StandbyFacts;
 use crate::agent::synchronous;
-use crate::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
+use crate::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
 use crate::election::claim::Taking;
 use crate::election::promise::Attempt;
 use crate::election::vote::{Answer, Ballot, Quorum, Version};
@@ -134,10 +134,16 @@ impl Member {
         let wishes = self.set.borrow().clone();
         let quorum = self.quorum_at_start(wishes.as_ref().map(|set| &set.members));
         let order = self.order(view);
-        let ordered = order.as_ref().is_some_and(|order| order.target.as_deref() == Some(me.as_str()));
+        let mandate = match order.filter(|order| order.target.as_ref().is_none_or(|target| *target == me)) {
+            // Of any member nobody can know what it lacks.
+            Some(order) if order.accepts_loss && order.target.is_some() => Mandate::AcceptsLoss,
+            Some(_) => Mandate::Votes,
+            None if fails_over => Mandate::Votes,
+            None => Mandate::None,
+        };
         let seen = view.seen();
         Standing {
-            is_automatic: fails_over || ordered,
+            mandate,
             version: seen.map(|seen| seen.version.clone()),
             record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
             voted: self.promises.voted(),
@@ -148,7 +154,6 @@ impl Member {
             quorum,
             maximum_lag: wishes.map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
             next_timeline: self.candidacy.facts.map_or(0, |facts| facts.next_timeline),
-            accepts_loss: ordered && order.is_some_and(|order| order.accepts_loss),
             me,
         }
     }
@@ -201,11 +206,11 @@ impl Member {
             return Ok(());
         }
         let (notes, about) = (self.notes.clone(), version.clone());
-        let noted = tokio::task::spawn_blocking(move || notes.write_vote(&about)).await;
-        if !matches!(noted, Ok(Ok(()))) {
+        let outcome = tokio::task::spawn_blocking(move || notes.write_vote(&about)).await;
+        if !matches!(outcome, Ok(Ok(()))) {
             self.promises.take_back(&version);
         }
-        noted??;
+        outcome??;
         if let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state {
             info!("this replica receives nothing while the set has no master");
             self.midwife.write_no_master()?;
