@@ -74,11 +74,17 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pgset: {}", crate::errors::with_causes(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error.as_ref(), FAILURE),
     }
+}
+
+/// The exit code of a command that failed, or that found something wrong.
+const FAILURE: u8 = 1;
+
+/// Tells why a command ends, with all causes.
+fn failed(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("pgset: {}", crate::errors::with_causes(why));
+    ExitCode::from(code)
 }
 
 /// What a command answers: any room's error, told once here.

@@ -17,7 +17,6 @@ use std::{io::Write as _, process::ExitCode};
 
 use self::report::{Id, Report, Verdict};
 use super::cluster::{self, Cluster, Connection};
-use crate::errors::with_causes;
 
 /// The flags of `pgset check`.
 #[derive(Debug, clap::Args)]
@@ -55,10 +54,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match report(arguments).and_then(|report| print(&report, arguments.output).map(|()| report)) {
         Ok(report) if report.is_failed() => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pgset: {}", with_causes(error.as_ref()));
-            ExitCode::from(UNCHECKED)
-        }
+        Err(error) => super::failed(error.as_ref(), UNCHECKED),
     }
 }
 

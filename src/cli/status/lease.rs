@@ -12,6 +12,7 @@ use crate::{
         lineage::Database,
         members::{self, Seen},
     },
+    names,
     set::Set,
 };
 
@@ -90,10 +91,7 @@ impl Leadership {
 
 fn holder(identity: Option<String>, set: &Set) -> Holder {
     let Some(identity) = identity else { return Holder::Nobody };
-    let is_member = |candidate: &Candidate| {
-        let ordinal = candidate.pod.strip_prefix(&set.name).and_then(|rest| rest.strip_prefix('-'));
-        ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
-    };
+    let is_member = |candidate: &Candidate| names::ordinal(&candidate.pod, &set.name).is_some();
     match Candidate::parse(&identity).filter(is_member) {
         Some(candidate) => Holder::Member(candidate),
         None => Holder::Stranger(identity),

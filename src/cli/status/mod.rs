@@ -81,10 +81,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(Health::Healthy) => ExitCode::SUCCESS,
         Ok(Health::Waiting) => ExitCode::FAILURE,
         Ok(Health::Unknown) => ExitCode::from(UNTOLD),
-        Err(error) => {
-            eprintln!("pgset: {}", with_causes(error.as_ref()));
-            ExitCode::from(UNTOLD)
-        }
+        Err(error) => super::failed(error.as_ref(), UNTOLD),
     }
 }
 
