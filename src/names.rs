@@ -229,10 +229,12 @@ pub mod lease {
     pub const SUCCESSOR: &str = "pgset.dev/successor";
     /// The last order to switch over that was seen to: it is not followed twice.
     pub const ORDER_DONE: &str = "pgset.dev/order-done";
+    /// Why the last order to switch over was refused, with its text before it.
+    pub const ORDER_REFUSED: &str = "pgset.dev/order-refused";
     /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
     pub const MEMBERS: &str = "pgset.dev/members";
     /// Those that come and go with masters, and that the controller has no use for.
-    pub const OF_THE_MASTER: [&str; 12] = [
+    pub const OF_THE_MASTER: [&str; 13] = [
         ADDRESS,
         PORT,
         TIMELINE,
@@ -244,6 +246,7 @@ pub mod lease {
         QUORUM,
         SUCCESSOR,
         ORDER_DONE,
+        ORDER_REFUSED,
         MEMBERS,
     ];
 }
