@@ -147,7 +147,8 @@ impl Configuration {
             |name: &'static str| env::var(name).ok().filter(|value| !value.is_empty()).ok_or(Error::Variable(name));
         let pod = variable(names::env::POD_NAME)?;
         let set = flags.set.clone();
-        let ordinal = names::ordinal(&pod, &set).ok_or_else(|| Error::PodName { pod: pod.clone(), set: set.clone() })?;
+        let ordinal =
+            names::ordinal(&pod, &set).ok_or_else(|| Error::PodName { pod: pod.clone(), set: set.clone() })?;
         let server = arguments::parse(&flags.argv)?;
         let given = server
             .data_directory

@@ -121,11 +121,17 @@ impl fmt::Display for Refusal {
                 write!(f, "{target} is no other member of this set: name one of {}", members.join(", "))
             }
             Self::NotStreaming { target, others } if others.is_empty() => {
-                write!(f, "{target} does not stream from the master, nor does any other member: see the log of {target}")
+                write!(
+                    f,
+                    "{target} does not stream from the master, nor does any other member: see the log of {target}"
+                )
             }
             Self::NotStreaming { target, others } => {
                 let others = others.join(", ");
-                write!(f, "{target} does not stream from the master: see its log, or name another one that does ({others})")
+                write!(
+                    f,
+                    "{target} does not stream from the master: see its log, or name another one that does ({others})"
+                )
             }
             Self::NobodyStreams => {
                 write!(f, "no other member streams from the master: see the logs of the replicas, or scale the set up")

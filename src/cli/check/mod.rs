@@ -8,6 +8,7 @@ mod claims;
 mod compare;
 pub(super) mod installation;
 mod leases;
+mod orders;
 mod report;
 pub(super) mod selector;
 pub(super) mod sets;
@@ -82,6 +83,7 @@ fn all_after(basics: &snapshot::Basics, after: &snapshot::After) -> Vec<(Id, Ver
     lines.extend(certificates::checks(basics, after));
     lines.extend(sets::checks(after));
     lines.extend(leases::checks(after));
+    lines.extend(orders::checks(basics, after));
     lines.extend(claims::checks(after));
     lines
 }

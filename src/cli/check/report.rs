@@ -53,6 +53,7 @@ ids! {
     SetsReady = "sets-ready",
     OneMaster = "one-master",
     Leases = "leases",
+    Orders = "orders",
     Claims = "claims",
     SharedExports = "shared-exports",
 }

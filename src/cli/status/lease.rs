@@ -39,6 +39,8 @@ pub struct Leadership {
     pub database: Option<Database>,
     /// What the master knows of the others. An old word is none.
     pub seen: Option<Vec<Seen>>,
+    /// Why an order was refused, with its text before it.
+    pub order_refused: Option<String>,
 }
 
 /// Who holds a Lease.
@@ -75,6 +77,7 @@ impl Leadership {
             is_silent,
             is_announced,
             database: claim.set,
+            order_refused: claim.order_refused,
             seen: members::read(&lease).filter(|_| is_announced && !is_silent),
             holder,
         }

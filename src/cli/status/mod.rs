@@ -2,11 +2,11 @@
 //!
 //! The edge ([`look`]) reads, the [`view`] is a pure function of what was read, and is [`told`].
 
-mod lease;
-mod look;
+pub(super) mod lease;
+pub(super) mod look;
 mod rows;
-mod told;
-mod view;
+pub(super) mod told;
+pub(super) mod view;
 mod waits;
 
 use std::{
