@@ -24,6 +24,7 @@ mod fencing;
 mod install;
 mod load;
 mod names;
+mod orders;
 mod outage;
 mod pinning;
 mod refusals;
