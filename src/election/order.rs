@@ -161,7 +161,13 @@ pub fn why_refused<'a>(note: &'a str, text: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
+    use crate::election::claim::{self, Claim, Times, Told};
 
     #[test]
     fn an_order_names_a_member_or_leaves_that_to_the_set() {
@@ -215,5 +221,23 @@ mod tests {
         assert!(why_refused(&note, "db-9 1").unwrap().starts_with("no other member"));
         assert_eq!(why_refused(&note, "db-9 2"), None);
         assert_eq!(why_refused(&note, "db-9"), None);
+    }
+
+    #[test]
+    fn what_became_of_an_order_stands_on_the_lease_until_another_is_done() {
+        let renew = |lease: &LeaseObject, done: &str, refused: Option<&str>| {
+            let (order_done, order_refused) = (Some(done.to_owned()), refused.map(str::to_owned));
+            let told = Told { order_done, order_refused, ..Told::default() };
+            claim::renewed(lease, None, Some(&told), Times::of_seconds(6), Timestamp::UNIX_EPOCH)
+        };
+        let why = |lease: &LeaseObject, order: &str| {
+            let claim = Claim::read(lease, Duration::ZERO);
+            (claim.order_done.as_deref() == Some(order))
+                .then(|| claim.order_refused.as_deref().and_then(|note| why_refused(note, order)).map(str::to_owned))
+        };
+        let refused = renew(&LeaseObject::default(), "db-9 1", Some("db-9 1: no member"));
+        assert_eq!(why(&refused, "db-9 1"), Some(Some("no member".to_owned())));
+        let followed = renew(&refused, "db-1 2", None);
+        assert_eq!((why(&followed, "db-9 1"), why(&followed, "db-1 2")), (None, Some(None)));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
-    lab::{self, Database, Namespace, Said, START, pgset, wait_until},
+    lab::{self, Database, Namespace, START, Said, pgset, wait_until},
     node,
 };
 
@@ -118,8 +118,9 @@ fn refuses_who_is_far_behind(ns: &Namespace<'_>, db: &Database<'_>) {
 fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_does() {
     let lab = lab::shared();
     let ns = lab.namespace("orders-loss");
-    let changed =
-        |set: crate::manifests::Set| set.annotation("pgset.dev/failover", "manual").annotation("pgset.dev/synchronous", "1");
+    let changed = |set: crate::manifests::Set| {
+        set.annotation("pgset.dev/failover", "manual").annotation("pgset.dev/synchronous", "1")
+    };
     let db = three_members(&ns, changed);
     db.write_numbers();
     for replica in ["pgset-1.pgset", "pgset-2.pgset"] {

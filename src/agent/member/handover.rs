@@ -74,6 +74,17 @@ impl Member {
         self.set.borrow().as_ref()?.order.clone().filter(is_new)
     }
 
+    /// What stands no more may be ordered again.
+    pub(super) fn forget_old_order(&mut self) {
+        let is_old = {
+            let set = self.set.borrow();
+            self.handover.order.as_ref() != set.as_ref().and_then(|set| set.order.as_ref()).map(|order| &order.text)
+        };
+        if is_old {
+            self.handover.order = None;
+        }
+    }
+
     /// Follows an order to hand over, as the master. One that can't be followed is done with, and says why.
     pub(super) async fn follow_order(&mut self) {
         let view = self.leadership.view();
