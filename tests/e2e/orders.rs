@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
-    lab::{self, Database, Namespace, START, Said, pgset, wait_until},
+    lab::{self, Database, Namespace, SOON, START, Said, pgset, wait_until},
     node,
 };
 

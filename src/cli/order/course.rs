@@ -146,8 +146,7 @@ impl Course {
 
     fn took(&self, after: Duration) -> String {
         let freed = self.free_since.filter(|_| self.before.leader.is_some());
-        let without =
-            without.map(|since| format!(", {} after the Lease was free", seconds(after.saturating_sub(since))));
+        let freed = freed.map(|since| format!(", {} after the Lease was free", seconds(after.saturating_sub(since))));
         format!("{} after the order{}", seconds(after), freed.unwrap_or_default())
     }
 }
