@@ -1,6 +1,9 @@
 //! A set survives its master: whoever has most leads next, nothing that was promised is lost, and clients follow.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::{
     lab::{self, Database, Namespace, SOON, START, same, wait_until},
@@ -179,4 +182,30 @@ fn with_manual_failover_replicas_wait_until_a_person_says_who_leads() {
     wait_master(&ns, "pgset-1");
     node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
     all_stream_from(&ns, &db, "pgset-1", "10000");
+}
+
+#[test]
+fn a_master_whose_server_does_not_start_any_more_lets_another_lead() {
+    let lab = lab::shared();
+    let ns = lab.namespace("failover-start");
+    let db = three_members(&ns, |set| set);
+    db.write_numbers();
+    db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
+    let settings = ns.data_directory("pgset-0").0.join("postgresql.auto.conf");
+    let before = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{before}work_mem = 'much'\n")).unwrap();
+
+    let postmaster = node::running(&ns, "pgset-0", "postgres", "/usr/lib/postgresql/").unwrap();
+    node::signal_process(postmaster[0], "KILL").unwrap();
+
+    let next = wait_until(START, "another one leads", || {
+        master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) })
+    });
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+    let told = ns.events("Pod", "pgset-0");
+    assert!(told.iter().any(|event| event.contains("does not start as the master")), "{told:?}");
+
+    let broken = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, broken.replace("work_mem = 'much'\n", "")).unwrap();
+    all_stream_from(&ns, &db, &next, "10000");
 }

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
-use self::refusing::{is_refusal, patience};
+use self::refusing::{Starts, is_refusal, patience};
 use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
@@ -108,7 +108,7 @@ pub struct Member {
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
     report_due: Instant,
-    failed_starts: u32,
+    starts: Starts,
     refusal: Option<Refusal>,
     shortage: Shortage,
     catch_up: CatchUp,
@@ -151,7 +151,7 @@ impl Member {
             noted_leadership: None,
             was_promoted: false,
             report_due: Instant::now(),
-            failed_starts: 0,
+            starts: Starts::default(),
             refusal: None,
             shortage: Shortage::default(),
             catch_up: CatchUp::default(),
