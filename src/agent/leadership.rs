@@ -89,6 +89,12 @@ impl Handle {
         self.view.borrow().clone()
     }
 
+    /// What is known, for others who go by it.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
     /// Completes when something about the Lease changed. Cancel-safe. Pends for ever once the task has ended.
     pub async fn changed(&mut self) {
         if self.view.changed().await.is_err() {

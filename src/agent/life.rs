@@ -22,7 +22,7 @@ use super::mounts::OffVolume;
 use super::processes::Processes;
 use super::programs::Programs;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, privileges};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, privileges, route};
 use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
 use crate::errors::with_causes;
@@ -152,13 +152,15 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
+        let (route, router) = route::start(&client, &configuration, leadership.views());
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };
-        let member = Member::new(midwife, client, leadership, label, publisher, teller, found);
+        let member = Member::new(midwife, client, leadership, label, route, publisher, teller, found);
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),
             _ = labeller => Err(Error::Ended("labeller")),
+            _ = router => Err(Error::Ended("keeper of the route")),
             () = fencing => Err(Error::Ended("keeper of the fencer")),
         }
     }

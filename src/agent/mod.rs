@@ -21,6 +21,7 @@ mod postmasters;
 mod privileges;
 mod processes;
 mod programs;
+mod route;
 mod search;
 mod server;
 mod settings;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What is made for a set `pgset`.
-const MADE: [&str; 9] = [
+const MADE: [&str; 10] = [
     "service pgset",
     "service pgset-master",
     "service pgset-replica",
@@ -17,6 +17,7 @@ const MADE: [&str; 9] = [
     "rolebinding pgset-sa",
     "secret pgset-pgset-credentials",
     "lease pgset-leader",
+    "endpointslice pgset-master",
     "poddisruptionbudget pgset",
 ];
 

@@ -25,7 +25,7 @@ use super::server::{Server, Stop};
 use super::slots::Members;
 use super::status::Publisher;
 use super::synchronous::Shortage;
-use super::{label, leadership, postmasters};
+use super::{label, leadership, postmasters, route};
 use crate::election::way_out::way_out;
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
@@ -54,6 +54,7 @@ pub struct Member {
     client: Client,
     leadership: leadership::Handle,
     label: label::Handle,
+    route: route::Handle,
     publisher: Publisher,
     teller: Teller,
     found: Found,
@@ -81,6 +82,7 @@ impl Member {
         client: Client,
         leadership: leadership::Handle,
         label: label::Handle,
+        route: route::Handle,
         publisher: Publisher,
         teller: Teller,
         found: Found,
@@ -90,6 +92,7 @@ impl Member {
             client,
             leadership,
             label,
+            route,
             publisher,
             teller,
             found,
@@ -413,6 +416,12 @@ impl Member {
         }
     }
 
+    /// Whether there is nobody who could follow.
+    fn is_last(&self) -> bool {
+        let members = self.members.as_ref().and_then(|members| members.borrow().clone());
+        members.is_some_and(|members| members.count <= 1)
+    }
+
     async fn shut_down(mut self) {
         info!("stopping");
         self.publisher.update(|status| {
@@ -421,6 +430,7 @@ impl Member {
             "stopping".clone_into(&mut status.doing);
         });
         let fence_at = self.leadership.view().fence_at();
+        let is_last = self.is_last();
         let mut last_word = None;
         if let State::Running(running) = &mut self.state {
             let mut fence_at = fence_at;
@@ -438,6 +448,10 @@ impl Member {
             };
             running.server.stop(how).await;
             if matches!(running.role, Role::Master { .. }) {
+                // Where somebody follows, kube-proxy's one change in a second is his.
+                if is_last {
+                    self.route.close().await;
+                }
                 last_word = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
             }
         }

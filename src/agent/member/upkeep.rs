@@ -76,6 +76,9 @@ impl Member {
         };
         if let Some(announced) = announced {
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
+            if !self.publisher.current().ready {
+                self.route.look_again();
+            }
         } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
@@ -83,6 +86,8 @@ impl Member {
             }
             let configuration = &self.midwife.configuration;
             sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
+            // Clients first: the label is for people, and for Services of the user's own.
+            self.route.lead_here();
             self.label.set(label::Role::Master);
             let master = Master {
                 pod: configuration.me.pod.clone(),
