@@ -17,7 +17,7 @@ use super::birth::Midwife;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
 use super::events::{Reason, Teller};
-use super::member::{Member, Parting};
+use super::member::{Member, Parting, Signs};
 use super::mounts::OffVolume;
 use super::processes::Processes;
 use super::programs::Programs;
@@ -155,7 +155,7 @@ impl Life {
         let (route, router) = route::start(&client, &configuration, leadership.views());
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };
-        let member = Member::new(midwife, client, leadership, label, route, publisher, teller, found);
+        let member = Member::new(midwife, client, leadership, Signs { label, route }, publisher, teller, found);
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),

@@ -193,7 +193,10 @@ impl Keeper {
         match (self.told, why.is_for_others()) {
             (true, _) => debug!(slice, error, "the EndpointSlice does not lead here yet, trying again"),
             (false, true) => {
-                info!(slice, error, "no EndpointSlice of this member's: clients find the master by its label")
+                info!(
+                    slice,
+                    error, "there is no EndpointSlice for this member to write: clients find the master by its label"
+                );
             }
             (false, false) => warn!(slice, error, "the EndpointSlice does not lead here yet, trying again"),
         }
@@ -230,7 +233,7 @@ impl Keeper {
             return;
         }
         for endpoint in &mut slice.endpoints {
-            endpoint.conditions = conditions(false);
+            endpoint.conditions = Some(conditions(false));
         }
         if let Err(why) = answer("replace", self.slices.replace(&self.name, &PostParams::default(), &slice)).await {
             debug!(error = with_causes(&why), "the endpoint is not closed");
@@ -266,7 +269,7 @@ impl Here {
     fn endpoint(&self) -> Endpoint {
         Endpoint {
             addresses: vec![self.address.clone()],
-            conditions: conditions(true),
+            conditions: Some(conditions(true)),
             target_ref: Some(ObjectReference {
                 kind: Some("Pod".to_owned()),
                 namespace: Some(self.namespace.clone()),
@@ -306,8 +309,8 @@ impl Error {
 
 // === the slice ===
 
-fn conditions(ready: bool) -> Option<EndpointConditions> {
-    Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() })
+fn conditions(ready: bool) -> EndpointConditions {
+    EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }
 }
 
 /// Whether the slice says just what this member would write.
@@ -386,7 +389,7 @@ mod tests {
     fn what_the_controller_has_closed_is_this_members_to_open() {
         let mut slice = empty("IPv4");
         point(&mut slice, &here(), Timestamp::UNIX_EPOCH).unwrap();
-        slice.endpoints[0].conditions = conditions(false);
+        slice.endpoints[0].conditions = Some(conditions(false));
         assert!(!leads_to(&slice, &here()) && !leads_elsewhere(&slice, &here()));
     }
 

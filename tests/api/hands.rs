@@ -240,6 +240,7 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
     // A member's word, to be spoiled.
     admin.send("PATCH", SLICE, endpoint("db-0", "u", true)).await.unwrap();
     what_its_policy_refuses(&controller).await;
+    where_its_policy_lets_it_send_no_client(&controller).await;
     what_its_rights_refuse(&controller).await;
     let role = json!({"metadata": {"labels": {"pgset.dev/role": "master"}}});
     // The role of a member.
@@ -333,34 +334,7 @@ async fn what_its_policy_refuses(controller: &Somebody) {
         "subjects": [{"kind": "ServiceAccount", "name": "clerk", "namespace": "bank"}]});
     let under_a_set = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
     let forgotten = json!({"metadata": {"annotations": {"pgset.dev/system-identifier": "1"}}});
-    let elsewhere = {
-        let mut endpoints = endpoint("db-0", "u", true);
-        endpoints["endpoints"][0]["addresses"] = json!(["10.0.0.66"]);
-        endpoints
-    };
-    let more = {
-        let mut endpoints = endpoint("db-0", "u", true);
-        let second = json!({"addresses": ["10.0.0.66"], "conditions": {"ready": true}});
-        endpoints["endpoints"].as_array_mut().unwrap().push(second);
-        endpoints
-    };
-    let slices = "/apis/discovery.k8s.io/v1/namespaces";
-    let filled = json!({"metadata": pretended("x-master", "x"), "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.66"]}]});
-    let tills = json!({"metadata": {"name": "x-master", "labels": {"kubernetes.io/service-name": "till"}}, "addressType": "IPv4", "endpoints": []});
-    let routed = json!({"metadata": pretended("x-sa", "x"), "rules": [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
-        "verbs": ["update"], "resourceNames": ["till"]}]});
     let attacks = [
-        ("PATCH", SLICE.to_owned(), elsewhere),
-        ("PATCH", SLICE.to_owned(), more),
-        ("PATCH", SLICE.to_owned(), endpoint("db-1", "u", true)),
-        ("PATCH", SLICE.to_owned(), json!({"ports": [{"name": "postgres", "port": 6666}]})),
-        ("PATCH", SLICE.to_owned(), json!({"metadata": {"labels": {"kubernetes.io/service-name": "till"}}})),
-        ("PATCH", SLICE.to_owned(), json!({"metadata": {"annotations": {"a": "b"}}})),
-        ("POST", format!("{slices}/bank/endpointslices"), filled),
-        ("POST", format!("{slices}/bank/endpointslices"), tills),
-        ("PATCH", format!("{slices}/bank/endpointslices/till"), json!({"endpoints": [{"addresses": ["10.0.0.66"]}]})),
-        ("DELETE", format!("{slices}/bank/endpointslices/till"), json!({})),
-        ("POST", format!("{RBAC}/bank/roles"), routed),
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), image),
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), relabelled.clone()),
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), joined),
@@ -404,6 +378,41 @@ async fn what_its_policy_refuses(controller: &Somebody) {
             format!("{shop}/serviceaccounts/db-sa"),
             json!({"metadata": {"annotations": {"cloud.example.org/role": "admin"}}}),
         ),
+    ];
+    for (method, path, body) in attacks {
+        controller.is_refused("pgset-controller", method, &path, body).await;
+    }
+}
+
+async fn where_its_policy_lets_it_send_no_client(controller: &Somebody) {
+    let elsewhere = {
+        let mut endpoints = endpoint("db-0", "u", true);
+        endpoints["endpoints"][0]["addresses"] = json!(["10.0.0.66"]);
+        endpoints
+    };
+    let more = {
+        let mut endpoints = endpoint("db-0", "u", true);
+        let second = json!({"addresses": ["10.0.0.66"], "conditions": {"ready": true}});
+        endpoints["endpoints"].as_array_mut().unwrap().push(second);
+        endpoints
+    };
+    let slices = "/apis/discovery.k8s.io/v1/namespaces";
+    let filled = json!({"metadata": pretended("x-master", "x"), "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.66"]}]});
+    let tills = json!({"metadata": {"name": "x-master", "labels": {"kubernetes.io/service-name": "till"}}, "addressType": "IPv4", "endpoints": []});
+    let routed = json!({"metadata": pretended("x-sa", "x"), "rules": [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+        "verbs": ["update"], "resourceNames": ["till"]}]});
+    let attacks = [
+        ("PATCH", SLICE.to_owned(), elsewhere),
+        ("PATCH", SLICE.to_owned(), more),
+        ("PATCH", SLICE.to_owned(), endpoint("db-1", "u", true)),
+        ("PATCH", SLICE.to_owned(), json!({"ports": [{"name": "postgres", "port": 6666}]})),
+        ("PATCH", SLICE.to_owned(), json!({"metadata": {"labels": {"kubernetes.io/service-name": "till"}}})),
+        ("PATCH", SLICE.to_owned(), json!({"metadata": {"annotations": {"a": "b"}}})),
+        ("POST", format!("{slices}/bank/endpointslices"), filled),
+        ("POST", format!("{slices}/bank/endpointslices"), tills),
+        ("PATCH", format!("{slices}/bank/endpointslices/till"), json!({"endpoints": [{"addresses": ["10.0.0.66"]}]})),
+        ("DELETE", format!("{slices}/bank/endpointslices/till"), json!({})),
+        ("POST", format!("{RBAC}/bank/roles"), routed),
     ];
     for (method, path, body) in attacks {
         controller.is_refused("pgset-controller", method, &path, body).await;

@@ -26,6 +26,7 @@ mod names;
 mod pinning;
 mod refusals;
 mod restart;
+mod route;
 mod scale;
 mod secrets;
 mod squash;

@@ -48,6 +48,14 @@ pub enum Parting {
     Refused(Refusal),
 }
 
+/// By what clients find a member in its role.
+pub struct Signs {
+    /// The role label.
+    pub label: label::Handle,
+    /// Where the master is.
+    pub route: route::Handle,
+}
+
 /// A member of a set.
 pub struct Member {
     midwife: Midwife,
@@ -81,8 +89,7 @@ impl Member {
         midwife: Midwife,
         client: Client,
         leadership: leadership::Handle,
-        label: label::Handle,
-        route: route::Handle,
+        Signs { label, route }: Signs,
         publisher: Publisher,
         teller: Teller,
         found: Found,
