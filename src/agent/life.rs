@@ -4,10 +4,12 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -16,13 +18,17 @@ use super::as_before::{self, Found, Kind, Refusal};
 use super::birth::Midwife;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
+use super::electorate::{Electorate, Question, Reply};
 use super::events::{Reason, Teller};
-use super::member::{Member, Parting, Signs};
+use super::member::{Member, Parting, Parts};
 use super::mounts::OffVolume;
+use super::notes::Notes;
 use super::processes::Processes;
 use super::programs::Programs;
+use super::promises::Promises;
+use super::responder::Responder;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, privileges, route};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges, route};
 use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
 use crate::errors::with_causes;
@@ -39,6 +45,12 @@ const PASSWORDS_EXPECTED: Duration = Duration::from_secs(10);
 const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent stays after an error that ends it, so that the Event that tells it is written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// So many candidates may ask at once; there are never more than a few.
+const BALLOTS: usize = 16;
+
+/// What the other members ask.
+pub type Questions = mpsc::Receiver<peers::Asked<Question, Reply>>;
 
 /// Why the agent has not become the PostgreSQL user.
 #[derive(Debug)]
@@ -60,6 +72,8 @@ pub struct Life {
     pub publisher: Publisher,
     /// Its Events.
     pub teller: Teller,
+    /// How it asks the other members.
+    pub peers: peers::Client,
 }
 
 impl Life {
@@ -67,6 +81,7 @@ impl Life {
     pub async fn live(
         self,
         user: Result<Option<PathBuf>, Unsettled>,
+        questions: Questions,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Ending, Error> {
         let place = &self.configuration.place;
@@ -99,7 +114,7 @@ impl Life {
             () = &mut shutdown => return Ok(Ending::Stopped),
         };
         let outcome = match outcome {
-            Ok(()) => self.be_a_member(found, data, programs.clone(), shutdown.as_mut()).await?,
+            Ok(()) => self.be_a_member(found, data, programs.clone(), questions, shutdown.as_mut()).await?,
             Err(refusal) => Parting::Refused(refusal),
         };
         let ending = match outcome {
@@ -132,34 +147,70 @@ impl Life {
         found: Found,
         data: DataDirectory,
         programs: Programs,
+        questions: Questions,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Parting, Error> {
-        let Self { configuration, processes, publisher, teller } = self.clone();
+        let Self { configuration, processes, publisher, teller, .. } = self.clone();
         let client = kubernetes::client(&configuration.namespace)?;
         let fencer = fencing::Handle::new();
         let fencing = fencer.clone().keep(processes.clone());
-        let (leadership, keeper) = leadership::start(
-            client.clone(),
-            &configuration.namespace,
-            names::leader(&configuration.set),
-            configuration.me.clone(),
-            configuration.times,
-            fencer.clone(),
-        );
+        let notes = Notes::of(&data);
+        let earlier = notes.leadership();
+        let promises = Promises::new(notes.vote());
+        let addresses = earlier.as_ref().map(|earlier| earlier.addresses.clone()).unwrap_or_default();
+        let electorate = Electorate::new(Arc::new(self.peers.clone()), addresses);
+        let (leadership, keeper) = leadership::start(leadership::Parts {
+            client: client.clone(),
+            namespace: configuration.namespace.clone(),
+            name: names::leader(&configuration.set),
+            me: configuration.me.clone(),
+            times: configuration.times,
+            fencer: fencer.clone(),
+            promises: promises.clone(),
+            electorate: electorate.clone(),
+            earlier: earlier.clone(),
+        });
         let (label, labeller) = label::start(
             client.clone(),
             &configuration.namespace,
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
-        let (route, router) = route::start(&client, &configuration, leadership.views());
+        let (route, router) = route::start(&client, &configuration, leadership.watch());
+        let (set, follower) =
+            kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
+        let (ballot, ballots) = mpsc::channel(BALLOTS);
+        let responder = Responder {
+            view: leadership.watch(),
+            promises: promises.clone(),
+            electorate: electorate.clone(),
+            times: configuration.times,
+            ballots: ballot,
+            earlier: earlier.map(|earlier| (earlier.holder, earlier.epoch)),
+        };
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };
-        let member = Member::new(midwife, client, leadership, Signs { label, route }, publisher, teller, found);
+        let member = Member::new(Parts {
+            midwife,
+            client,
+            leadership,
+            label,
+            route,
+            publisher,
+            teller,
+            found,
+            set,
+            promises,
+            notes,
+            electorate,
+            ballots,
+        });
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),
             _ = labeller => Err(Error::Ended("labeller")),
+            _ = follower => Err(Error::Ended("watch of the set")),
+            () = responder.run(questions) => Err(Error::Ended("responder")),
             _ = router => Err(Error::Ended("keeper of the route")),
             () = fencing => Err(Error::Ended("keeper of the fencer")),
         }

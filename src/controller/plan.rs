@@ -11,7 +11,7 @@ use super::selection::{self, Service};
 use super::taken;
 use crate::children::compare::{Standing, correction, is_labelled, is_made, standing};
 use crate::children::route::AddressType;
-use crate::children::{self, Child, Kind, Owner};
+use crate::children::{self, Child, Kind, Owner, leader};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
 
@@ -164,10 +164,7 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Pla
         match standing(child.kind, live, owner) {
             // The family can't be changed. Its deletion is an event, and then there is room for a new one.
             Standing::Ours if is_of_another_family(&child, live) => plan.steps.push(route::removal(live)),
-            Standing::Ours => plan.steps.extend(correction(live, &child.body).map(|change| {
-                let patch = of_this_object(live, change);
-                Step::Restore { child, patch }
-            })),
+            Standing::Ours => plan.steps.extend(restoration(child, live)),
             // Its deletion is an event, and then there is room for a new one.
             Standing::Leaving => {}
             Standing::Foreign => plan.notices.extend(taken::notice(&child, live, set, owner, world)),
@@ -245,6 +242,15 @@ fn role_is_ours(owner: &Owner, world: &World) -> bool {
 pub fn may_grant_lease(owner: &Owner, world: &World) -> bool {
     let live = world.children.get(&(Kind::Lease, names::leader(&owner.name)));
     live.is_none_or(|live| standing(Kind::Lease, live, owner) != Standing::Foreign)
+}
+
+/// What makes an object of ours right again, if it is not.
+fn restoration(mut child: Child, live: &Value) -> Option<Step> {
+    if child.kind == Kind::Lease {
+        child.body = leader::wanted(live, child.body);
+    }
+    let patch = of_this_object(live, correction(live, &child.body)?);
+    Some(Step::Restore { child, patch })
 }
 
 /// The change, for this very object only and, where that is known, as it was seen.
