@@ -196,6 +196,8 @@ pub mod slice {
     pub const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
     /// The annotation that says when a member last wrote where the master is. It is Kubernetes' own, and in kube-proxy's metrics.
     pub const WRITTEN_AT: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+    /// The annotation that says in which leadership it was written: one that is over writes nothing over its successor's.
+    pub const EPOCH: &str = "pgset.dev/epoch";
 }
 
 /// Keys of the `<set>-pgset-credentials` Secret, which are also the file names below [`pod::ACCESS_PATH`].

@@ -1,6 +1,10 @@
 //! Where the master is, for clients: the leader writes itself into the `EndpointSlice` of the Service `<set>-master`, in one write, so that
 //! there is never none and never two (kube-proxy acts on the second of two changes a second later). What it wrote it looks at again once a
 //! minute: pgset's controller closes the endpoint of a pod that is not Ready, and never opens one.
+//!
+//! A former leader writes nothing over its successor's. It writes only while it leads by its own clock, looks at that after it has read
+//! the slice, and replaces what it read and nothing newer: so whatever a successor has written by then or writes later stands. Where its
+//! clock stood still with it (a virtual machine that was frozen), the epoch on the slice tells it that it is late.
 
 use std::time::Duration;
 
@@ -17,7 +21,7 @@ use super::configuration::Configuration;
 use super::leadership::View;
 use crate::children::route::AddressType;
 use crate::children::services::PORT_NAME;
-use crate::election::Lease;
+use crate::election::epoch::Epoch;
 use crate::errors::with_causes;
 use crate::names;
 
@@ -34,10 +38,10 @@ const SOON: Duration = Duration::from_secs(3);
 const REGULARLY: Duration = Duration::from_secs(60);
 
 /// What the main loop wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wish {
-    /// How many times this member has begun to lead.
-    lead: u64,
+    /// In which leadership clients are to come here.
+    lead: Option<Epoch>,
     /// How many times it could be used again.
     look: u64,
     /// Nobody answers here any more, and nobody follows.
@@ -52,9 +56,14 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Clients are to come here, from now on: written as soon as it can be, as long as this member leads.
-    pub fn lead_here(&self) {
-        self.wishes.send_modify(|wish| wish.lead += 1);
+    /// Clients are to come here, from now on: written as soon as it can be, as long as that leadership lasts. Once said, saying it again
+    /// costs nothing.
+    pub fn lead_here(&self, epoch: Epoch) {
+        self.wishes.send_if_modified(|wish| {
+            let changed = wish.lead.as_ref() != Some(&epoch);
+            wish.lead = Some(epoch);
+            changed
+        });
     }
 
     /// This member can be used again: what the controller has closed meanwhile is opened.
@@ -83,7 +92,8 @@ pub fn start(
         name: names::master(&configuration.set),
         here: Here::of(configuration),
         leads,
-        written: 0,
+        written: None,
+        overtaken: None,
         pause: RETRY,
         told: false,
     };
@@ -121,8 +131,10 @@ enum Outcome {
     Here,
     /// It was made to say so.
     Written,
-    /// It is not this member's to write.
-    NotMine,
+    /// This member leads no longer.
+    Over,
+    /// It says that a later leadership has begun.
+    Overtaken,
 }
 
 struct Keeper {
@@ -131,8 +143,10 @@ struct Keeper {
     name: String,
     here: Here,
     leads: watch::Receiver<View>,
-    /// Which time of leading is written.
-    written: u64,
+    /// Which leadership is written.
+    written: Option<Epoch>,
+    /// Since when the slice says that a later one has begun.
+    overtaken: Option<Instant>,
     /// Before the next try.
     pause: Duration,
     told: bool,
@@ -142,6 +156,8 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self, mut wishes: watch::Receiver<Wish>, closed: watch::Sender<bool>) {
+        // Before it is needed.
+        self.find_node().await;
         let mut due = None;
         loop {
             tokio::select! {
@@ -150,38 +166,45 @@ impl Keeper {
                 },
                 () = until(due) => {}
             }
-            let wish = *wishes.borrow_and_update();
-            if wish.closed {
-                self.close().await;
+            let Wish { lead, closed: ends, .. } = wishes.borrow_and_update().clone();
+            if ends {
+                self.close(lead.as_ref()).await;
                 closed.send_replace(true);
                 return;
             }
-            due = self.turn(wish).await.map(|pause| Instant::now() + pause);
+            due = match lead {
+                Some(epoch) => self.turn(epoch).await.map(|pause| Instant::now() + pause),
+                None => None,
+            };
         }
     }
 
-    /// Does what is wanted; answers when to look again.
-    async fn turn(&mut self, wish: Wish) -> Option<Duration> {
-        if !self.leads() {
-            // Whoever leads writes it; leading once more is another wish.
-            self.written = wish.lead;
-            return None;
+    /// Has the slice lead here; answers when to look again.
+    async fn turn(&mut self, epoch: Epoch) -> Option<Duration> {
+        let is_news = self.written.as_ref() != Some(&epoch);
+        if is_news {
+            self.overtaken = None;
         }
-        if wish.lead == 0 {
-            return None;
-        }
-        let is_news = wish.lead > self.written;
-        match self.write(is_news).await {
+        match self.write(&epoch).await {
+            Ok(Outcome::Over) => {
+                self.written = None;
+                None
+            }
             Ok(outcome) => {
                 if outcome == Outcome::Written {
-                    info!(service = %self.name, address = %self.here.address, "clients of the master come here");
+                    info!(service = %self.name, address = %self.here.address, %epoch, "clients of the master come here");
                 }
-                (self.written, self.pause, self.told) = (wish.lead, RETRY, false);
-                Some(if is_news { SOON } else { REGULARLY })
+                if outcome == Outcome::Overtaken {
+                    self.overtaken.get_or_insert_with(Instant::now);
+                } else {
+                    self.overtaken = None;
+                }
+                (self.written, self.pause, self.told) = (Some(epoch), RETRY, false);
+                Some(if is_news && self.overtaken.is_none() { SOON } else { REGULARLY })
             }
             Err(why) => {
                 self.tell(&why);
-                let pause = if is_news { self.pause } else { REGULARLY };
+                let pause = self.pause;
                 self.pause = (self.pause * 2).min(if why.is_for_others() { SELDOM } else { LONGEST_RETRY });
                 Some(pause)
             }
@@ -203,33 +226,40 @@ impl Keeper {
         self.told = true;
     }
 
-    fn leads(&self) -> bool {
-        matches!(self.leads.borrow().at(Instant::now()), Lease::Mine { .. })
+    fn leads(&self, epoch: &Epoch) -> bool {
+        self.leads.borrow().epoch(Instant::now()).as_ref() == Some(epoch)
     }
 
-    /// Has the slice lead here. One that names another pod is replaced only by a member that has just begun to lead.
-    async fn write(&mut self, is_news: bool) -> Result<Outcome, Error> {
+    /// Has the slice lead here. Nobody leads a minute after it was overtaken: what says so then was never true.
+    async fn write(&mut self, epoch: &Epoch) -> Result<Outcome, Error> {
+        if !self.leads(epoch) {
+            return Ok(Outcome::Over);
+        }
         self.find_node().await;
         let mut slice = answer("read", self.slices.get(&self.name)).await?;
-        if !is_news && leads_elsewhere(&slice, &self.here) {
-            return Ok(Outcome::NotMine);
-        }
-        if leads_to(&slice, &self.here) {
+        if leads_to(&slice, &self.here, epoch) {
             return Ok(Outcome::Here);
         }
-        point(&mut slice, &self.here, Timestamp::now())?;
-        // Asking may have taken its time. With the version that was read: a newer word is never written over.
-        if !self.leads() {
-            return Ok(Outcome::NotMine);
+        // Asking may have taken its time.
+        if !self.leads(epoch) {
+            return Ok(Outcome::Over);
         }
+        let is_disproved = self.overtaken.is_some_and(|since| since.elapsed() >= REGULARLY);
+        if is_later(&slice, epoch) && !is_disproved {
+            warn!(service = %self.name, %epoch, "another member has led since: its endpoint stays");
+            return Ok(Outcome::Overtaken);
+        }
+        point(&mut slice, &self.here, epoch, Timestamp::now())?;
+        // With the version that was read: a newer word is never written over.
         answer("replace", self.slices.replace(&self.name, &PostParams::default(), &slice)).await?;
         Ok(Outcome::Written)
     }
 
     /// Best effort: where it can't be done, the controller does it.
-    async fn close(&self) {
+    async fn close(&self, epoch: Option<&Epoch>) {
+        let Some(epoch) = epoch else { return };
         let Ok(mut slice) = answer("read", self.slices.get(&self.name)).await else { return };
-        if !leads_to(&slice, &self.here) {
+        if !leads_to(&slice, &self.here, epoch) {
             return;
         }
         for endpoint in &mut slice.endpoints {
@@ -314,18 +344,22 @@ fn conditions(ready: bool) -> EndpointConditions {
 }
 
 /// Whether the slice says just what this member would write.
-fn leads_to(slice: &EndpointSlice, here: &Here) -> bool {
-    slice.endpoints == [here.endpoint()] && slice.ports.as_ref() == Some(&here.ports())
+fn leads_to(slice: &EndpointSlice, here: &Here, epoch: &Epoch) -> bool {
+    slice.endpoints == [here.endpoint()]
+        && slice.ports.as_ref() == Some(&here.ports())
+        && epoch_of(slice).as_ref() == Some(epoch)
 }
 
-/// Whether it names another pod, be it one of the same name.
-fn leads_elsewhere(slice: &EndpointSlice, here: &Here) -> bool {
-    slice.endpoints.iter().any(|endpoint| {
-        endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) != Some(here.uid.as_str())
-    })
+/// Whether a later leader has written it.
+fn is_later(slice: &EndpointSlice, epoch: &Epoch) -> bool {
+    epoch_of(slice).is_some_and(|written| epoch.is_before(&written))
 }
 
-fn point(slice: &mut EndpointSlice, here: &Here, now: Timestamp) -> Result<(), Error> {
+fn epoch_of(slice: &EndpointSlice) -> Option<Epoch> {
+    Epoch::parse(slice.metadata.annotations.as_ref()?.get(names::slice::EPOCH)?)
+}
+
+fn point(slice: &mut EndpointSlice, here: &Here, epoch: &Epoch, now: Timestamp) -> Result<(), Error> {
     if slice.address_type != AddressType::of(&here.address).as_str() {
         return Err(Error::Family { slice: slice.address_type.clone(), address: here.address.clone() });
     }
@@ -333,6 +367,7 @@ fn point(slice: &mut EndpointSlice, here: &Here, now: Timestamp) -> Result<(), E
     slice.ports = Some(here.ports());
     let notes = slice.metadata.annotations.get_or_insert_default();
     notes.insert(names::slice::WRITTEN_AT.to_owned(), now.to_string());
+    notes.insert(names::slice::EPOCH.to_owned(), epoch.to_string());
     Ok(())
 }
 
@@ -369,34 +404,51 @@ mod tests {
         EndpointSlice { address_type: family.into(), ..EndpointSlice::default() }
     }
 
+    fn epoch(number: u32) -> Epoch {
+        Epoch::parse(&format!("lease/{number}")).unwrap()
+    }
+
     #[test]
     fn clients_come_to_the_one_that_leads_and_to_no_other() {
         let mut slice = empty("IPv4");
-        assert!(!leads_to(&slice, &here()) && !leads_elsewhere(&slice, &here()), "nobody's");
-        point(&mut slice, &Here { uid: "before".into(), ..here() }, Timestamp::UNIX_EPOCH).unwrap();
-        assert!(leads_elsewhere(&slice, &here()));
-        point(&mut slice, &here(), Timestamp::UNIX_EPOCH).unwrap();
-        assert!(leads_to(&slice, &here()) && !leads_elsewhere(&slice, &here()));
+        assert!(!leads_to(&slice, &here(), &epoch(1)), "nobody's");
+        point(&mut slice, &Here { uid: "before".into(), ..here() }, &epoch(1), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(!leads_to(&slice, &here(), &epoch(1)));
+        point(&mut slice, &here(), &epoch(2), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(leads_to(&slice, &here(), &epoch(2)));
         let said = serde_json::to_value(&slice).unwrap();
         let endpoint = serde_json::json!([{"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "nodeName": "one",
             "targetRef": {"kind": "Pod", "namespace": "shop", "name": "db-1", "uid": "uid-1"}}]);
         assert_eq!(said["endpoints"], endpoint);
         assert_eq!(said["ports"], serde_json::json!([{"name": "postgres", "port": 5432, "protocol": "TCP"}]));
-        assert_eq!(said["metadata"]["annotations"][names::slice::WRITTEN_AT], "1970-01-01T00:00:00Z");
+        let notes =
+            serde_json::json!({names::slice::WRITTEN_AT: "1970-01-01T00:00:00Z", names::slice::EPOCH: "lease/2"});
+        assert_eq!(said["metadata"]["annotations"], notes);
+    }
+
+    #[test]
+    fn a_former_leader_finds_its_successors_word_and_a_leader_what_is_older() {
+        let mut slice = empty("IPv4");
+        assert!(!is_later(&slice, &epoch(1)), "nobody's");
+        point(&mut slice, &here(), &epoch(2), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(is_later(&slice, &epoch(1)));
+        assert!(!is_later(&slice, &epoch(2)) && !is_later(&slice, &epoch(3)));
+        assert!(!leads_to(&slice, &here(), &epoch(3)), "the same pod says that it leads anew");
     }
 
     #[test]
     fn what_the_controller_has_closed_is_this_members_to_open() {
         let mut slice = empty("IPv4");
-        point(&mut slice, &here(), Timestamp::UNIX_EPOCH).unwrap();
+        point(&mut slice, &here(), &epoch(1), Timestamp::UNIX_EPOCH).unwrap();
         slice.endpoints[0].conditions = Some(conditions(false));
-        assert!(!leads_to(&slice, &here()) && !leads_elsewhere(&slice, &here()));
+        assert!(!leads_to(&slice, &here(), &epoch(1)) && !is_later(&slice, &epoch(1)));
     }
 
     #[test]
     fn a_slice_of_the_other_family_is_left_and_the_reason_told() {
         let mut slice = empty("IPv4");
-        let why = point(&mut slice, &Here { address: "fd00::2".into(), ..here() }, Timestamp::UNIX_EPOCH).unwrap_err();
+        let six = Here { address: "fd00::2".into(), ..here() };
+        let why = point(&mut slice, &six, &epoch(1), Timestamp::UNIX_EPOCH).unwrap_err();
         assert!(why.to_string().contains("IPv4 addresses") && why.to_string().contains("fd00::2"), "{why}");
         assert!(slice.endpoints.is_empty());
     }

@@ -24,6 +24,12 @@ impl Version {
         Self(format!("{uid}/{resource_version}"))
     }
 
+    /// Which Lease, whatever its state.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.0.split_once('/').map_or(self.0.as_str(), |(uid, _)| uid)
+    }
+
     /// As it is written into a file.
     #[must_use]
     pub fn as_str(&self) -> &str {

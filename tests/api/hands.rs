@@ -548,7 +548,8 @@ async fn a_members_route(plane: &ControlPlane, admin: &Somebody, member: &Somebo
         slice
     };
     let mut written = says(endpoint("db-0", &own, true));
-    written["metadata"]["annotations"] = json!({names::slice::WRITTEN_AT: "2026-01-01T00:00:00Z"});
+    written["metadata"]["annotations"] =
+        json!({names::slice::WRITTEN_AT: "2026-01-01T00:00:00Z", names::slice::EPOCH: "u/7"});
     member.send("PUT", SLICE, written).await.unwrap();
     let mut two = endpoint("db-0", &own, true);
     two["endpoints"].as_array_mut().unwrap().push(json!({"addresses": ["10.0.0.66"]}));
@@ -558,7 +559,10 @@ async fn a_members_route(plane: &ControlPlane, admin: &Somebody, member: &Somebo
     relabelled["metadata"]["labels"]["kubernetes.io/service-name"] = json!("own");
     let mut orphaned = says(endpoint("db-0", &own, true));
     orphaned["metadata"]["ownerReferences"] = json!([]);
+    let mut noted = says(endpoint("db-0", &own, true));
+    noted["metadata"]["annotations"] = json!({"a": "b"});
     for body in [
+        noted,
         says(endpoint("db-1", &other, true)),
         says(endpoint("db-0", &other, true)),
         says(two),
