@@ -31,6 +31,7 @@ use super::status::Publisher;
 use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges, route};
 use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
+use crate::election::promise::Attempt;
 use crate::errors::with_causes;
 use crate::names;
 use crate::set::OLDEST_POSTGRESQL;
@@ -156,7 +157,9 @@ impl Life {
         let fencing = fencer.clone().keep(processes.clone());
         let notes = Notes::of(&data);
         let earlier = notes.leadership();
-        let promises = Promises::new(notes.vote());
+        let led = earlier.clone().map(|led| Attempt { lease: String::new(), holder: led.holder, epoch: led.epoch });
+        let attempt = notes.attempt().into_iter().chain(led).max_by_key(|attempt| attempt.epoch);
+        let promises = Promises::new(notes.vote(), attempt);
         let addresses = earlier.as_ref().map(|earlier| earlier.addresses.clone()).unwrap_or_default();
         let electorate = Electorate::new(Arc::new(self.peers.clone()), addresses);
         let (leadership, keeper) = leadership::start(leadership::Parts {
@@ -168,7 +171,7 @@ impl Life {
             fencer: fencer.clone(),
             promises: promises.clone(),
             electorate: electorate.clone(),
-            earlier: earlier.clone(),
+            earlier,
         });
         let (label, labeller) = label::start(
             client.clone(),
@@ -186,7 +189,6 @@ impl Life {
             electorate: electorate.clone(),
             times: configuration.times,
             ballots: ballot,
-            earlier: earlier.map(|earlier| (earlier.holder, earlier.epoch)),
         };
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };

@@ -17,7 +17,7 @@ impl Epoch {
     /// Of the Lease in that state.
     #[must_use]
     pub fn new(version: &Version, number: u32) -> Self {
-        Self { lease: version.uid().to_owned(), number }
+        Self { lease: version.lease().to_owned(), number }
     }
 
     /// As a leader wrote it.

@@ -24,9 +24,9 @@ impl Version {
         Self(format!("{uid}/{resource_version}"))
     }
 
-    /// Which Lease, whatever its state.
+    /// The Lease's UID: one that is made anew is another.
     #[must_use]
-    pub fn uid(&self) -> &str {
+    pub fn lease(&self) -> &str {
         self.0.split_once('/').map_or(self.0.as_str(), |(uid, _)| uid)
     }
 
