@@ -28,7 +28,7 @@ use super::programs::Programs;
 use super::promises::Promises;
 use super::responder::Responder;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges, route};
 use crate::election::SystemIdentifier;
 use crate::election::claim::Claim;
 use crate::election::promise::Attempt;
@@ -179,6 +179,7 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
+        let (route, router) = route::start(&client, &configuration, leadership.watch());
         let (set, follower) =
             kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
         let (ballot, ballots) = mpsc::channel(BALLOTS);
@@ -196,6 +197,7 @@ impl Life {
             client,
             leadership,
             label,
+            route,
             publisher,
             teller,
             found,
@@ -211,6 +213,7 @@ impl Life {
             _ = labeller => Err(Error::Ended("labeller")),
             _ = follower => Err(Error::Ended("watch of the set")),
             () = responder.run(questions) => Err(Error::Ended("responder")),
+            _ = router => Err(Error::Ended("keeper of the route")),
             () = fencing => Err(Error::Ended("keeper of the fencer")),
         }
     }

@@ -27,6 +27,7 @@ mod programs;
 mod promises;
 mod responder;
 mod rewind;
+mod route;
 mod search;
 mod server;
 mod settings;

@@ -3,6 +3,7 @@
 pub mod anew;
 pub mod candidate;
 pub mod claim;
+pub mod epoch;
 pub mod leave;
 pub mod lineage;
 pub mod members;

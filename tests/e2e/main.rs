@@ -30,6 +30,7 @@ mod outage;
 mod pinning;
 mod refusals;
 mod restart;
+mod route;
 mod scale;
 mod secrets;
 mod squash;

@@ -38,7 +38,7 @@ use super::promises::Promises;
 use super::server::{Ready, Server, Stop};
 use super::status::Publisher;
 use super::synchronous::{CatchUp, Shortage};
-use super::{label, leadership, postmasters};
+use super::{label, leadership, postmasters, route};
 use crate::election::claim::LastWord;
 use crate::election::vote::{Quorum, Version};
 use crate::election::way_out::way_out;
@@ -71,6 +71,8 @@ pub struct Parts {
     pub leadership: leadership::Handle,
     /// The role label.
     pub label: label::Handle,
+    /// Where the master is.
+    pub route: route::Handle,
     /// The member's own account.
     pub publisher: Publisher,
     /// Its Events.
@@ -95,6 +97,7 @@ pub struct Member {
     client: Client,
     leadership: leadership::Handle,
     label: label::Handle,
+    route: route::Handle,
     publisher: Publisher,
     teller: Teller,
     found: Found,
@@ -131,13 +134,14 @@ impl Member {
     /// A member that has done nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { midwife, client, leadership, label, publisher, teller, found, .. } = parts;
+        let Parts { midwife, client, leadership, label, route, publisher, teller, found, .. } = parts;
         let Parts { set, promises, notes, electorate, ballots, .. } = parts;
         Self {
             midwife,
             client,
             leadership,
             label,
+            route,
             publisher,
             teller,
             found,
@@ -511,6 +515,11 @@ impl Member {
         }
     }
 
+    /// Whether there is nobody who could follow.
+    fn is_last(&self) -> bool {
+        self.set.borrow().as_ref().is_some_and(|set| set.members.count <= 1)
+    }
+
     async fn shut_down(mut self) {
         info!("stopping");
         self.prepare_successor().await;
@@ -520,6 +529,10 @@ impl Member {
             "stopping".clone_into(&mut status.doing);
         });
         let last_word = self.stop_for_good().await;
+        if last_word.is_some() && self.is_last() {
+            // Where somebody follows, kube-proxy's one change in a second is his.
+            self.route.close().await;
+        }
         if let State::Running(running) = &self.state {
             self.look_at_data_of(&running.role);
         }

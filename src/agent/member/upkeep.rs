@@ -1,5 +1,6 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Member;
@@ -8,7 +9,7 @@ use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::{label, leadership, sql};
+use crate::agent::{label, leadership, route, sql};
 use crate::election::Master;
 use crate::election::claim::Progress;
 use crate::errors::with_causes;
@@ -77,12 +78,18 @@ impl Member {
             return Ok(());
         };
         if let Some(announced) = announced {
+            send_clients_here(&self.leadership, &self.route);
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
+            if !self.publisher.current().ready {
+                self.route.look_again();
+            }
         } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
                 return Ok(());
             }
+            // Clients first: the label is for people, and for Services of the user's own.
+            send_clients_here(&self.leadership, &self.route);
             let configuration = &self.midwife.configuration;
             sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
             self.label.set(label::Role::Master);
@@ -101,6 +108,8 @@ impl Member {
             self.leadership.note_members(Vec::new());
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
+            // In the same leadership as before, it may have been closed while the server was away.
+            self.route.look_again();
             self.retry = Retry::none();
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
             self.publisher.update(|status| {
@@ -204,6 +213,13 @@ impl Member {
             };
         });
         Ok(())
+    }
+}
+
+/// The server accepts writes: clients of the master are to come here, if this member still leads.
+fn send_clients_here(leadership: &leadership::Handle, route: &route::Handle) {
+    if let Some(epoch) = leadership.view().epoch(Instant::now()) {
+        route.lead_here(epoch);
     }
 }
 
