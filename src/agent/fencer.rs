@@ -272,7 +272,9 @@ fn descendants(ancestor: i32, parents: &[(i32, i32)]) -> Vec<i32> {
 fn tell(leave: Leave) {
     let why = match leave {
         Leave::Lease => "the Lease was not renewed in time",
-        Leave::Storage => "nobody could show in time that the data directory is this member's (its storage stalls or is gone)",
+        Leave::Storage => {
+            "nobody could show in time that the data directory is this member's (its storage stalls or is gone)"
+        }
     };
     let stderr = io::stderr();
     let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];

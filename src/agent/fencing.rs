@@ -50,7 +50,10 @@ impl Handle {
     /// Nobody fences yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { line: Arc::new(Mutex::new(Line { order: Order::Stand, storage: Order::Stand, fencer: None })), hangs: Arc::default() }
+        Self {
+            line: Arc::new(Mutex::new(Line { order: Order::Stand, storage: Order::Stand, fencer: None })),
+            hangs: Arc::default(),
+        }
     }
 
     /// A fencer lives and does what it is told.

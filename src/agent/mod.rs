@@ -16,6 +16,7 @@ mod life;
 mod member;
 mod mounts;
 mod nameless;
+mod owner;
 mod place;
 mod postmasters;
 mod privileges;
@@ -69,6 +70,9 @@ pub enum Error {
     /// The image, which should run as it did before the set was annotated.
     #[error("failed to run the image as it was")]
     Image(#[source] std::io::Error),
+    /// The owner of the data directory.
+    #[error(transparent)]
+    Owner(#[from] owner::Ended),
     /// The runtime.
     #[error("failed to start")]
     Start(#[source] std::io::Error),

@@ -44,6 +44,8 @@ const POSITION_LIMIT: Duration = Duration::from_secs(1);
 pub enum Parting {
     /// It was asked to.
     Stopped,
+    /// It was asked to, and what makes its database ends with the container only.
+    Left,
     /// It can't take over the database that it found, and the image runs it as before.
     Refused(Refusal),
 }
@@ -143,8 +145,7 @@ impl Member {
                 () = self.look_after() => {}
             }
         }
-        self.shut_down().await;
-        Parting::Stopped
+        self.shut_down().await
     }
 
     fn pace(&self) -> Duration {
@@ -413,7 +414,7 @@ impl Member {
         }
     }
 
-    async fn shut_down(mut self) {
+    async fn shut_down(mut self) -> Parting {
         info!("stopping");
         self.publisher.update(|status| {
             status.ready = false;
@@ -446,12 +447,13 @@ impl Member {
         }
         if matches!(self.state, State::Bootstrapping(_)) {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
-            return;
+            return Parting::Left;
         }
         if matches!(self.state, State::Cloning { .. }) {
             self.stop_at_once().await;
         }
         self.leadership.release(last_word).await;
+        Parting::Stopped
     }
 }
 
