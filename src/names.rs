@@ -25,6 +25,10 @@ pub mod annotation {
     pub const FAILOVER: &str = "pgset.dev/failover";
     /// How many replicas must confirm a commit.
     pub const SYNCHRONOUS: &str = "pgset.dev/synchronous";
+    /// Bytes that a failover may lose, where commits wait for nobody.
+    pub const MAXIMUM_LAG: &str = "pgset.dev/maximum-lag";
+    /// Who is to lead next: `any`, or a member's name; whatever follows makes it another order.
+    pub const SWITCHOVER: &str = "pgset.dev/switchover";
     /// For how many seconds the master's Lease is good after its last renewal.
     pub const LEASE_SECONDS: &str = "pgset.dev/lease-seconds";
     /// The version of the injection that the set is pinned to; written by the webhook, `latest` asks for an upgrade.
@@ -37,7 +41,7 @@ pub mod annotation {
     pub const FOLLOW: &str = "pgset.dev/follow";
 
     /// The annotations that belong on a `StatefulSet` and nowhere else.
-    pub const ON_STATEFUL_SET: [&str; 14] = [
+    pub const ON_STATEFUL_SET: [&str; 16] = [
         INJECT,
         CONTRACT,
         CONTAINER,
@@ -48,6 +52,8 @@ pub mod annotation {
         ROLE_LABEL,
         FAILOVER,
         SYNCHRONOUS,
+        MAXIMUM_LAG,
+        SWITCHOVER,
         LEASE_SECONDS,
         REVISION,
         INJECTED,
@@ -215,8 +221,31 @@ pub mod lease {
     pub const FLUSHED: &str = "pgset.dev/flushed";
     /// The position of the checkpoint with which the last master stopped cleanly; absent while one leads, or if it did not.
     pub const STOPPED_AT: &str = "pgset.dev/stopped-at";
-    /// Those that come and go with masters, and that nobody but members reads.
-    pub const OF_THE_MASTER: [&str; 7] = [ADDRESS, PORT, TIMELINE, OLDEST_WAL, TIMELINE_BEGINS, FLUSHED, STOPPED_AT];
+    /// The members that may stand for the leadership, separated by commas.
+    pub const VOTERS: &str = "pgset.dev/voters";
+    /// How many of which replicas confirm each commit: `1 of db-1,db-2`.
+    pub const QUORUM: &str = "pgset.dev/quorum";
+    /// To whom the last master handed over; the others let it go first.
+    pub const SUCCESSOR: &str = "pgset.dev/successor";
+    /// The last order to switch over that was seen to: it is not followed twice.
+    pub const ORDER_DONE: &str = "pgset.dev/order-done";
+    /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
+    pub const MEMBERS: &str = "pgset.dev/members";
+    /// Those that come and go with masters, and that the controller has no use for.
+    pub const OF_THE_MASTER: [&str; 12] = [
+        ADDRESS,
+        PORT,
+        TIMELINE,
+        OLDEST_WAL,
+        TIMELINE_BEGINS,
+        FLUSHED,
+        STOPPED_AT,
+        VOTERS,
+        QUORUM,
+        SUCCESSOR,
+        ORDER_DONE,
+        MEMBERS,
+    ];
 }
 
 /// The namespace that pgset itself runs in.

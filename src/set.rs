@@ -28,6 +28,19 @@ pub const MOST_MEMBERS: u32 = 100;
 /// The oldest PostgreSQL that the agent can run: since 13 a standby takes a new master's address without a restart.
 pub const OLDEST_POSTGRESQL: u32 = 13;
 
+/// Bytes that a failover may lose, where commits wait for nobody and no annotation says otherwise.
+pub const MAXIMUM_LAG: u64 = 1 << 20;
+
+/// A number of bytes as people write it: `0`, `512Ki`, `16Mi`, `1Gi`.
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let is_plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(1 << shift)
+}
+
 /// An annotated `StatefulSet`, with every default of the design's table filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
@@ -45,6 +58,9 @@ pub struct Set {
     pub port: u16,
     /// Where the data is.
     pub data: Data,
+    /// Whether the data is still there when the set is deleted: on an `emptyDir`, an ephemeral volume, or a claim that goes with the set
+    /// (`persistentVolumeClaimRetentionPolicy.whenDeleted: Delete`) it is not.
+    pub data_outlives_set: bool,
     /// The service account of the pods.
     pub service_account: String,
     /// The Secret with the passwords.

@@ -217,6 +217,20 @@ fn set(name: &str, replicas: u32, image: &str) -> Value {
     object
 }
 
+/// Where the data goes with the set, so does the Lease; it does not at first.
+async fn the_leases_owner_follows_the_data(room: &Room) {
+    let retention = async |policy: &str| {
+        let spec = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}});
+        merge(&room.api::<StatefulSet>(), "pgset", spec).await;
+    };
+    let is_owned = async || !room.api::<Lease>().get("pgset-leader").await.unwrap().owner_references().is_empty();
+    eventually!("the Lease has no owner", !is_owned().await);
+    retention("Delete").await;
+    eventually!("the Lease has an owner", is_owned().await);
+    retention("Retain").await;
+    eventually!("the Lease has none again", !is_owned().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     let mut room = Room::open("whole").await;
@@ -278,10 +292,7 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     // The Lease's owner of 0.1.0 is taken off by a controller that starts anew.
     room.stop().await;
     room.start(Config::infer().await.unwrap());
-    eventually!(
-        "the Lease has no owner",
-        room.api::<Lease>().get("pgset-leader").await.unwrap().owner_references().is_empty()
-    );
+    the_leases_owner_follows_the_data(&room).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     // A controller that starts anew finds everything as it should be: it asks for the Secret, blindly, and for nothing else.

@@ -155,7 +155,7 @@ pub async fn run(
     refusal: &Refusal,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<Ending> {
-    let Life { configuration, processes, publisher, teller } = life;
+    let Life { configuration, processes, publisher, teller, .. } = life;
     let note = format!(
         "PostgreSQL runs as it did before the set was annotated, without replicas, because {}; mend that and delete the pod, or leave: \
          kubectl annotate statefulset {} {}-",

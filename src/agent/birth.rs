@@ -12,9 +12,10 @@ use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory, Origin};
 use super::processes::Processes;
 use super::programs::Programs;
+use super::rewind::{Outcome, Rewind};
 use super::settings::Authentication;
 use super::slots::Members;
-use super::{nameless, settings, sql, stand_in, synchronous};
+use super::{nameless, postmasters, settings, sql, stand_in, synchronous};
 use crate::election::lineage::Database;
 use crate::election::{Data, Master};
 use crate::names;
@@ -36,7 +37,7 @@ pub struct Midwife {
 
 /// What single-user mode is told besides the user's arguments: the password's verifier stays out of the log, and no replica can confirm
 /// anything.
-const SINGLE_USER_SETTINGS: [&str; 4] =
+pub(super) const SINGLE_USER_SETTINGS: [&str; 4] =
     ["log_statement=none", "log_min_duration_statement=-1", "log_checkpoints=off", "synchronous_commit=local"];
 
 /// Why the data was not made.
@@ -65,6 +66,20 @@ pub enum Error {
         /// Its last words, or its exit status.
         reason: String,
     },
+    /// The master is not what a former master can come back to, yet.
+    #[error("{pod} {why}")]
+    NotYet {
+        /// The master.
+        pod: String,
+        /// What it has to do first.
+        why: String,
+    },
+    /// The data that is to be rewound is not what it was.
+    #[error("the data that was to be rewound has changed meanwhile")]
+    DataChanged,
+    /// What is left of an earlier server.
+    #[error(transparent)]
+    Stuck(#[from] postmasters::Stuck),
     /// A file of the agent's own.
     #[error("failed to write {}", path.display())]
     Write {
@@ -174,7 +189,7 @@ impl Midwife {
         let connection = self.connection(&master, &names::clone_application(&self.configuration.me.pod))?;
         let slot = names::slot(&self.configuration.me.pod);
 
-        self.reserve_slot(&connection, &slot).await?;
+        reserve_slot(&self.programs, &self.processes, &connection, &slot).await?;
 
         info!(master = %master.pod, "cloning the master's data");
         let started = std::time::Instant::now();
@@ -202,17 +217,20 @@ impl Midwife {
         Ok(())
     }
 
-    /// The slot comes before the clone, and with its WAL reserved: `pg_receivewal --create-slot` reserves none, and then the checkpoint
-    /// of another clone at the same moment takes away the segment that this one begins with.
-    async fn reserve_slot(&self, connection: &str, slot: &str) -> Result<()> {
-        let mut command = self.programs.command("psql");
-        command.args(["--no-psqlrc", "--no-password", "--quiet", "--set=VERBOSITY=sqlstate", "-d"]);
-        command.arg(format!("{connection} replication=true"));
-        command.arg(format!("--command=CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL"));
-        let output =
-            self.processes.output(&mut command).await.map_err(|source| Error::Run { program: "psql", source })?;
-        let made_already = String::from_utf8_lossy(&output.stderr).contains(SqlState::DUPLICATE_OBJECT.code());
-        if made_already { Ok(()) } else { succeeded("psql: CREATE_REPLICATION_SLOT", &output) }
+    /// Lets a former master's data go on from a master's.
+    pub async fn rewind(self, master: Master) -> Result<Outcome> {
+        let me = &self.configuration.me.pod;
+        let rewind = Rewind {
+            programs: &self.programs,
+            processes: &self.processes,
+            data: &self.data,
+            arguments: &self.configuration.server.others,
+            master: &master,
+            source: self.connection(&master, &names::clone_application(me))?,
+            following: self.connection(&master, me)?,
+            slot: names::slot(me),
+        };
+        rewind.perform().await
     }
 
     /// Prepares the data directory of a stopped server to be a standby of a master.
@@ -226,6 +244,18 @@ impl Midwife {
     pub fn write_master(&self, master: &Master) -> Result<()> {
         let me = &self.configuration.me.pod;
         write_following(self.data.path(), &self.connection(master, me)?, &names::slot(me))
+    }
+
+    /// Makes a standby follow nobody, from its next reload on.
+    pub fn write_no_master(&self) -> Result<()> {
+        let me = &self.configuration.me.pod;
+        write_following(self.data.path(), "", &names::slot(me))
+    }
+
+    /// Prepares the data directory of a stopped server to be a standby that follows nobody.
+    pub fn prepare_to_wait(&self) -> Result<()> {
+        self.write_no_master()?;
+        Ok(self.data.mark_standby()?)
     }
 
     /// Where a master's server has stopped cleanly: whoever has as much has everything.
@@ -266,14 +296,31 @@ impl Midwife {
     }
 }
 
-fn write_following(directory: &Path, connection: &str, slot: &str) -> Result<()> {
+/// The slot comes before the clone, and with its WAL reserved: `pg_receivewal --create-slot` reserves none, and then the checkpoint
+/// of another clone at the same moment takes away the segment that this one begins with.
+pub(super) async fn reserve_slot(
+    programs: &Programs,
+    processes: &Processes,
+    connection: &str,
+    slot: &str,
+) -> Result<()> {
+    let mut command = programs.command("psql");
+    command.args(["--no-psqlrc", "--no-password", "--quiet", "--set=VERBOSITY=sqlstate", "-d"]);
+    command.arg(format!("{connection} replication=true"));
+    command.arg(format!("--command=CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL"));
+    let output = processes.output(&mut command).await.map_err(|source| Error::Run { program: "psql", source })?;
+    let made_already = String::from_utf8_lossy(&output.stderr).contains(SqlState::DUPLICATE_OBJECT.code());
+    if made_already { Ok(()) } else { succeeded("psql: CREATE_REPLICATION_SLOT", &output) }
+}
+
+pub(super) fn write_following(directory: &Path, connection: &str, slot: &str) -> Result<()> {
     let path = directory.join(settings::AUTO_FILE);
     let old = fs::read_to_string(&path).unwrap_or_default();
     let new = settings::with_settings(&old, &[("primary_conninfo", connection), ("primary_slot_name", slot)]);
     settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
 }
 
-fn succeeded(program: &'static str, output: &Output) -> Result<()> {
+pub(super) fn succeeded(program: &'static str, output: &Output) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }

@@ -10,6 +10,9 @@ use crate::election::claim::{Candidate, Times};
 use crate::names;
 use crate::set::RoleLabel;
 
+/// The value of `--failover` by which replicas lead by themselves.
+const AUTOMATIC: &str = "automatic";
+
 /// The flags that the webhook writes into the container's command.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Flags {
@@ -31,8 +34,8 @@ pub struct Flags {
     /// For how many seconds the master's Lease is good.
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=60))]
     pub lease_seconds: u32,
-    /// Whether a replica may be promoted: `automatic` or `manual`. This version promotes none.
-    #[arg(long, value_parser = ["automatic", "manual"])]
+    /// Whether a replica may be promoted: `automatic` or `manual`.
+    #[arg(long, value_parser = [AUTOMATIC, "manual"])]
     pub failover: String,
     /// How many replicas must confirm a commit.
     #[arg(long, default_value_t = 0)]
@@ -110,6 +113,8 @@ pub struct Configuration {
     pub role_label: RoleLabel,
     /// The Lease's times.
     pub times: Times,
+    /// Whether a replica leads by itself when the master is gone.
+    pub fails_over: bool,
     /// How many replicas must confirm a commit.
     pub synchronous: u32,
     /// The replication role.
@@ -161,6 +166,7 @@ impl Configuration {
             port: flags.port,
             role_label: RoleLabel::new(&flags.role_label, &set),
             times: Times::of_seconds(flags.lease_seconds),
+            fails_over: flags.failover == AUTOMATIC,
             synchronous: flags.synchronous,
             replication_user: variable(names::env::PG_MASTER_USER)
                 .unwrap_or_else(|_| names::role::REPLICATION.to_owned()),

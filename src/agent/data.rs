@@ -6,6 +6,7 @@
 
 mod disk;
 mod install;
+mod rewinding;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use self::disk::{Disk, Volume};
 pub use self::install::Origin;
+pub use self::rewinding::has_wal_after;
 use super::control::ControlData;
 use super::mounts;
 use super::place::Place;
@@ -104,6 +106,7 @@ pub struct DataDirectory {
 pub struct Fingerprint {
     control_file: Option<(u64, u64, i64, i64)>,
     standby: bool,
+    half_rewound: bool,
 }
 
 /// Held as long as this member may touch the data directory.
@@ -185,7 +188,10 @@ impl DataDirectory {
         }
         match self.look() {
             Ok(Some(())) => self.read_control_file(programs, processes).await,
-            Ok(None) => self.search().await,
+            Ok(None) => match self.half_rewound() {
+                Some(data) => data,
+                None => self.search().await,
+            },
             Err(why) => Data::Unusable(why),
         }
     }
@@ -197,6 +203,7 @@ impl DataDirectory {
         Fingerprint {
             control_file: control_file.map(|found| (found.dev(), found.ino(), found.mtime(), found.mtime_nsec())),
             standby: self.standby_signal().exists(),
+            half_rewound: self.is_half_rewound(),
         }
     }
 
@@ -313,6 +320,7 @@ impl DataDirectory {
             stopped_at: control.stopped_at.filter(|_| !is_backup),
             // The first timeline has none, and without one nothing is claimed.
             branches: fs::read_to_string(history).map(|text| branches(&text)).unwrap_or_default(),
+            unrewindable: None,
         }
     }
 

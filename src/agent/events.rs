@@ -40,6 +40,10 @@ pub enum Reason {
     RunsAsBefore,
     /// Fewer replicas confirm commits than the user asked for.
     CommitsWait,
+    /// A former master's data was rewound: what it had written on its own is not the set's.
+    Rewound,
+    /// A member's data is cloned anew.
+    Reinitialized,
 }
 
 impl Reason {
@@ -52,6 +56,8 @@ impl Reason {
             Self::PortTaken => "PortTaken",
             Self::RunsAsBefore => "RunsAsBefore",
             Self::CommitsWait => "CommitsWait",
+            Self::Rewound => "Rewound",
+            Self::Reinitialized => "Reinitialized",
         }
     }
 }

@@ -13,7 +13,9 @@ use rustls_pki_types::pem::PemObject;
 use tokio::sync::watch;
 
 use super::slots::Members;
+use crate::election::order::Order;
 use crate::names;
+use crate::set::{MAXIMUM_LAG, bytes};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +63,43 @@ pub fn client(namespace: &str) -> Result<Client, Error> {
     Ok(Client::try_from(config)?)
 }
 
-/// Follows the set's `spec.replicas`: which members, and so which slots, there should be.
-pub fn follow_members(
+/// What the set's owner wants, as the `StatefulSet` says it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wishes {
+    /// Which members there should be.
+    pub members: Members,
+    /// Bytes that may be lost at a failover, where commits wait for nobody.
+    pub maximum_lag: u64,
+    /// Who is to lead next.
+    pub order: Option<Order>,
+}
+
+impl Wishes {
+    fn of(name: &str, found: StatefulSet) -> Self {
+        let annotations = found.metadata.annotations.unwrap_or_default();
+        let annotation = |name: &str| annotations.get(name).map(String::as_str);
+        let spec = found.spec.unwrap_or_default();
+        let first = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
+        let count = spec.replicas.unwrap_or(1);
+        Self {
+            members: Members {
+                set: name.to_owned(),
+                first: u32::try_from(first).unwrap_or(0),
+                count: u32::try_from(count).unwrap_or(0),
+            },
+            maximum_lag: annotation(names::annotation::MAXIMUM_LAG).and_then(bytes).unwrap_or(MAXIMUM_LAG),
+            order: annotation(names::annotation::SWITCHOVER).and_then(Order::parse),
+        }
+    }
+}
+
+/// Follows what the set's owner wants.
+pub fn follow_set(
     client: Client,
     namespace: &str,
     set: String,
-) -> (watch::Receiver<Option<Members>>, tokio::task::JoinHandle<()>) {
-    let (publish, members) = watch::channel(None);
+) -> (watch::Receiver<Option<Wishes>>, tokio::task::JoinHandle<()>) {
+    let (publish, wishes) = watch::channel(None);
     let api: Api<StatefulSet> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={set}"));
     let task = tokio::spawn(async move {
@@ -75,18 +107,16 @@ pub fn follow_members(
         while let Some(event) = events.next().await {
             match event {
                 Ok(found) => {
-                    let spec = found.spec.unwrap_or_default();
-                    let first = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
-                    let count = spec.replicas.unwrap_or(1);
-                    publish.send_replace(Some(Members {
-                        set: set.clone(),
-                        first: u32::try_from(first).unwrap_or(0),
-                        count: u32::try_from(count).unwrap_or(0),
-                    }));
+                    let new = Some(Wishes::of(&set, found));
+                    publish.send_if_modified(|old| {
+                        let changed = *old != new;
+                        old.clone_from(&new);
+                        changed
+                    });
                 }
                 Err(error) => tracing::debug!(%error, "the watch of the set was interrupted"),
             }
         }
     });
-    (members, task)
+    (wishes, task)
 }

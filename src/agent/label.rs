@@ -37,7 +37,8 @@ pub fn is_stale(action: &Action) -> bool {
     match action {
         Action::Stay
         | Action::Wait(Waiting::ForLease)
-        | Action::TakeLease
+        | Action::TakeLease(_)
+        | Action::Promote
         | Action::Bootstrap
         | Action::StartMaster
         | Action::Follow(_)
@@ -47,7 +48,11 @@ pub fn is_stale(action: &Action) -> bool {
         | Action::NameDatabase(_)
         | Action::Clone(_)
         | Action::CloneAnew(_)
+        | Action::Rewind(_)
         | Action::StartReplica(_)
+        | Action::StartStandby
+        | Action::Promise(_)
+        | Action::AskForVotes(_)
         | Action::Fence => true,
     }
 }
@@ -147,10 +152,11 @@ async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election::claim::Taking;
 
     #[test]
     fn a_member_that_waits_is_nobodys_master() {
-        assert!(is_stale(&Action::Wait(Waiting::FormerMaster)));
+        assert!(is_stale(&Action::Wait(Waiting::HalfRewound)));
         assert!(is_stale(&Action::Wait(Waiting::ForMaster)));
         assert!(is_stale(&Action::ReleaseLease(Waiting::DataLost)));
         assert!(is_stale(&Action::Fence));
@@ -158,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_master_that_starts_anew_keeps_its_label() {
-        for action in [Action::Wait(Waiting::ForLease), Action::TakeLease, Action::StartMaster, Action::Stay] {
+        for action in
+            [Action::Wait(Waiting::ForLease), Action::TakeLease(Taking::default()), Action::StartMaster, Action::Stay]
+        {
             assert!(!is_stale(&action), "{action:?}");
         }
     }

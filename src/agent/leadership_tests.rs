@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::*;
+use crate::agent::electorate::tests::{answering, nobody};
+use crate::agent::electorate::{Question, Reply};
 use crate::agent::fencer::Order;
-use crate::election::lineage::Reached;
+use crate::election::lineage::{Database, Reached};
 use crate::election::{Lsn, SystemIdentifier};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -91,8 +93,22 @@ impl ApiServer {
         self.start_with(me, fencing::tests::obedient().0)
     }
 
+    fn parts(&self, me: Candidate, fencer: fencing::Handle) -> Parts {
+        Parts {
+            client: self.client(),
+            namespace: "shop".to_owned(),
+            name: "pgset-leader".to_owned(),
+            me,
+            times: Times::of_seconds(6),
+            fencer,
+            promises: Promises::default(),
+            electorate: nobody(),
+            earlier: None,
+        }
+    }
+
     fn start_with(&self, me: Candidate, fencer: fencing::Handle) -> Handle {
-        start(self.client(), "shop", "pgset-leader".to_owned(), me, Times::of_seconds(6), fencer).0
+        start(self.parts(me, fencer)).0
     }
 }
 
@@ -131,6 +147,11 @@ async fn until(handle: &Handle, what: &str, says: impl Fn(&Lease) -> bool) {
     panic!("{what}: {:?}", handle.view());
 }
 
+async fn take(handle: &Handle) {
+    let version = handle.view().seen().map(|seen| seen.version.clone()).expect("the Lease was read");
+    handle.take(version, Taking::default()).await;
+}
+
 fn mine(lease: &Lease) -> bool {
     matches!(lease, Lease::Mine { .. })
 }
@@ -142,7 +163,7 @@ fn vacant(lease: &Lease) -> bool {
 async fn a_leader(server: &ApiServer) -> Handle {
     let handle = server.start("pgset-0", "a");
     until(&handle, "nobody holds it", vacant).await;
-    handle.take().await;
+    take(&handle).await;
     until(&handle, "taken", mine).await;
     handle
 }
@@ -169,6 +190,7 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
     let cut_off = Instant::now();
     until(&leader, "fenced", |lease| !mine(lease)).await;
     let fenced = cut_off.elapsed();
+    server.change(|world| world.reachable = true);
     until(&candidate, "vacant for the candidate", vacant).await;
     let vacant = cut_off.elapsed();
     assert!(fenced <= SECOND * 4 + SECOND / 10, "fenced after {fenced:?}");
@@ -207,19 +229,24 @@ async fn an_earlier_pod_of_the_same_name_is_waited_for_and_an_earlier_life_of_th
     until(&same, "vacant at once", vacant).await;
 }
 
+fn master() -> Master {
+    Master {
+        pod: "pgset-0".into(),
+        address: "198.18.0.5".into(),
+        port: 5432,
+        system: SystemIdentifier(7),
+        timeline: 3,
+        oldest_wal: None,
+        begins: Some(Lsn(50)),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
-    let system = SystemIdentifier(7);
-    let master = Master {
-        pod: "pgset-0".into(),
-        address: "198.18.0.5".into(),
-        port: 5432,
-        system,
-        timeline: 3,
-        oldest_wal: None,
-    };
+    let master = master();
+    let system = master.system;
     leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(90)) });
     leader.announce(master.clone()).await;
     let other = server.start("pgset-1", "b");
@@ -235,15 +262,17 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     );
 
     let stopped = Reached { flushed: Some(Lsn(120)), stopped_at: Some(Lsn(120)), ..reached };
-    leader.release(Some(Database { system, reached: Some(stopped) })).await;
+    leader
+        .release(Some(LastWord { database: Some(Database { system, reached: Some(stopped) }), ..LastWord::default() }))
+        .await;
     let claim = server.claim();
     assert_eq!((claim.holder, claim.master), (None, None));
     assert_eq!(claim.set, Some(Database { system, reached: Some(stopped) }), "what the set is and has reached stays");
 
     until(&other, "vacant", vacant).await;
     // The first one reads the Lease again, as no watch told of the release.
-    other.take().await;
-    other.take().await;
+    take(&other).await;
+    take(&other).await;
     until(&other, "taken", mine).await;
     let begun = Reached { stopped_at: None, ..stopped };
     assert_eq!(server.remembers(), Some(Database { system, reached: Some(begun) }), "from now on it may be written to");
@@ -256,12 +285,37 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_master_knows_of_the_others_goes_along_with_its_renewals_and_ends_with_its_leadership() {
+    let server = ApiServer::new(&json!({}));
+    let leader = a_leader(&server).await;
+    let told = || members::read(&serde_json::from_value(server.0.lock().unwrap().lease.clone()).unwrap());
+    let writes = || server.0.lock().unwrap().writes.len();
+    let seen = vec![members::Seen::absent("pgset-1".to_owned())];
+    leader.note_members(seen.clone());
+    sleep(SECOND * 3).await;
+    assert_eq!(told(), None, "it does not accept connections yet");
+
+    leader.announce(master()).await;
+    sleep(SECOND / 10).await;
+    assert_eq!(told(), Some(seen));
+    let before = writes();
+    leader.note_members(vec![members::Seen::absent("pgset-2".to_owned())]);
+    sleep(SECOND).await;
+    assert_eq!(writes(), before, "news of the others is no reason for a request");
+    sleep(SECOND * 2).await;
+    assert_eq!(told().unwrap()[0].pod, "pgset-2");
+
+    leader.release(None).await;
+    assert_eq!(told(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_names_the_database_of_a_lease_that_knows_none() {
     let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     let reached = Reached { timeline: 2, begins: Some(Lsn(50)), flushed: None, stopped_at: None };
     let database = Database { system: SystemIdentifier(7), reached: Some(reached) };
-    leader.release(Some(database)).await;
+    leader.release(Some(LastWord { database: Some(database), ..LastWord::default() })).await;
     assert_eq!((server.holder(), server.remembers()), (None, Some(database)));
     until(&leader, "vacant", |lease| *lease == Lease::Vacant { set: Some(database) }).await;
 }
@@ -296,7 +350,7 @@ async fn nobody_leads_without_a_fencer() {
     let fencer = fencing::Handle::new();
     let handle = server.start_with(me(), fencer);
     until(&handle, "nobody holds it", vacant).await;
-    handle.take().await;
+    take(&handle).await;
     sleep(SECOND * 10).await;
     assert!(vacant(&handle.view().at(Instant::now())));
     assert_eq!(server.holder(), None);
@@ -308,7 +362,7 @@ async fn a_renewal_that_no_fencer_knows_of_does_not_count() {
     let (fencer, other_end) = fencing::tests::obedient();
     let leader = server.start_with(me(), fencer);
     until(&leader, "nobody holds it", vacant).await;
-    leader.take().await;
+    take(&leader).await;
     until(&leader, "taken", mine).await;
     other_end.shutdown(std::net::Shutdown::Both).unwrap();
     let died = Instant::now();
@@ -324,7 +378,7 @@ async fn every_renewal_moves_the_fencers_deadline_and_only_the_end_of_leadership
     let leader = server.start_with(me(), fencer.clone());
     until(&leader, "nobody holds it", vacant).await;
     assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
-    leader.take().await;
+    take(&leader).await;
     until(&leader, "taken", mine).await;
     let first = fencing::tests::in_force(&fencer);
     sleep(SECOND * 3).await;
@@ -348,7 +402,7 @@ async fn a_lease_that_is_given_back_leaves_nothing_to_fence() {
     let (fencer, _other_end) = fencing::tests::obedient();
     let leader = server.start_with(me(), fencer.clone());
     until(&leader, "nobody holds it", vacant).await;
-    leader.take().await;
+    take(&leader).await;
     until(&leader, "taken", mine).await;
     leader.release(None).await;
     assert_eq!(fencing::tests::in_force(&fencer), Order::Stand);
@@ -371,11 +425,9 @@ async fn a_member_ends_at_once_while_the_lease_can_not_be_read() {
 async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
     let server = ApiServer::new(&json!({}));
     let me = Candidate { pod: "pgset-0".into(), uid: "a".into() };
-    let view = View { lease: Lease::Unknown, fence_at: None, trouble: None };
-    let (progress, publish) = (watch::channel(Progress::default()).1, watch::channel(view).0);
-    let api = Api::namespaced(server.client(), "shop");
-    let mut keeper =
-        Keeper::new(api, "pgset-leader".into(), me, Times::of_seconds(6), progress, fencing::Handle::new(), publish);
+    let view = View { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
+    let (noted, publish) = (watch::channel(Noted::default()).1, watch::channel(view).0);
+    let mut keeper = Keeper::new(server.parts(me, fencing::Handle::new()), noted, watch::channel(None).1, publish);
     let lease = |uid: &str, holder: Option<&str>| -> LeaseObject {
         serde_json::from_value(json!({"metadata": {"name": "pgset-leader", "uid": uid, "resourceVersion": uid},
             "spec": {"holderIdentity": holder, "leaseDurationSeconds": 6}}))
@@ -389,4 +441,179 @@ async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
     assert_eq!(keeper.judge(), Lease::Vacant { set: None });
     keeper.observe(lease("3", None));
     assert_eq!(keeper.judge(), Lease::Vacant { set: None }, "nobody held it");
+}
+
+/// The members of a set of three, as a master records them.
+fn three() -> Told {
+    Told { voters: ["pgset-0", "pgset-1", "pgset-2"].map(str::to_owned).into(), ..Told::default() }
+}
+
+/// What the other members answer a master, by their pods.
+type Word = fn(&str) -> Option<leave::Answer>;
+
+/// A leader of three members, the other two of which answer so, when the API server goes away.
+async fn cut_off(server: &ApiServer, word: Word) -> Handle {
+    let mut parts = server.parts(me(), fencing::tests::obedient().0);
+    parts.electorate = answering(&["pgset-1", "pgset-2"], move |pod, question| match question {
+        Question::Leave(_) => word(pod).map(Reply::Leave),
+        _ => None,
+    });
+    let leader = start(parts).0;
+    until(&leader, "nobody holds it", vacant).await;
+    take(&leader).await;
+    until(&leader, "taken", mine).await;
+    leader.tell(three()).await;
+    sleep(SECOND / 10).await;
+    assert_eq!(server.claim().record.voters, three().voters, "who may stand is recorded at once");
+    server.change(|world| world.reachable = false);
+    leader
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_api_server_a_master_leads_on_while_every_other_member_confirms_it() {
+    let server = ApiServer::new(&json!({}));
+    let leader = cut_off(&server, |_| Some(leave::Answer::Confirmed)).await;
+    for _ in 0..300 {
+        sleep(SECOND).await;
+        assert!(mine(&leader.view().at(Instant::now())), "{:?}", leader.view());
+    }
+    assert!(leader.view().is_by_leave());
+    server.change(|world| world.reachable = true);
+    sleep(SECOND * 4).await;
+    assert!(mine(&leader.view().at(Instant::now())) && !leader.view().is_by_leave());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_that_does_not_confirm_ends_the_leadership_in_time() {
+    let refuses: Word = |pod| Some(if pod == "pgset-1" { leave::Answer::Refused } else { leave::Answer::Confirmed });
+    let is_silent: Word = |pod| (pod == "pgset-1").then_some(leave::Answer::Confirmed);
+    for word in [refuses, is_silent] {
+        let server = ApiServer::new(&json!({}));
+        let leader = cut_off(&server, word).await;
+        let since = Instant::now();
+        until(&leader, "fenced", |lease| !mine(lease)).await;
+        assert!(since.elapsed() <= SECOND * 4 + SECOND / 10, "after {:?}", since.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_is_alone_needs_nobodys_leave_and_one_that_recorded_nothing_has_none() {
+    for (voters, leads) in [(vec!["pgset-0".to_owned()], true), (Vec::new(), false)] {
+        let server = ApiServer::new(&json!({}));
+        let leader = a_leader(&server).await;
+        leader.tell(Told { voters: voters.into_iter().collect(), ..Told::default() }).await;
+        sleep(SECOND / 10).await;
+        server.change(|world| world.reachable = false);
+        sleep(SECOND * 60).await;
+        assert_eq!(mine(&leader.view().at(Instant::now())), leads);
+    }
+}
+
+fn earlier(holder: &str, voters: &[&str]) -> Leadership {
+    let database = Database { system: SystemIdentifier(7), reached: None };
+    let voters = voters.iter().map(|&pod| pod.to_owned()).collect();
+    Leadership { holder: holder.into(), epoch: 3, voters, addresses: std::collections::BTreeMap::new(), database }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_whose_container_starts_anew_without_the_api_server_goes_on_if_it_led_before() {
+    for (holder, voters, leads) in [
+        ("pgset-0/a", ["pgset-0"].as_slice(), true),
+        ("pgset-0/earlier-pod", &["pgset-0"], false),
+        ("pgset-0/a", &["pgset-0", "pgset-1"], false),
+    ] {
+        let server =
+            ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
+        server.change(|world| world.reachable = false);
+        let mut parts = server.parts(me(), fencing::tests::obedient().0);
+        parts.earlier = Some(earlier(holder, voters));
+        let handle = start(parts).0;
+        sleep(SECOND * 20).await;
+        assert_eq!(mine(&handle.view().at(Instant::now())), leads, "{holder} {voters:?}");
+        if leads {
+            server.change(|world| world.reachable = true);
+            sleep(SECOND * 5).await;
+            assert!(mine(&handle.view().at(Instant::now())) && !handle.view().is_by_leave());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_went_on_without_the_api_server_ends_when_it_reads_that_another_leads() {
+    let server =
+        ApiServer::new(&json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6, "leaseTransitions": 4}));
+    server.change(|world| world.reachable = false);
+    let mut parts = server.parts(me(), fencing::tests::obedient().0);
+    parts.earlier = Some(earlier("pgset-0/a", &["pgset-0"]));
+    let handle = start(parts).0;
+    until(&handle, "it goes on", mine).await;
+    server.change(|world| world.reachable = true);
+    until(&handle, "another leads", |lease| matches!(lease, Lease::Other { .. })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_has_given_leave_does_not_find_the_lease_vacant() {
+    let server =
+        ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
+    let promises = Promises::default();
+    let mut parts = server.parts(Candidate { pod: "pgset-1".into(), uid: "b".into() }, fencing::tests::obedient().0);
+    parts.promises = promises.clone();
+    let handle = start(parts).0;
+    sleep(SECOND * 5).await;
+    assert!(promises.give_leave(Instant::now() + SECOND * 6, None, |voted| !voted));
+    sleep(SECOND * 5).await;
+    assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "{:?}", handle.view());
+    sleep(SECOND * 2).await;
+    assert!(vacant(&handle.view().at(Instant::now())), "{:?}", handle.view());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_holder_is_gone_only_if_the_api_server_says_so_itself() {
+    let server = ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6}));
+    let handle = server.start("pgset-1", "b");
+    sleep(SECOND).await;
+    server.change(|world| world.reachable = false);
+    sleep(SECOND * 30).await;
+    assert!(
+        matches!(handle.view().at(Instant::now()), Lease::Other { .. }),
+        "it may renew where this member can't see it"
+    );
+    server.write(
+        json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "renewTime": "2026-01-01T00:00:00.000000Z"}),
+    );
+    server.change(|world| world.reachable = true);
+    sleep(SECOND * 3).await;
+    assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "it had renewed");
+    until(&handle, "silent for as long", vacant).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_taken_as_it_was_when_that_was_decided_or_not_at_all() {
+    let server = ApiServer::new(&json!({}));
+    let handle = server.start("pgset-1", "b");
+    until(&handle, "nobody holds it", vacant).await;
+    handle.take(Version::new("", "another"), Taking::default()).await;
+    sleep(SECOND).await;
+    assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_before_anything_was_told_leaves_what_commits_wait_for_as_it_was() {
+    let server = ApiServer::new(&json!({}));
+    server.change(|world| {
+        world.lease["metadata"]["annotations"] = json!({"pgset.dev/quorum": "1 of pgset-1,pgset-2"});
+    });
+    let leader = server.start("pgset-0", "a");
+    until(&leader, "nobody holds it", vacant).await;
+    let version = leader.view().seen().unwrap().version.clone();
+    leader.take(version, Taking { begins: None, quorum: server.claim().record.quorum }).await;
+    until(&leader, "taken", mine).await;
+    let before = server.claim().record.quorum;
+    assert_eq!((before.confirm, before.names.len()), (1, 2));
+    // Somebody else writes the Lease, and this member's next renewal meets a conflict.
+    let spec = server.0.lock().unwrap().lease["spec"].clone();
+    server.write(spec);
+    sleep(SECOND * 5).await;
+    assert!(mine(&leader.view().at(Instant::now())));
+    assert_eq!(server.claim().record.quorum, before);
 }

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, warn};
@@ -17,14 +19,18 @@ use super::as_before::{self, Found, Kind, Refusal};
 use super::birth::Midwife;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
+use super::electorate::{Electorate, Question, Reply};
 use super::events::{Reason, Teller};
-use super::member::{Member, Parting};
+use super::member::{Member, Parting, Parts};
 use super::mounts::OffVolume;
+use super::notes::Notes;
 use super::owner::{self, Lost, Ownership};
 use super::processes::{Processes, end_container};
 use super::programs::Programs;
+use super::promises::Promises;
+use super::responder::Responder;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, postmasters, privileges};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, postmasters, privileges};
 use crate::election::SystemIdentifier;
 use crate::election::claim::{Candidate, Claim};
 use crate::errors::with_causes;
@@ -41,6 +47,12 @@ const PASSWORDS_EXPECTED: Duration = Duration::from_secs(10);
 const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent stays after an error that ends it, so that the Event that tells it is written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// So many candidates may ask at once; there are never more than a few.
+const BALLOTS: usize = 16;
+
+/// What the other members ask.
+pub type Questions = mpsc::Receiver<peers::Asked<Question, Reply>>;
 
 /// Why the agent has not become the PostgreSQL user.
 #[derive(Debug)]
@@ -68,6 +80,8 @@ pub struct Life {
     pub publisher: Publisher,
     /// Its Events.
     pub teller: Teller,
+    /// How it asks the other members.
+    pub peers: peers::Client,
 }
 
 impl Life {
@@ -75,6 +89,7 @@ impl Life {
     pub async fn live(
         self,
         user: Result<Option<PathBuf>, Unsettled>,
+        questions: Questions,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Ending, Error> {
         let place = &self.configuration.place;
@@ -100,7 +115,7 @@ impl Life {
         let overdue = ownership.overdue();
         let life = async {
             let (ending, may_let_go) =
-                self.own(&mut ownership, data.clone(), fencer.clone(), home, shutdown.as_mut()).await?;
+                self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
             if may_let_go && postmasters::all(data.path()).is_empty() {
                 ownership.release().await;
             }
@@ -140,6 +155,7 @@ impl Life {
         data: DataDirectory,
         fencer: fencing::Handle,
         home: Option<PathBuf>,
+        questions: Questions,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(Ending, bool), Error> {
         tokio::select! {
@@ -162,7 +178,7 @@ impl Life {
             () = &mut shutdown => return Ok((Ending::Stopped, true)),
         };
         let outcome = match outcome {
-            Ok(()) => self.be_a_member(found, data, programs.clone(), fencer, shutdown.as_mut()).await?,
+            Ok(()) => self.be_a_member(found, data, programs.clone(), fencer, questions, shutdown.as_mut()).await?,
             Err(refusal) => Parting::Refused(refusal),
         };
         match outcome {
@@ -198,31 +214,66 @@ impl Life {
         data: DataDirectory,
         programs: Programs,
         fencer: fencing::Handle,
+        questions: Questions,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Parting, Error> {
-        let Self { configuration, processes, publisher, teller } = self.clone();
+        let Self { configuration, processes, publisher, teller, .. } = self.clone();
         let client = kubernetes::client(&configuration.namespace)?;
-        let (leadership, keeper) = leadership::start(
-            client.clone(),
-            &configuration.namespace,
-            names::leader(&configuration.set),
-            configuration.me.clone(),
-            configuration.times,
+        let notes = Notes::of(&data);
+        let earlier = notes.leadership();
+        let promises = Promises::new(notes.vote());
+        let addresses = earlier.as_ref().map(|earlier| earlier.addresses.clone()).unwrap_or_default();
+        let electorate = Electorate::new(Arc::new(self.peers.clone()), addresses);
+        let (leadership, keeper) = leadership::start(leadership::Parts {
+            client: client.clone(),
+            namespace: configuration.namespace.clone(),
+            name: names::leader(&configuration.set),
+            me: configuration.me.clone(),
+            times: configuration.times,
             fencer,
-        );
+            promises: promises.clone(),
+            electorate: electorate.clone(),
+            earlier: earlier.clone(),
+        });
         let (label, labeller) = label::start(
             client.clone(),
             &configuration.namespace,
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
+        let (set, follower) =
+            kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
+        let (ballot, ballots) = mpsc::channel(BALLOTS);
+        let responder = Responder {
+            view: leadership.watch(),
+            promises: promises.clone(),
+            electorate: electorate.clone(),
+            times: configuration.times,
+            ballots: ballot,
+            earlier: earlier.map(|earlier| (earlier.holder, earlier.epoch)),
+        };
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };
-        let member = Member::new(midwife, client, leadership, label, publisher, teller, found);
+        let member = Member::new(Parts {
+            midwife,
+            client,
+            leadership,
+            label,
+            publisher,
+            teller,
+            found,
+            set,
+            promises,
+            notes,
+            electorate,
+            ballots,
+        });
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),
             _ = labeller => Err(Error::Ended("labeller")),
+            _ = follower => Err(Error::Ended("watch of the set")),
+            () = responder.run(questions) => Err(Error::Ended("responder")),
         }
     }
 

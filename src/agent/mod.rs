@@ -6,6 +6,7 @@ mod birth;
 mod configuration;
 mod control;
 mod data;
+mod electorate;
 mod events;
 pub mod fencer;
 mod fencing;
@@ -16,12 +17,17 @@ mod life;
 mod member;
 mod mounts;
 mod nameless;
+mod notes;
 mod owner;
+pub mod peers;
 mod place;
 mod postmasters;
 mod privileges;
 mod processes;
 mod programs;
+mod promises;
+mod responder;
+mod rewind;
 mod search;
 mod server;
 mod settings;
@@ -121,18 +127,23 @@ async fn live(
             _ = interrupt.recv() => {}
         }
     };
+    let membership = peers::Membership::of(&configuration);
+    let (inbox, questions) = peers::Inbox::new(membership.clone())
+        .map_err(|error| Error::Start(std::io::Error::other(error.to_string())))?;
     let life = life::Life {
         processes: processes::Processes::default(),
-        publisher: status::Publisher::new(&configuration.set, &configuration.me.pod),
+        publisher: status::Publisher::new(),
         teller: events::Teller::new(&configuration),
+        peers: peers::Client::new(membership),
         configuration,
     };
-    let web = tokio::spawn(status::serve(life.publisher.clone(), life.teller.clone()));
+    let router = life.publisher.clone().router().merge(inbox.router());
+    let web = tokio::spawn(status::serve(router, life.teller.clone()));
     let reaper = tokio::spawn(life.processes.clone().reap_orphans());
     let shutdown = std::pin::pin!(shutdown);
     // A part that ends takes the agent with it: the container starts anew, and PostgreSQL ends with its first process.
     tokio::select! {
-        outcome = life.live(user, shutdown) => outcome,
+        outcome = life.live(user, questions, shutdown) => outcome,
         _ = web => Err(Error::Ended("web server")),
         _ = reaper => Err(Error::Ended("reaper of orphans")),
     }

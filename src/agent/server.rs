@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
+use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::configuration::{Configuration, run_directory};
 use super::data::DataDirectory;
+use super::leadership::WritePermit;
 use super::processes::{Process, Processes, end_container};
 use super::programs::Programs;
 use super::settings;
@@ -25,6 +27,14 @@ pub const IMMEDIATE_LIMIT: Duration = Duration::from_millis(800);
 const SLOT_LIMIT: &str = "max_slot_wal_keep_size";
 const UNLIMITED: &str = "-1";
 const SLOT_SHARE: u64 = 4;
+
+/// How much WAL a server keeps beyond its last checkpoint, its value if nobody set it, and what pgset gives it then: a share of the
+/// volume, and no more than so many megabytes.
+const KEPT: &str = "wal_keep_size";
+const NOTHING: &str = "0";
+const KEPT_SHARE: u64 = 16;
+const KEPT_LIMIT: u64 = 512;
+const MEGABYTE: u64 = 1_048_576;
 
 /// Why a server can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +82,7 @@ pub struct Settings {
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
     pub async fn ask(programs: &Programs, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
-        const NAMES: [&str; 7] = [
+        const NAMES: [&str; 8] = [
             "hba_file",
             "unix_socket_directories",
             "listen_addresses",
@@ -80,6 +90,7 @@ impl Settings {
             "max_wal_senders",
             "max_replication_slots",
             SLOT_LIMIT,
+            KEPT,
         ];
         let questions = NAMES.map(|name| async move {
             let mut command = programs.command("postgres");
@@ -101,7 +112,7 @@ impl Settings {
             access_file: PathBuf::from(answer("hba_file")),
             socket_directory: PathBuf::from(if socket_directory.is_empty() { "/tmp" } else { socket_directory }),
             overrides: overrides(answer),
-            defaults: defaults(answer(SLOT_LIMIT), volume_size(&data.join("pg_wal"))),
+            defaults: defaults(answer(SLOT_LIMIT), answer(KEPT), volume_size(&data.join("pg_wal"))),
         })
     }
 
@@ -153,13 +164,19 @@ fn overrides<'a>(answer: impl Fn(&str) -> &'a str) -> Vec<String> {
 
 /// Values that a member needs where the user has none of his own. Without hint bits in the WAL a former master can't be rewound, only cloned.
 /// It takes a restart, so it is on from the first day. A slot would keep WAL for a member that never comes until the disk is full, and the
-/// master with it; beyond a share of the volume the member is cloned anew instead.
-fn defaults(slot_limit: &str, volume: Option<u64>) -> Vec<String> {
+/// master with it; beyond a share of the volume the member is cloned anew instead. And a former master is rewound by its WAL from the last
+/// checkpoint that it has in common with the others, which its own next one would throw away.
+fn defaults(slot_limit: &str, kept: &str, volume: Option<u64>) -> Vec<String> {
     let mut found = vec!["wal_log_hints=on".to_owned(), "hot_standby=on".to_owned()];
     if let Some(size) = volume.filter(|_| slot_limit == UNLIMITED) {
-        let megabytes = (size / SLOT_SHARE / 1_048_576).clamp(1, u64::from(i32::MAX.unsigned_abs()));
+        let megabytes = (size / SLOT_SHARE / MEGABYTE).clamp(1, u64::from(i32::MAX.unsigned_abs()));
         info!(setting = SLOT_LIMIT, megabytes, "replication slots keep at most so much WAL, a quarter of the volume");
         found.push(format!("{SLOT_LIMIT}={megabytes}"));
+    }
+    if let Some(size) = volume.filter(|_| kept == NOTHING) {
+        // Slots may not keep less than this.
+        let limit = slot_limit.parse().unwrap_or(KEPT_LIMIT);
+        found.push(format!("{KEPT}={}", (size / KEPT_SHARE / MEGABYTE).min(KEPT_LIMIT).min(limit)));
     }
     found
 }
@@ -179,20 +196,19 @@ pub struct Server {
     pub settings: Settings,
 }
 
-/// How a server stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Sessions are ended, everything is written.
-    Fast,
-    /// At once: recovery follows at the next start.
-    Immediate,
+/// All that has to be asked before a server starts. It takes its time, and leadership may end meanwhile.
+pub struct Ready {
+    settings: Settings,
+    command: Command,
+    pid_file: PathBuf,
+    processes: Processes,
 }
 
-// === impl Server ===
+// === impl Ready ===
 
-impl Server {
-    /// Starts a server on a data directory.
-    pub async fn start(
+impl Ready {
+    /// Asks PostgreSQL for its settings, and writes the files that the server reads.
+    pub async fn ask(
         configuration: &Configuration,
         data: &DataDirectory,
         programs: &Programs,
@@ -212,8 +228,36 @@ impl Server {
             .arg(format!("port={}", configuration.port))
             .args(settings.overrides.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null());
-        let process = processes.start(&mut command).map_err(|source| Error::Run { program: "postgres", source })?;
-        Ok(Self { process, pid_file: data.pid_file(), settings })
+        Ok(Self { settings, command, pid_file: data.pid_file(), processes: processes.clone() })
+    }
+
+    fn start(mut self) -> Result<Server> {
+        let started = self.processes.start(&mut self.command);
+        let process = started.map_err(|source| Error::Run { program: "postgres", source })?;
+        Ok(Server { process, pid_file: self.pid_file, settings: self.settings })
+    }
+}
+
+/// How a server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions are ended, everything is written.
+    Fast,
+    /// At once: recovery follows at the next start.
+    Immediate,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts a standby on a data directory.
+    pub fn start_standby(ready: Ready) -> Result<Self> {
+        ready.start()
+    }
+
+    /// Starts a server that accepts writes.
+    pub fn start_master(ready: Ready, _permit: &WritePermit) -> Result<Self> {
+        ready.start()
     }
 
     /// The number of its process.
@@ -298,12 +342,26 @@ mod tests {
 
     #[test]
     fn slots_keep_a_quarter_of_the_volume_unless_the_user_says_otherwise() {
-        let limit = |slot_limit, volume| defaults(slot_limit, volume).into_iter().nth(2);
+        let limit = |slot_limit, volume| {
+            defaults(slot_limit, "64", volume).into_iter().find(|setting| setting.starts_with("max_slot"))
+        };
         assert_eq!(limit("-1", Some(10 << 30)).as_deref(), Some("max_slot_wal_keep_size=2560"));
         assert_eq!(limit("1024", Some(10 << 30)), None);
         assert_eq!(limit("-1", Some(u64::MAX)).as_deref(), Some("max_slot_wal_keep_size=2147483647"));
         assert_eq!(limit("-1", None), None, "the file system does not tell its size");
         assert!(volume_size(Path::new("/")).is_some());
+    }
+
+    #[test]
+    fn a_server_keeps_wal_for_a_rewind_unless_the_user_says_how_much() {
+        let kept = |kept, volume| {
+            defaults("-1", kept, volume).into_iter().find(|setting| setting.starts_with("wal_keep_size"))
+        };
+        assert_eq!(kept("0", Some(1 << 30)).as_deref(), Some("wal_keep_size=64"));
+        assert_eq!(kept("0", Some(1 << 40)).as_deref(), Some("wal_keep_size=512"));
+        assert_eq!(kept("16", Some(1 << 40)), None);
+        assert!(defaults("16", "0", Some(1 << 40)).contains(&"wal_keep_size=16".to_owned()), "no more than slots do");
+        assert_eq!(kept("0", None), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::sql;
 use crate::election::Master;
 use crate::names;
 
@@ -87,7 +88,7 @@ pub fn without_setting(text: &str, name: &str) -> String {
 }
 
 /// The lines that go in front of the user's `pg_hba.conf`. The agent's own role works over the local socket alone; members
-/// replicate, which `host all all all` does not allow.
+/// replicate, which `host all all all` does not allow, and come back by `pg_rewind`, which asks in the agent's database.
 #[must_use]
 pub fn access_rules(replication_user: &str) -> String {
     let quoted = format!("\"{}\"", replication_user.replace('"', "\"\""));
@@ -96,8 +97,10 @@ pub fn access_rules(replication_user: &str) -> String {
          local all {agent} scram-sha-256\n\
          host all {agent} all reject\n\
          host replication {quoted} all scram-sha-256\n\
+         host {database} {quoted} all scram-sha-256\n\
          # ---- the set's own rules ----\n",
         agent = names::role::AGENT,
+        database = sql::DATABASE,
     )
 }
 
@@ -127,6 +130,7 @@ mod tests {
             system: SystemIdentifier(1),
             timeline: 1,
             oldest_wal: None,
+            begins: None,
         };
         connection(&master, "o'brien", Path::new("/pgset/run/passfile"), "my-db-1", authentication)
     }

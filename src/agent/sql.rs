@@ -1,5 +1,7 @@
 //! The agent's conversation with its own PostgreSQL, over the local socket, as its own role.
 
+mod replication;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,14 +10,18 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::leadership::WritePermit;
 use crate::election::claim::Progress;
+use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
+
+pub use self::replication::Walsender;
 
 /// A healthy server answers the agent's small questions within milliseconds; one that doesn't is asked again.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The database that the agent connects to. Not template1: a connection to it would keep CREATE DATABASE waiting.
-const DATABASE: &str = "postgres";
+pub const DATABASE: &str = "postgres";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +97,21 @@ impl ReplicaFacts {
     pub fn stuck_at(&self) -> Option<Lsn> {
         self.received.filter(|_| self.streaming_timeline.is_none() && !self.has_archive)
     }
+}
+
+/// What a replica says of itself while the set has no master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StandbyFacts {
+    /// It is set to follow nobody.
+    pub follows_nobody: bool,
+    /// It may come by more: it follows somebody, or its receiver has not ended yet.
+    pub receives: bool,
+    /// The number of its receiver's process.
+    pub receiver: Option<i32>,
+    /// What it has on its disk; absent while it still reads WAL of its own.
+    pub position: Option<Position>,
+    /// The timeline that its promotion would begin.
+    pub next_timeline: u32,
 }
 
 /// What a master says of the replicas that confirm its commits.
@@ -239,6 +260,54 @@ impl Sql {
         }))
     }
 
+    /// What a replica has, and whether it can still come by more.
+    ///
+    /// What was received since its start is on its disk. One that has received nothing has read all of its own WAL once its recovery
+    /// waits for more to appear. The timeline is the one of its newest WAL file: the control file learns of it later.
+    pub async fn standby_facts(&self) -> Result<StandbyFacts> {
+        let rows = self
+            .rows(
+                "say what it has",
+                "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8,                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal') name WHERE name ~ '^[0-9A-F]{8}[.]history$'),                         current_setting('primary_conninfo') = '',                         (SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1),                         EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN                                 ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(StandbyFacts::default()) };
+        let position = |at: Option<i64>| at.and_then(|at| u64::try_from(at).ok()).map(Lsn);
+        let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+        let (received, replayed) = (position(row.get(0)), position(row.get(1)));
+        let (timeline, history) = (number(row.get(2)), number(row.get(3)));
+        let (follows_nobody, process, has_read_all): (bool, Option<i32>, bool) = (row.get(4), row.get(5), row.get(6));
+        let at = received.max(replayed).filter(|_| received.is_some() || has_read_all);
+        Ok(StandbyFacts {
+            follows_nobody,
+            receives: !follows_nobody || process.is_some(),
+            receiver: process,
+            position: at.filter(|_| timeline > 0).map(|at| Position { timeline, at }),
+            next_timeline: timeline.max(history).saturating_add(1),
+        })
+    }
+
+    /// The members that stream from this one, whoever has most first.
+    pub async fn streaming(&self) -> Result<Vec<String>> {
+        let rows = self
+            .rows(
+                "say who streams from it",
+                "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' ORDER BY flush_lsn DESC NULLS LAST, application_name",
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Writes all that is in memory to the data files. It takes as long as it takes.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.client.batch_execute("CHECKPOINT").await.map_err(|error| Error::Failed("make a checkpoint", error))
+    }
+
+    /// Ends recovery: the server accepts writes soon after, on a timeline of its own.
+    pub async fn promote(&self, _permit: &WritePermit) -> Result<()> {
+        self.run("promote itself", "SELECT pg_promote(false)").await
+    }
+
     /// Makes the replication role, or gives it the password of today.
     pub async fn ensure_replication_role(&self, user: &str, password: &str) -> Result<()> {
         const WHAT: &str = "make the replication role";
@@ -246,7 +315,8 @@ impl Sql {
         if found.is_empty() {
             self.run(WHAT, &format!("CREATE ROLE {}", identifier(user))).await?;
         }
-        self.run(WHAT, &replication_role(user, password)).await
+        self.run(WHAT, &replication_role(user, password)).await?;
+        self.run(WHAT, &leave_to_rewind(user)).await
     }
 
     /// The members' slots.
@@ -309,7 +379,8 @@ impl Drop for Sql {
 }
 
 /// The position at which a WAL file begins: its name is the timeline and two halves of a number, eight hexadecimal digits each.
-fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
+#[must_use]
+pub fn start_of_segment(name: &str, segment_size: &str) -> Option<Lsn> {
     let size: u64 = segment_size.parse().ok().filter(|size| *size > 0)?;
     let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
     let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
@@ -331,6 +402,21 @@ pub fn agent_role(password: &str) -> String {
 fn replication_role(user: &str, password: &str) -> String {
     let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
     format!("ALTER ROLE {} LOGIN REPLICATION PASSWORD {}", identifier(user), literal(&verifier))
+}
+
+/// What `pg_rewind` does on the master of a member that comes back, without being a superuser; as PostgreSQL's documentation has it. It reads
+/// the data directory's files and no others.
+fn leave_to_rewind(user: &str) -> String {
+    let user = identifier(user);
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ]
+    .map(|function| format!("pg_catalog.{function}"))
+    .join(", ");
+    format!("GRANT EXECUTE ON FUNCTION {functions} TO {user}; GRANT CONNECT ON DATABASE {DATABASE} TO {user}")
 }
 
 fn literal(text: &str) -> String {

@@ -1,28 +1,27 @@
-//! What a member tells of itself, on one port: probes, metrics, and what other members and people ask.
+//! What a member tells anybody, on the port where [the other members ask it](super::peers): whether it is well, and metrics.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::events::{Reason, Teller};
+use crate::errors::with_causes;
 use crate::names;
+use crate::webhook::server::Bound;
 
 /// The main loop turns every second; after so long without a turn the member is stuck, and its container is better begun anew.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -34,12 +33,8 @@ const STARTUP_PATIENCE: Duration = Duration::from_millis(1500);
 const LISTEN_RETRY: Duration = Duration::from_secs(10);
 
 /// A member's own account.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Status {
-    /// The set.
-    pub set: String,
-    /// The pod.
-    pub pod: String,
     /// `master`, `replica` or `none`.
     pub role: &'static str,
     /// What it does, or what it waits for.
@@ -57,7 +52,6 @@ pub struct Status {
     /// Bytes received and not yet replayed (replica).
     pub replay_lag_bytes: i64,
     /// When the main loop last turned; absent while it waits for something without a limit, such as PostgreSQL's shutdown.
-    #[serde(skip)]
     pub turned_at: Option<Instant>,
 }
 
@@ -66,12 +60,16 @@ pub struct Status {
 pub struct Counts {
     /// Clones that were completed.
     pub clones: Counter<u64, AtomicU64>,
+    /// Rewinds of a former master's data that were completed.
+    pub rewinds: Counter<u64, AtomicU64>,
     /// New databases that were made.
     pub bootstraps: Counter<u64, AtomicU64>,
     /// Starts of PostgreSQL.
     pub starts: Counter<u64, AtomicU64>,
     /// Times that PostgreSQL was stopped because the Lease could not be kept.
     pub fences: Counter<u64, AtomicU64>,
+    /// Times that this member was promoted.
+    pub promotions: Counter<u64, AtomicU64>,
 }
 
 /// The main loop's end: publish.
@@ -87,10 +85,8 @@ pub struct Publisher {
 impl Publisher {
     /// Of a member that has done nothing yet.
     #[must_use]
-    pub fn new(set: &str, pod: &str) -> Self {
+    pub fn new() -> Self {
         let status = Status {
-            set: set.to_owned(),
-            pod: pod.to_owned(),
             role: "none",
             doing: "starting".to_owned(),
             started: false,
@@ -117,13 +113,12 @@ impl Publisher {
         self.status.load_full()
     }
 
-    /// The probes, metrics and status.
+    /// The probes and metrics.
     pub fn router(self) -> Router {
         Router::new()
             .route("/livez", get(live))
             .route("/startupz", get(started))
             .route("/readyz", get(ready))
-            .route("/status", get(status))
             .route("/metrics", get(metrics))
             .with_state(self)
     }
@@ -131,17 +126,17 @@ impl Publisher {
 
 /// Answers on the agent's port for as long as the agent lives. PostgreSQL does not wait for it: a port that another process of the pod
 /// has is told and tried again, and the database runs meanwhile.
-pub async fn serve(publisher: Publisher, teller: Teller) {
+pub async fn serve(router: Router, teller: Teller) {
     loop {
-        let outcome = match listen().await {
-            Ok(listener) => axum::serve(listener, publisher.clone().router()).await,
+        let outcome = match Bound::new(names::pod::AGENT_PORT) {
+            Ok(port) => port.serve_members(router.clone()).await,
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
             let note = format!(
-                "failed to listen on port {} ({error}): another process in this pod, or on its node with hostNetwork, has it; PostgreSQL \
+                "{}: another process in this pod, or on its node with hostNetwork, has it; PostgreSQL \
                  runs all the same, but the injected probes get no answer, so the pod does not become Ready; give the other one another port",
-                names::pod::AGENT_PORT
+                with_causes(&error)
             );
             warn!("{note}");
             teller.tell(Reason::PortTaken, &note);
@@ -150,21 +145,14 @@ pub async fn serve(publisher: Publisher, teller: Teller) {
     }
 }
 
-/// Listens on the agent's port, on IPv6 and IPv4 where the pod has both.
-async fn listen() -> std::io::Result<TcpListener> {
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, names::pod::AGENT_PORT)).await,
-    }
-}
-
-fn answer(good: bool, text: String) -> impl IntoResponse {
-    (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text + "\n")
+/// A word, and no more: whoever asks may be a stranger.
+fn answer(good: bool) -> impl IntoResponse {
+    if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 async fn live(State(publisher): State<Publisher>) -> impl IntoResponse {
     let silent = publisher.current().turned_at.map_or(Duration::ZERO, |at| at.elapsed());
-    answer(silent < STUCK_AFTER, format!("the main loop last turned {silent:?} ago"))
+    answer(silent < STUCK_AFTER)
 }
 
 /// Answers as soon as PostgreSQL has started: the kubelet asks once a second, and a set of many members would wait for each of them
@@ -174,17 +162,11 @@ async fn started(State(publisher): State<Publisher>) -> impl IntoResponse {
     while !publisher.current().started && asked.elapsed() < STARTUP_PATIENCE {
         sleep(STARTUP_PATIENCE / 50).await;
     }
-    let status = publisher.current();
-    answer(status.started, status.doing.clone())
+    answer(publisher.current().started)
 }
 
 async fn ready(State(publisher): State<Publisher>) -> impl IntoResponse {
-    let status = publisher.current();
-    answer(status.ready, format!("{}: {}", status.role, status.doing))
-}
-
-async fn status(State(publisher): State<Publisher>) -> impl IntoResponse {
-    Json(Status::clone(&publisher.current()))
+    answer(publisher.current().ready)
 }
 
 async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
@@ -204,10 +186,12 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     gauge("leads", "1 while this member holds the set's Lease", status.leads.into());
     gauge("timeline", "The timeline that this member writes or receives", status.timeline.unwrap_or(0).into());
     gauge("replay_lag_bytes", "Bytes received and not yet replayed", status.replay_lag_bytes);
-    let Counts { clones, bootstraps, starts, fences } = publisher.counts.clone();
+    let Counts { clones, rewinds, bootstraps, starts, fences, promotions } = publisher.counts.clone();
     registry.register("clones", "Clones completed since the container started", clones);
+    registry.register("rewinds", "Rewinds of a former master's data since the container started", rewinds);
     registry.register("bootstraps", "Databases made since the container started", bootstraps);
     registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
+    registry.register("promotions", "Promotions since the container started", promotions);
     registry.register("fences", "Stops of PostgreSQL because the Lease could not be kept", fences);
     let mut text = String::new();
     let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
@@ -231,20 +215,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_member_that_serves_its_role_is_ready_and_one_that_waits_says_for_what() {
-        let publisher = Publisher::new("pgset", "pgset-1");
+    async fn a_member_that_serves_its_role_is_ready_and_a_stranger_hears_no_more_than_that() {
+        let publisher = Publisher::new();
         publisher.update(|status| "waiting for the master to start".clone_into(&mut status.doing));
-        let (code, text) = ask(&publisher, "/readyz").await;
-        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(text.contains("waiting for the master to start"), "{text}");
-
-        publisher.update(|status| status.ready = true);
-        assert_eq!(ask(&publisher, "/readyz").await.0, StatusCode::OK);
+        for path in ["/readyz", "/startupz"] {
+            assert_eq!(ask(&publisher, path).await, (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()));
+        }
+        publisher.update(|status| (status.started, status.ready) = (true, true));
+        for path in ["/readyz", "/startupz", "/livez"] {
+            assert_eq!(ask(&publisher, path).await, (StatusCode::OK, "ok\n".to_owned()));
+        }
+        assert_eq!(ask(&publisher, "/status").await.0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_startup_probe_is_answered_the_moment_that_postgresql_has_started() {
-        let publisher = Publisher::new("pgset", "pgset-0");
+        let publisher = Publisher::new();
         let began = Instant::now();
         assert_eq!(ask(&publisher, "/startupz").await.0, StatusCode::SERVICE_UNAVAILABLE);
         assert!(began.elapsed() < Duration::from_secs(2), "longer than the probe waits");
@@ -261,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stuck_member_is_not_alive_and_one_that_shuts_down_for_long_is() {
-        let publisher = Publisher::new("pgset", "pgset-0");
+        let publisher = Publisher::new();
         sleep(STUCK_AFTER + Duration::from_secs(1)).await;
         assert_eq!(ask(&publisher, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
         publisher.update(|status| status.turned_at = None);
@@ -270,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_tell_the_role_and_the_clones() {
-        let publisher = Publisher::new("pgset", "pgset-1");
+        let publisher = Publisher::new();
         publisher.update(|status| status.role = "replica");
         publisher.counts.clones.inc();
         let (_, text) = ask(&publisher, "/metrics").await;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::slots::{self, Change, Members};
 use super::sql::Slot;
+use crate::election::vote::Quorum;
 use crate::names;
 
 /// PostgreSQL's setting.
@@ -67,6 +68,44 @@ pub enum Step {
 #[must_use]
 pub fn is_the_agents(value: &str, set: &str) -> bool {
     value.starts_with("ANY ") && value.contains(&format!("(\"{set}-"))
+}
+
+/// The replicas that a value of `synchronous_standby_names` lists, and how many of them confirm a commit; nobody where it is not the
+/// agent's: what the user keeps there himself, pgset promises nothing of.
+#[must_use]
+pub fn quorum(value: &str) -> Quorum {
+    let parts = || {
+        let (confirm, names) = value.strip_prefix("ANY ")?.split_once(" (")?;
+        let names = names.strip_suffix(')')?.split(',').map(|name| name.trim().trim_matches('"').to_owned());
+        Some(Quorum { names: names.collect(), confirm: confirm.parse().ok()? })
+    };
+    parts().unwrap_or_default()
+}
+
+/// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the server does: it is widened
+/// before the server is, and narrowed after it. That commits wait at all is recorded once they do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuorumStep {
+    /// The Lease has to say this first.
+    Record(Quorum),
+    /// The server may do it now.
+    Enable,
+    /// Nothing.
+    Done,
+}
+
+/// The next step from what is recorded and what the server does to what is wanted.
+#[must_use]
+pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum) -> QuorumStep {
+    if on_server == wanted {
+        return if recorded == wanted { QuorumStep::Done } else { QuorumStep::Record(wanted.clone()) };
+    }
+    if on_server.confirm == 0 || wanted.confirm == 0 {
+        return QuorumStep::Enable;
+    }
+    let both = on_server.widest(wanted);
+    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm && recorded.confirm > 0;
+    if covers { QuorumStep::Enable } else { QuorumStep::Record(both) }
 }
 
 /// What a master starts with, absent if its commits wait for nobody. While the set's size is not known, what an earlier start wrote is as
@@ -156,6 +195,48 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asks(names: &[&str], confirm: u32) -> Quorum {
+        Quorum { names: names.iter().map(|&name| name.to_owned()).collect(), confirm }
+    }
+
+    #[test]
+    fn the_quorum_is_read_from_what_the_agent_wrote_and_from_nothing_else() {
+        let members = Members { set: "db".into(), first: 0, count: 3 };
+        assert_eq!(quorum(&members.synchronous_names("db-0", 1)), asks(&["db-1", "db-2"], 1));
+        assert_eq!(quorum("FIRST 1 (s1)"), Quorum::default());
+        assert_eq!(quorum(""), Quorum::default());
+    }
+
+    #[test]
+    fn wherever_a_change_breaks_off_the_record_is_as_careful_as_the_server() {
+        let all = [
+            asks(&[], 0),
+            asks(&["a"], 1),
+            asks(&["a", "b"], 1),
+            asks(&["b", "c"], 1),
+            asks(&["a", "b", "c"], 2),
+            asks(&["c", "d"], 2),
+        ];
+        for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (from, to))) {
+            let (mut recorded, mut server) = (from.clone(), from.clone());
+            for turn in 0.. {
+                let is_careful = recorded.names.is_superset(&server.names) && recorded.confirm <= server.confirm;
+                // Where nothing waited before, or nothing will, nothing that waited is in question.
+                assert!(
+                    is_careful || from.confirm == 0 || to.confirm == 0,
+                    "{from:?} to {to:?}: {recorded:?}, {server:?}"
+                );
+                match quorum_step(&recorded, &server, to) {
+                    QuorumStep::Record(quorum) => recorded = quorum,
+                    QuorumStep::Enable => server = to.clone(),
+                    QuorumStep::Done => break,
+                }
+                assert!(turn < 5, "{from:?} to {to:?} never ends");
+            }
+            assert_eq!((&recorded, &server), (to, to));
+        }
+    }
 
     fn members(count: u32) -> Members {
         Members { set: "my-db".into(), first: 3, count }

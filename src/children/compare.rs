@@ -22,7 +22,7 @@ pub enum Standing {
 }
 
 /// Whose a live object is. Only an owner reference to this very set makes it ours: a label is written by whoever likes to. The Lease alone
-/// has no owner, because it outlives the set.
+/// may have no owner, because it outlives the set as the data does.
 #[must_use]
 pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
     let references = live.pointer("/metadata/ownerReferences").and_then(Value::as_array);
@@ -31,22 +31,15 @@ pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
         references.into_iter().flatten().find(|reference| reference.get("controller") == Some(&Value::Bool(true)));
     let ours = match controller {
         Some(controller) => is_ours(controller),
-        None => references.into_iter().flatten().any(is_ours),
+        None => {
+            references.into_iter().flatten().any(is_ours) || (kind == Kind::Lease && leader::is_of(live, &owner.name))
+        }
     };
     // The garbage collector is about to take what an earlier set of this name owned. Any other owner has taken it over.
     let is_sets = controller.is_some_and(|controller| {
         text(controller, "kind") == Some("StatefulSet") && text(controller, "name") == Some(&owner.name)
     });
     let leaves = live.pointer("/metadata/deletionTimestamp").is_some();
-    if kind == Kind::Lease {
-        let is_ours = ours || if controller.is_some() { is_sets } else { leader::is_of(live, &owner.name) };
-        return match (is_ours, leaves) {
-            (false, _) => Standing::Foreign,
-            (true, true) => Standing::Leaving,
-            // One of 0.1.0 has an owner, maybe an earlier set of this name: that is taken off, whoever comes first.
-            (true, false) => Standing::Ours,
-        };
-    }
     match (ours, is_sets && is_labelled(live, &owner.name)) {
         (true, _) if leaves => Standing::Leaving,
         (true, _) => Standing::Ours,
@@ -58,7 +51,13 @@ pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
 /// Whether an object carries the labels of what pgset makes for a set. It says nothing of whose it is: copies have them too.
 #[must_use]
 pub fn is_labelled(live: &Value, set: &str) -> bool {
-    is_made(live) && label(live, names::label::SET) == Some(set)
+    is_made(live) && has_label_of(live, set)
+}
+
+/// Whether an object has the label of this set, whoever made it.
+#[must_use]
+pub fn has_label_of(live: &Value, set: &str) -> bool {
+    label(live, names::label::SET) == Some(set)
 }
 
 /// Whether an object has the label of what pgset makes for any set.

@@ -158,7 +158,7 @@ pub fn desired(set: &Set, owner: &Owner, grants: &Grants<'_>) -> Result<Vec<Chil
         Kind::ServiceAccount => Child::new(kind, name, &access::service_account(owner)),
         Kind::Role => Child::new(kind, name, &access::role(set, owner, grants)),
         Kind::RoleBinding => Child::new(kind, name, &access::role_binding(set, owner)),
-        Kind::Lease => Child::new(kind, name, &leader::lease(owner)),
+        Kind::Lease => Child::new(kind, name, &leader::lease(set, owner)),
         Kind::Service if name == names::master(&set.name) => Child::new(kind, name, &services::master(set, owner)),
         Kind::Service if name == names::replica(&set.name) => Child::new(kind, name, &services::replica(set, owner)),
         Kind::Service => Child::new(kind, name, &services::headless(set, owner)),

@@ -18,6 +18,7 @@ pub(crate) fn pgset() -> Set {
         container: "postgres".to_owned(),
         port: 5432,
         data: Data::Claim { claim: "pgset-pvc".to_owned() },
+        data_outlives_set: true,
         service_account: "pgset-sa".to_owned(),
         credentials: "pgset-pgset-credentials".to_owned(),
         role_label: RoleLabel::new(names::label::ROLE, "pgset"),
@@ -186,12 +187,6 @@ fn a_set_whose_governing_service_is_the_masters_has_that_one_once() {
 }
 
 #[test]
-fn the_lease_says_nothing_of_its_holder() {
-    let lease = child(&pgset(), Kind::Lease, "pgset-leader");
-    assert_eq!(lease.get("spec"), None);
-}
-
-#[test]
 fn the_secret_outlives_the_set_and_holds_every_password() {
     let words = ["one", "two", "three", "four"].map(str::to_owned);
     let secret =
@@ -266,50 +261,6 @@ fn every_edit_that_matters_is_a_difference() {
         let patch = correction(&live, &body).unwrap_or_else(|| panic!("{kind} {name} {pointer} is no difference"));
         json_patch::merge(&mut live, &patch);
         assert_eq!(live, body, "{kind} {name} {pointer} after {patch}");
-    }
-}
-
-#[test]
-fn the_holder_of_a_lease_is_no_difference() {
-    let body = child(&pgset(), Kind::Lease, "pgset-leader");
-    let mut live = stored(&body, "1");
-    live["spec"] = json!({"holderIdentity": "pgset-0/uid", "leaseDurationSeconds": 6});
-    assert_eq!(correction(&live, &body), None);
-}
-
-#[test]
-fn the_lease_outlives_the_set_and_is_known_again_without_an_owner() {
-    let body = child(&pgset(), Kind::Lease, "pgset-leader");
-    let left = stored(&body, "1");
-    assert_eq!(standing(Kind::Lease, &left, &owner()), Standing::Ours, "an earlier set of this name left it");
-    assert_eq!(correction(&left, &body), None);
-
-    let mut stripped = left.clone();
-    stripped["metadata"]["labels"] = json!({});
-    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Foreign, "another program's of this name");
-    stripped["metadata"]["annotations"] = json!({"pgset.dev/system-identifier": "7"});
-    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Ours, "only a member notes that");
-
-    let mut leaving = left.clone();
-    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert_eq!(standing(Kind::Lease, &leaving, &owner()), Standing::Leaving);
-
-    let mut taken = left;
-    taken["metadata"]["ownerReferences"] =
-        json!([{"apiVersion": "v1", "kind": "Other", "name": "pgset", "uid": "x", "controller": true}]);
-    assert_eq!(standing(Kind::Lease, &taken, &owner()), Standing::Foreign);
-}
-
-#[test]
-fn a_lease_of_0_1_0_loses_its_owner_before_the_garbage_collector_takes_it() {
-    let body = child(&pgset(), Kind::Lease, "pgset-leader");
-    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"});
-    for uid in ["set-uid", "earlier-uid"] {
-        let mut live = stored(&body, "1");
-        live["metadata"]["ownerReferences"] = json!([theirs,
-            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": uid, "controller": true}]);
-        assert_eq!(standing(Kind::Lease, &live, &owner()), Standing::Ours, "{uid}");
-        assert_eq!(correction(&live, &body), Some(json!({"metadata": {"ownerReferences": [theirs]}})), "{uid}");
     }
 }
 

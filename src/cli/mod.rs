@@ -9,6 +9,8 @@ mod explain;
 pub mod inject;
 pub mod install;
 pub mod serve;
+mod set_name;
+mod status;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Command {
     Check(check::Arguments),
     /// Say why a set was or wasn't injected, and what was added.
     Explain(explain::Arguments),
+    /// Say who leads, what each member does, and what the set waits for.
+    Status(status::Arguments),
     /// Print what is to be deleted to take pgset away, unless sets depend on it.
     Uninstall(uninstall::Arguments),
 }
@@ -62,9 +66,10 @@ pub fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Eject(arguments) => eject::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
-        // It has an exit code of its own.
+        // These have exit codes of their own.
         Command::Check(arguments) => return check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Status(arguments) => return status::run(&arguments),
         Command::Uninstall(arguments) => uninstall::run(&arguments),
     };
     match result {

@@ -8,7 +8,7 @@ use super::notice::{Notice, Reason};
 use super::selection::{self, Service};
 use super::taken;
 use crate::children::compare::{Standing, correction, is_labelled, is_made, standing};
-use crate::children::{self, Child, Kind, Owner};
+use crate::children::{self, Child, Kind, Owner, leader};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
 
@@ -149,10 +149,7 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Pla
             continue;
         };
         match standing(child.kind, live, owner) {
-            Standing::Ours => plan.steps.extend(correction(live, &child.body).map(|change| {
-                let patch = of_this_object(live, change);
-                Step::Restore { child, patch }
-            })),
+            Standing::Ours => plan.steps.extend(restoration(child, live)),
             // Its deletion is an event, and then there is room for a new one.
             Standing::Leaving => {}
             Standing::Foreign => plan.notices.extend(taken::notice(&child, live, set, owner, world)),
@@ -223,6 +220,15 @@ fn role_is_ours(owner: &Owner, world: &World) -> bool {
 pub fn may_grant_lease(owner: &Owner, world: &World) -> bool {
     let live = world.children.get(&(Kind::Lease, names::leader(&owner.name)));
     live.is_none_or(|live| standing(Kind::Lease, live, owner) != Standing::Foreign)
+}
+
+/// What makes an object of ours right again, if it is not.
+fn restoration(mut child: Child, live: &Value) -> Option<Step> {
+    if child.kind == Kind::Lease {
+        child.body = leader::wanted(live, child.body);
+    }
+    let patch = of_this_object(live, correction(live, &child.body)?);
+    Some(Step::Restore { child, patch })
 }
 
 /// The change, for this very object only and, where that is known, as it was seen.

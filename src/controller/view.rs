@@ -196,6 +196,7 @@ struct SetText {
     port: u16,
     #[serde(with = "DataText")]
     data: Data,
+    data_outlives_set: bool,
     service_account: String,
     credentials: String,
     #[serde(with = "RoleLabelText")]
@@ -297,6 +298,30 @@ mod tests {
             object["spec"]["template"]["spec"]["volumes"] = json!([volume]);
             assert_eq!(view(&object).means(), Means::NotInjected(Set::parse(&object).unwrap()));
         }
+    }
+
+    #[test]
+    fn data_that_goes_with_the_set_is_known() {
+        let outlives = |spec: Value| {
+            let mut object = written();
+            object["metadata"]["annotations"] = json!({ "pgset.dev/inject": "enabled" });
+            object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                json!([{ "name": "data", "mountPath": "/var/lib/postgresql/data" }]);
+            json_patch::merge(&mut object["spec"], &spec);
+            let Means::NotInjected(set) = view(&object).means() else { panic!("{:?}", view(&object).means()) };
+            set.data_outlives_set
+        };
+        let volume = |source: &str| json!({ "template": { "spec": { "volumes": [{ "name": "data", source: {} }] } } });
+        assert!(!outlives(volume("emptyDir")) && !outlives(volume("ephemeral")) && outlives(volume("nfs")));
+        let claims = |when_deleted: &str| {
+            json!({ "volumeClaimTemplates": [{ "metadata": { "name": "data" } }],
+                "persistentVolumeClaimRetentionPolicy": { "whenDeleted": when_deleted, "whenScaled": "Delete" } })
+        };
+        assert!(outlives(claims("Retain")) && !outlives(claims("Delete")));
+        assert!(outlives(json!({ "volumeClaimTemplates": [{ "metadata": { "name": "data" } }] })));
+        let mut shared = volume("nfs");
+        shared["persistentVolumeClaimRetentionPolicy"] = json!({ "whenDeleted": "Delete" });
+        assert!(outlives(shared), "that is about other claims");
     }
 
     #[test]

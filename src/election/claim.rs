@@ -1,20 +1,22 @@
 //! What a Lease says, and what to write into it to take, keep or release it. Pure: the time is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::lineage::{Database, Reached};
+use super::vote::{Quorum, Record, Version};
 use super::{Lsn, Master, SystemIdentifier};
 use crate::names;
 
 /// One incarnation of a member: a pod of the same name made anew is another candidate, because the earlier one may still run on a
 /// node that nobody hears of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The pod's name.
     pub pod: String,
@@ -91,6 +93,23 @@ pub struct Claim {
     pub master: Option<Master>,
     /// The database that the set is, once it had a master.
     pub set: Option<Database>,
+    /// Who may stand, and what commits wait for.
+    pub record: Record,
+    /// To whom the last master handed over.
+    pub successor: Option<String>,
+    /// The last order that was seen to.
+    pub order_done: Option<String>,
+}
+
+/// What a master records with its renewals.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Who may stand.
+    pub voters: BTreeSet<String>,
+    /// What commits wait for.
+    pub quorum: Quorum,
+    /// The last order that was seen to.
+    pub order_done: Option<String>,
 }
 
 /// What a master adds to the renewals of its Lease: how far it has come on its timeline.
@@ -131,21 +150,89 @@ impl Claim {
                 system: system?,
                 timeline: timeline?,
                 oldest_wal: note(names::lease::OLDEST_WAL).and_then(|text| text.parse().ok()).map(Lsn),
+                begins: position(names::lease::TIMELINE_BEGINS),
             })
         });
-        Self { holder, duration, master, set }
+        let voters = note(names::lease::VOTERS).map(list).unwrap_or_default();
+        let quorum = note(names::lease::QUORUM).map(|text| read_quorum(text, &voters)).unwrap_or_default();
+        let epoch = spec.and_then(|s| s.lease_transitions).and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+        Self {
+            holder,
+            duration,
+            master,
+            set,
+            record: Record { epoch, voters, quorum },
+            successor: note(names::lease::SUCCESSOR).map(str::to_owned),
+            order_done: note(names::lease::ORDER_DONE).map(str::to_owned),
+        }
     }
+}
+
+fn list(text: &str) -> BTreeSet<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn quorum_note(quorum: &Quorum) -> String {
+    let names: Vec<&str> = quorum.names.iter().map(String::as_str).collect();
+    format!("{} of {}", quorum.confirm, names.join(","))
+}
+
+/// What can't be read may have meant anything: then it takes all of them, and one more that nobody is.
+fn read_quorum(text: &str, voters: &BTreeSet<String>) -> Quorum {
+    let known = || {
+        let (confirm, names) = text.split_once(" of ")?;
+        Some(Quorum { names: list(names), confirm: confirm.trim().parse().ok()? })
+    };
+    known().unwrap_or_else(|| {
+        let names = voters.iter().cloned().chain([text.to_owned()]).collect();
+        Quorum { names, confirm: 1 }
+    })
+}
+
+/// Which state of the Lease this is.
+#[must_use]
+pub fn version(lease: &LeaseObject) -> Option<Version> {
+    Some(Version::new(lease.metadata.uid.as_deref().unwrap_or_default(), lease.metadata.resource_version.as_deref()?))
+}
+
+/// What whoever takes the Lease is about to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taking {
+    /// The timeline that its promotion begins, and where: from now on no older one leads by itself, not even if nobody ever hears of
+    /// this promotion.
+    pub begins: Option<Reached>,
+    /// What its commits will wait for.
+    pub quorum: Quorum,
 }
 
 /// The Lease as its new holder writes it: the old master's address goes, what the set is and has reached stays. That a master stopped
 /// cleanly is over: the new holder may write from now on.
 #[must_use]
-pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp) -> LeaseObject {
+pub fn acquired(seen: &LeaseObject, identity: &str, taking: &Taking, times: Times, now: Timestamp) -> LeaseObject {
     let mut lease = seen.clone();
-    if let Some(notes) = lease.metadata.annotations.as_mut() {
-        for key in [names::lease::ADDRESS, names::lease::PORT, names::lease::OLDEST_WAL, names::lease::STOPPED_AT] {
-            notes.remove(key);
-        }
+    let before = Claim::read(seen, times.duration);
+    let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+    for key in [
+        names::lease::ADDRESS,
+        names::lease::PORT,
+        names::lease::OLDEST_WAL,
+        names::lease::STOPPED_AT,
+        names::lease::SUCCESSOR,
+        names::lease::MEMBERS,
+    ] {
+        notes.remove(key);
+    }
+    // Until it is known what the servers do, the record is as careful as the old and the new.
+    let quorum = if before.record.quorum == Quorum::default() {
+        taking.quorum.clone()
+    } else {
+        before.record.quorum.widest(&taking.quorum)
+    };
+    if quorum != before.record.quorum {
+        notes.insert(names::lease::QUORUM.to_owned(), quorum_note(&quorum));
+    }
+    if let (Some(begins), Some(Database { system, .. })) = (taking.begins, before.set) {
+        remember(&mut lease, Database { system, reached: Some(begins) });
     }
     let spec = lease.spec.get_or_insert_default();
     let same_holder = spec.holder_identity.as_deref() == Some(identity);
@@ -161,13 +248,19 @@ pub fn acquired(seen: &LeaseObject, identity: &str, times: Times, now: Timestamp
 
 /// The Lease as its holder renews it.
 #[must_use]
-pub fn renewed(held: &LeaseObject, master: Option<(&Master, Progress)>, times: Times, now: Timestamp) -> LeaseObject {
+pub fn renewed(
+    held: &LeaseObject,
+    master: Option<(&Master, Progress)>,
+    told: Option<&Told>,
+    times: Times,
+    now: Timestamp,
+) -> LeaseObject {
     let mut lease = held.clone();
     let spec = lease.spec.get_or_insert_default();
     spec.lease_duration_seconds = i32::try_from(times.duration.as_secs()).ok();
     spec.renew_time = Some(MicroTime(now));
-    if let Some((Master { pod: _, address, port, system, timeline, oldest_wal }, Progress { begins, flushed })) = master
-    {
+    if let Some((master, Progress { begins, flushed })) = master {
+        let Master { pod: _, address, port, system, timeline, oldest_wal, begins: _ } = master;
         let reached = Reached { timeline: *timeline, begins, flushed, stopped_at: None };
         remember(&mut lease, Database { system: *system, reached: Some(reached) });
         let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
@@ -175,6 +268,15 @@ pub fn renewed(held: &LeaseObject, master: Option<(&Master, Progress)>, times: T
         notes.insert(names::lease::PORT.to_owned(), port.to_string());
         if let Some(Lsn(oldest)) = oldest_wal {
             notes.insert(names::lease::OLDEST_WAL.to_owned(), oldest.to_string());
+        }
+    }
+    if let Some(Told { voters, quorum, order_done }) = told {
+        let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+        let voters: Vec<&str> = voters.iter().map(String::as_str).collect();
+        notes.insert(names::lease::VOTERS.to_owned(), voters.join(","));
+        notes.insert(names::lease::QUORUM.to_owned(), quorum_note(quorum));
+        if let Some(order) = order_done {
+            notes.insert(names::lease::ORDER_DONE.to_owned(), order.clone());
         }
     }
     lease
@@ -201,15 +303,35 @@ fn remember(lease: &mut LeaseObject, database: Database) {
     }
 }
 
+/// What a holder says as it gives the Lease back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastWord {
+    /// What is known of the database from now on.
+    pub database: Option<Database>,
+    /// Who is to lead next; the others let it go first.
+    pub successor: Option<String>,
+    /// The order that this follows.
+    pub order_done: Option<String>,
+}
+
 /// The Lease as its holder gives it back, with what is known of the database from now on.
 #[must_use]
-pub fn released(held: &LeaseObject, last_word: Option<Database>, now: Timestamp) -> LeaseObject {
+pub fn released(held: &LeaseObject, last_word: Option<&LastWord>, now: Timestamp) -> LeaseObject {
     let mut lease = held.clone();
-    if let Some(database) = last_word {
-        remember(&mut lease, database);
+    if let Some(LastWord { database, successor, order_done }) = last_word {
+        if let Some(database) = database {
+            remember(&mut lease, *database);
+        }
+        let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+        for (key, value) in [(names::lease::SUCCESSOR, successor), (names::lease::ORDER_DONE, order_done)] {
+            if let Some(value) = value {
+                notes.insert(key.to_owned(), value.clone());
+            }
+        }
     }
     if let Some(notes) = lease.metadata.annotations.as_mut() {
         notes.remove(names::lease::ADDRESS);
+        notes.remove(names::lease::MEMBERS);
     }
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = None;

@@ -3,10 +3,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Lsn, SystemIdentifier};
 
 /// The database that a set is, as its Lease remembers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// Which database cluster.
     pub system: SystemIdentifier,
@@ -15,7 +17,7 @@ pub struct Database {
 }
 
 /// How far a set has come, by the last word of its master.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reached {
     /// The timeline.
     pub timeline: u32,
@@ -36,6 +38,8 @@ pub struct Lineage {
     pub stopped_at: Option<Lsn>,
     /// The timelines that it was on before, in their order.
     pub branches: Vec<Branch>,
+    /// Why no rewind makes it go on from a master's history, once that was tried.
+    pub unrewindable: Option<String>,
 }
 
 /// A timeline that was left for another one.
@@ -121,6 +125,36 @@ impl Lineage {
             (Some(found), Some(reached)) if found < reached => Err(Divergence::OlderCopy { found, reached }),
             _ => Ok(()),
         }
+    }
+
+    /// Up to where this data and a master have one history; absent if that can't be told. `history` is the master's, up to and with
+    /// `timeline`, on which it is.
+    #[must_use]
+    pub fn common_with(&self, history: &[Branch], timeline: u32) -> Option<Branch> {
+        let ends = |branches: &[Branch], last| {
+            let ends = branches.iter().map(|branch| (branch.timeline, branch.left_at));
+            ends.chain([(last, Lsn(u64::MAX))]).collect::<Vec<_>>()
+        };
+        let mut common = None;
+        for ((here, until), (there, theirs)) in
+            ends(&self.branches, self.timeline).into_iter().zip(ends(history, timeline))
+        {
+            if here != there {
+                break;
+            }
+            common = Some(Branch { timeline: here, left_at: until.min(theirs) });
+            if until != theirs {
+                break;
+            }
+        }
+        common
+    }
+
+    /// Whether this data has nothing that a master lacks, with whom it has so much in common. A record that begins before they part is
+    /// the same on both sides, and after a clean stop the checkpoint is the last one.
+    #[must_use]
+    pub fn ends_within(&self, common: &Branch) -> bool {
+        common.timeline == self.timeline && self.stopped_at.is_some_and(|end| end < common.left_at)
     }
 
     /// Where a timeline of its history branched off.

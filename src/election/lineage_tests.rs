@@ -14,7 +14,7 @@ fn reached(timeline: u32, begins: Option<&str>, flushed: &str) -> Reached {
 }
 
 fn on(timeline: u32, history: &str) -> Lineage {
-    Lineage { timeline, stopped_at: None, branches: branches(history) }
+    Lineage { timeline, branches: branches(history), ..Lineage::default() }
 }
 
 #[test]
@@ -80,4 +80,36 @@ fn a_copy_that_ends_before_where_the_set_came_to_is_an_older_one() {
     assert_eq!(stopped("0/5000000").continues(&set), Ok(()));
     assert_eq!(on(1, "").continues(&set), Ok(()), "how far one that crashed goes, only its recovery tells");
     assert_eq!(stopped("0/5000000").stopped().map(|set| set.stopped_at), Some(Some(lsn("0/5000000"))));
+}
+
+/// What data on this timeline has in common with a master on timeline 3, whose history is [`HISTORY`].
+fn common(data: &Lineage) -> Option<(u32, String)> {
+    data.common_with(&branches(HISTORY), 3).map(|common| (common.timeline, common.left_at.to_string()))
+}
+
+#[test]
+fn data_and_a_master_have_in_common_what_was_written_before_the_first_of_them_left_it() {
+    assert_eq!(common(&on(1, "")), Some((1, "0/3000148".to_owned())), "a master that was followed by others");
+    assert_eq!(common(&on(2, "1\t0/3000148\tx")), Some((2, "0/4000060".to_owned())));
+    assert_eq!(common(&on(2, "1\t0/3000000\tx")), Some((1, "0/3000000".to_owned())), "promoted apart from the set");
+    let later = on(4, "1\t0/3000148\tx\n2\t0/4000060\tx\n3\t0/5000000\tx\n");
+    assert_eq!(common(&later), Some((3, "0/5000000".to_owned())), "the set was set back");
+    assert_eq!(common(&on(3, "")), None, "nobody knows where timeline 3 came from");
+}
+
+#[test]
+fn a_former_master_that_stopped_before_the_others_went_on_has_nothing_of_its_own() {
+    let ends_within = |stopped_at: Option<&str>| {
+        let data = Lineage { stopped_at: stopped_at.map(lsn), ..on(1, "") };
+        data.ends_within(&data.common_with(&branches(HISTORY), 3).unwrap())
+    };
+    assert!(ends_within(Some("0/30000D0")), "the checkpoint of its stop is in what they have in common");
+    assert!(!ends_within(Some("0/3000148")), "nobody has received that checkpoint");
+    assert!(!ends_within(Some("0/3000200")));
+    assert!(!ends_within(None), "it crashed");
+    let earlier = Lineage { stopped_at: Some(lsn("0/2000000")), ..on(2, "1\t0/3000000\tx") };
+    assert!(
+        !earlier.ends_within(&earlier.common_with(&branches(HISTORY), 3).unwrap()),
+        "they parted before its timeline"
+    );
 }

@@ -1,14 +1,25 @@
 //! Who is the master: from what a member observes to what it does next. Pure: no I/O, no clock, so that it can be model-checked.
 
+pub mod anew;
+pub mod candidate;
 pub mod claim;
+pub mod leave;
 pub mod lineage;
+pub mod members;
+pub mod order;
 #[cfg(test)]
 mod tests;
+pub mod vote;
 pub mod way_out;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use candidate::Standing;
+use claim::Taking;
 use lineage::{Database, Divergence, Lineage};
+use vote::{Ballot, Position, Verdict, Version};
 
 /// All that a member's next step depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +32,8 @@ pub struct Observation {
     pub server: Server,
     /// This member has the set's first ordinal. It breaks the tie at the very first bootstrap and means nothing after.
     pub first: bool,
+    /// What this member knows of its chances to lead a set whose master is gone.
+    pub standing: Standing,
 }
 
 /// What is known of the set's Lease, with time already judged: by the holder's own renew deadline, or by observed silence.
@@ -48,7 +61,7 @@ pub enum Lease {
 }
 
 /// PostgreSQL's identifier of a database cluster: equal on a master and all that were cloned from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SystemIdentifier(pub u64);
 
 impl fmt::Display for SystemIdentifier {
@@ -58,7 +71,7 @@ impl fmt::Display for SystemIdentifier {
 }
 
 /// A master, as its Lease describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Master {
     /// Its pod.
     pub pod: String,
@@ -72,10 +85,21 @@ pub struct Master {
     pub timeline: u32,
     /// From where on it has its WAL, as far as it said.
     pub oldest_wal: Option<Lsn>,
+    /// Where its timeline branched off from the one before.
+    pub begins: Option<Lsn>,
+}
+
+// === impl Master ===
+
+impl Master {
+    /// Whether this is the same server, with the same history.
+    fn is_still(&self, now: &Self) -> bool {
+        (&self.address, self.port, self.system, self.timeline) == (&now.address, now.port, now.system, now.timeline)
+    }
 }
 
 /// A position in the WAL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lsn(pub u64);
 
 impl fmt::Display for Lsn {
@@ -107,6 +131,11 @@ pub enum Data {
         /// Where it stands in the database's history.
         lineage: Lineage,
     },
+    /// A former master's database whose rewind was broken off: no server can use it any more.
+    HalfRewound {
+        /// Which one it was.
+        system: SystemIdentifier,
+    },
     /// Something that no server should be started on, and why.
     Unusable(String),
 }
@@ -125,16 +154,25 @@ pub enum Server {
         /// Which one.
         from: Master,
     },
+    /// The data, a former master's, is being rewound to go on from a master's.
+    Rewinding {
+        /// Which one.
+        from: Master,
+    },
     /// Running, or starting, and accepts writes or will.
     Master,
     /// Running, and accepts writes though it was started as a standby: somebody promoted it by hand.
     Promoted,
     /// Running, or starting, as a standby.
     Replica {
-        /// The master that it is set to follow.
-        follows: Master,
+        /// The master that it is set to follow; absent while it follows nobody.
+        follows: Option<Master>,
         /// How far it has come, if it does not stream and has no archive to get its WAL from.
         stuck_at: Option<Lsn>,
+        /// Whether it may receive WAL from anybody.
+        receives: bool,
+        /// What it has; absent while that is not known, or not all of it is read yet.
+        position: Option<Position>,
     },
 }
 
@@ -145,8 +183,16 @@ pub enum Action {
     Stay,
     /// Nothing can be done before something else changes.
     Wait(Waiting),
-    /// Ask for the Lease.
-    TakeLease,
+    /// Ask for the Lease, as it was seen and not otherwise.
+    TakeLease(Taking),
+    /// Promise to receive no WAL while the Lease stands at that version, and stop receiving it.
+    Promise(Version),
+    /// Ask the other members for their votes.
+    AskForVotes(Ballot),
+    /// Start PostgreSQL as a standby that follows nobody: there is no master, and this member may become it.
+    StartStandby,
+    /// Let the running standby become the master.
+    Promote,
     /// Give the Lease back: this member can't be the master.
     ReleaseLease(Waiting),
     /// Give the Lease back with the name of the database that the set is: this member can't be the master, and whoever was may be.
@@ -157,6 +203,8 @@ pub enum Action {
     StartMaster,
     /// Copy the data from the master.
     Clone(Master),
+    /// Rewind the data, a former master's, to where it left the history of the present master's.
+    Rewind(Master),
     /// Copy the data from the master again, and keep the old data until the new copy streams.
     CloneAnew(Master),
     /// Start PostgreSQL as a standby of the master.
@@ -165,7 +213,7 @@ pub enum Action {
     Follow(Master),
     /// Stop PostgreSQL, or the making of it, at once: somebody else may become the master.
     Fence,
-    /// Break off the copying: its master is gone.
+    /// Break off the copying, or the rewinding: its master is gone.
     AbandonClone,
 }
 
@@ -178,6 +226,12 @@ pub enum Waiting {
     ForPredecessor,
     /// There is no master, and this member can't be one.
     ForMaster,
+    /// There is no master, and a person is to say who leads next.
+    ForFailover,
+    /// There is no master, and this member may not lead yet.
+    ForVotes(Verdict),
+    /// The last master has handed over to another member.
+    ForSuccessor(String),
     /// The master is starting.
     ForMasterToStart,
     /// The first member makes the database, and this is another one.
@@ -193,8 +247,8 @@ pub enum Waiting {
     },
     /// The set has a database already, and this member, which should lead, has lost its own copy.
     DataLost,
-    /// The data was written as a master's while another member leads: it has to be rewound or cloned anew.
-    FormerMaster,
+    /// The rewind of the data was broken off, and there is no master to clone from.
+    HalfRewound,
     /// The data was a master's, but does not go on from where the set has come to.
     Diverged(Divergence),
     /// The data can't be used.
@@ -214,6 +268,12 @@ impl fmt::Display for Waiting {
             Self::ForMaster => {
                 write!(f, "the set has no master now, and this member was a replica: waiting for the master to return")
             }
+            Self::ForFailover => write!(
+                f,
+                "the set has no master now, and pgset.dev/failover is manual: waiting for the master to return, or for an order (pgset.dev/switchover)"
+            ),
+            Self::ForVotes(why) => write!(f, "the set has no master now, and this member does not lead yet: {why}"),
+            Self::ForSuccessor(pod) => write!(f, "the last master has handed over to {pod}: waiting for it to lead"),
             Self::ForMasterToStart => write!(f, "waiting for the master to accept connections"),
             Self::ForFirstMember => {
                 write!(f, "waiting for the first member of the set, which makes the database or brings it along")
@@ -232,10 +292,9 @@ impl fmt::Display for Waiting {
                  and never made anew; restore the volume if this was the only copy"
             ),
             Self::Diverged(how) => write!(f, "{how}: it does not lead with that; nothing was touched"),
-            Self::FormerMaster => write!(
+            Self::HalfRewound => write!(
                 f,
-                "this data was written by a master while another member leads now: this version neither rewinds nor replaces it; \
-                 move the data directory off the volume to let this member be cloned; nothing was touched"
+                "the rewind of this data, a former master's, was broken off: it will be cloned anew when there is a master"
             ),
             Self::Unusable(why) => write!(f, "the data directory can't be used: {why}"),
         }
@@ -244,13 +303,12 @@ impl fmt::Display for Waiting {
 
 /// From what a member observes to what it does next.
 ///
-/// Only a member whose data was a master's, and goes on from where the set has come to, leads: this version promotes no replica. (The
-/// first one takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in which a server may
-/// accept writes, so every other one fences it, and a server
-/// that was promoted by anybody else is fenced in all.
+/// A member whose data was a master's, and goes on from where the set has come to, leads again; a replica leads by the rules of
+/// [`candidate`]. (The first member takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in
+/// which a server may accept writes, so every other one fences it, and a server that was promoted by anybody else is fenced in all.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
-    let Observation { lease, data, server, first } = observation;
+    let Observation { lease, data, server, first, standing } = observation;
     match server {
         Server::Master | Server::Bootstrapping => match lease {
             Lease::Mine { .. } => Action::Stay,
@@ -258,31 +316,61 @@ pub fn decide(observation: &Observation) -> Action {
         },
         // What it wrote is no part of the set's history, not even if nobody else leads.
         Server::Promoted => Action::Fence,
-        Server::Replica { follows, stuck_at } => decide_replica(lease, data, follows, *stuck_at),
+        Server::Replica { follows, stuck_at, receives, position } => {
+            let replica =
+                Replica { follows: follows.as_ref(), stuck_at: *stuck_at, receives: *receives, position: *position };
+            decide_replica(lease, data, &replica, standing)
+        }
         Server::Cloning { from } => match lease {
             Lease::Other { master: Some(master) } if master.address != from.address || master.system != from.system => {
                 Action::AbandonClone
             }
             _ => Action::Stay,
         },
+        Server::Rewinding { from } => match lease {
+            Lease::Other { master: Some(master) } if !from.is_still(master) => Action::AbandonClone,
+            _ => Action::Stay,
+        },
         Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
-        Server::Stopped => decide_stopped(lease, data, *first),
+        Server::Stopped => decide_stopped(lease, data, *first, standing),
     }
 }
 
+/// A running standby.
+struct Replica<'a> {
+    follows: Option<&'a Master>,
+    stuck_at: Option<Lsn>,
+    receives: bool,
+    position: Option<Position>,
+}
+
 /// Only data that is known to be a copy of the master's is ever replaced by another one.
-fn decide_replica(lease: &Lease, data: &Data, follows: &Master, stuck_at: Option<Lsn>) -> Action {
+fn decide_replica(lease: &Lease, data: &Data, replica: &Replica<'_>, standing: &Standing) -> Action {
     match (lease, data) {
         (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
             Action::Wait(other_database(*system, master.system))
         }
-        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(stuck_at, master) => {
+        // It has promised to receive nothing while the Lease stands so: whoever it names may be a master that was frozen.
+        (Lease::Other { .. }, _) if standing.has_voted() => Action::Stay,
+        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(replica.stuck_at, master) => {
             Action::CloneAnew(master.clone())
         }
-        (Lease::Other { master: Some(master) }, _) if follows != master => Action::Follow(master.clone()),
+        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if has_left(replica.position, master) => {
+            Action::CloneAnew(master.clone())
+        }
+        (Lease::Other { master: Some(master) }, _) if replica.follows != Some(master) => Action::Follow(master.clone()),
+        (Lease::Mine { set: Some(_) }, Data::Cluster { .. }) => Action::Promote,
         (Lease::Mine { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
+        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, .. }) if *system == set.system => {
+            candidate::decide(set, standing, replica.receives, replica.position)
+        }
         _ => Action::Stay,
     }
+}
+
+/// It has WAL of an earlier timeline that the master's did not go on from.
+fn has_left(position: Option<Position>, master: &Master) -> bool {
+    matches!((position, master.begins), (Some(position), Some(begins)) if position.timeline < master.timeline && position.at > begins)
 }
 
 /// The master has thrown away WAL that the replica needs: it would wait for it for ever.
@@ -290,17 +378,24 @@ fn is_stranded(stuck_at: Option<Lsn>, master: &Master) -> bool {
     matches!((stuck_at, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
 }
 
-fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
+fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) -> Action {
     match (lease, data) {
         (Lease::Unknown, _) => Action::Wait(Waiting::ForLease),
         (Lease::Mine { .. }, Data::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
         (_, Data::Unusable(why)) => Action::Wait(Waiting::Unusable(why.clone())),
         (Lease::Predecessor, _) => Action::Wait(Waiting::ForPredecessor),
+        (lease, Data::HalfRewound { system }) => decide_half_rewound(lease, *system),
 
         (Lease::Mine { set: None }, Data::Empty) => Action::Bootstrap,
         (Lease::Mine { set: Some(_) }, Data::Empty) => Action::ReleaseLease(Waiting::DataLost),
         (Lease::Mine { set: None }, Data::Cluster { system, standby: true, lineage }) => {
             Action::NameDatabase(Database { system: *system, reached: Some(lineage.reached()) })
+        }
+        // It was elected, and died before it was promoted.
+        (Lease::Mine { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+            if *system == set.system && standing.may_stand() =>
+        {
+            Action::StartStandby
         }
         (Lease::Mine { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
@@ -310,27 +405,58 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool) -> Action {
         }
 
         // The first member's word is which database the set is: it makes one, brings one along, or, as a replica of it, names it.
-        (Lease::Vacant { set: None }, _) if first => Action::TakeLease,
+        (Lease::Vacant { set: None }, _) if first => Action::TakeLease(standing.taking(None)),
         (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForFirstMember),
         (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
+        // Only a running one knows how far it has come, and whether it may lead.
+        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+            if *system == set.system && standing.may_stand() =>
+        {
+            Action::StartStandby
+        }
         (Lease::Vacant { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::Wait(waiting),
-                None => Action::TakeLease,
+                None => match &standing.successor {
+                    Some(pod) => Action::Wait(Waiting::ForSuccessor(pod.clone())),
+                    None => Action::TakeLease(standing.taking(None)),
+                },
             }
         }
 
         (Lease::Other { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
         (Lease::Other { master: Some(master) }, Data::Empty) => Action::Clone(master.clone()),
-        (Lease::Other { master: Some(master) }, Data::Cluster { system, standby, .. }) => {
-            if *system != master.system {
-                Action::Wait(other_database(*system, master.system))
-            } else if *standby {
-                Action::StartReplica(master.clone())
-            } else {
-                Action::Wait(Waiting::FormerMaster)
-            }
+        (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
+            Action::Wait(other_database(*system, master.system))
         }
+        (Lease::Other { master: Some(master) }, Data::Cluster { standby, lineage, .. }) => {
+            // It has promised to receive nothing while the Lease stands so.
+            if *standby && standing.has_voted() { Action::StartStandby } else { come_back(*standby, lineage, master) }
+        }
+    }
+}
+
+/// Data of the set's database, while another member leads.
+fn come_back(standby: bool, lineage: &Lineage, master: &Master) -> Action {
+    // A timeline is written by one member alone. Two that wrote one can't be told apart by their histories, which is all that pg_rewind
+    // looks at: it would say that there is nothing to rewind.
+    let collides = !standby && lineage.timeline == master.timeline;
+    if collides || lineage.unrewindable.is_some() {
+        Action::CloneAnew(master.clone())
+    } else if standby {
+        Action::StartReplica(master.clone())
+    } else {
+        Action::Rewind(master.clone())
+    }
+}
+
+fn decide_half_rewound(lease: &Lease, system: SystemIdentifier) -> Action {
+    match lease {
+        Lease::Other { master: Some(master) } if system == master.system => Action::CloneAnew(master.clone()),
+        Lease::Other { master: Some(master) } => Action::Wait(other_database(system, master.system)),
+        Lease::Other { master: None } => Action::Wait(Waiting::ForMasterToStart),
+        Lease::Mine { .. } => Action::ReleaseLease(Waiting::HalfRewound),
+        Lease::Unknown | Lease::Predecessor | Lease::Vacant { .. } => Action::Wait(Waiting::HalfRewound),
     }
 }
 

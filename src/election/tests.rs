@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::candidate::Standing;
+use super::claim::Taking;
 use super::*;
 
 const SET: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
@@ -27,11 +29,16 @@ fn master() -> Master {
         system: SET,
         timeline: 1,
         oldest_wal: Some(Lsn(1000)),
+        begins: None,
     }
 }
 
 fn stopped(lease: Lease, data: Data, first: bool) -> Action {
-    decide(&Observation { lease, data, server: Server::Stopped, first })
+    decide(&Observation { lease, data, server: Server::Stopped, first, standing: Standing::default() })
+}
+
+fn replica(stuck_at: Option<Lsn>) -> Server {
+    Server::Replica { follows: Some(master()), stuck_at, receives: true, position: None }
 }
 
 fn was_master() -> Data {
@@ -44,7 +51,7 @@ fn was_replica() -> Data {
 
 #[test]
 fn the_first_member_of_a_new_set_takes_the_lease_and_bootstraps() {
-    assert_eq!(stopped(Lease::Vacant { set: None }, Data::Empty, true), Action::TakeLease);
+    assert_eq!(stopped(Lease::Vacant { set: None }, Data::Empty, true), Action::TakeLease(Taking::default()));
     assert_eq!(stopped(Lease::Mine { set: None }, Data::Empty, true), Action::Bootstrap);
 }
 
@@ -57,14 +64,14 @@ fn any_other_member_of_a_new_set_waits_and_then_clones() {
 
 #[test]
 fn an_adopted_member_with_data_leads_only_if_it_is_the_first() {
-    assert_eq!(stopped(Lease::Vacant { set: None }, was_master(), true), Action::TakeLease);
+    assert_eq!(stopped(Lease::Vacant { set: None }, was_master(), true), Action::TakeLease(Taking::default()));
     assert_eq!(stopped(Lease::Mine { set: None }, was_master(), true), Action::StartMaster);
     assert_eq!(stopped(Lease::Vacant { set: None }, was_master(), false), Action::Wait(Waiting::ForFirstMember));
 }
 
 #[test]
 fn a_master_that_returns_leads_whatever_its_ordinal() {
-    assert_eq!(stopped(Lease::Vacant { set: KNOWN }, was_master(), false), Action::TakeLease);
+    assert_eq!(stopped(Lease::Vacant { set: KNOWN }, was_master(), false), Action::TakeLease(Taking::default()));
     assert_eq!(stopped(Lease::Mine { set: KNOWN }, was_master(), false), Action::StartMaster);
 }
 
@@ -101,7 +108,10 @@ fn a_vacant_lease_is_not_taken_unread() {
             stopped(Lease::Mine { set: Some(at(2, 9)) }, was_master(), first),
             Action::ReleaseLease(older.clone())
         );
-        assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first), Action::TakeLease);
+        assert_eq!(
+            stopped(Lease::Vacant { set: Some(at(1, 9)) }, was_master(), first),
+            Action::TakeLease(Taking::default())
+        );
         assert_eq!(stopped(Lease::Mine { set: Some(at(1, 9)) }, was_master(), first), Action::StartMaster);
     }
 }
@@ -110,7 +120,10 @@ fn a_vacant_lease_is_not_taken_unread() {
 fn a_member_that_was_promoted_by_hand_leads_where_the_set_went_on_with_it_and_the_old_master_does_not() {
     let branches = vec![lineage::Branch { timeline: 1, left_at: Lsn(100) }];
     let promoted = Data::Cluster { system: SET, standby: false, lineage: Lineage { branches, ..on(2) } };
-    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false), Action::TakeLease);
+    assert_eq!(
+        stopped(Lease::Vacant { set: Some(at(1, 100)) }, promoted.clone(), false),
+        Action::TakeLease(Taking::default())
+    );
     let lacks = Waiting::Diverged(Divergence::OtherHistory { found: 2, reached: 1 });
     assert_eq!(
         stopped(Lease::Vacant { set: Some(at(1, 101)) }, promoted, false),
@@ -121,19 +134,20 @@ fn a_member_that_was_promoted_by_hand_leads_where_the_set_went_on_with_it_and_th
 
 #[test]
 fn of_a_lease_that_knows_no_database_a_first_member_that_is_a_replica_names_it_and_its_master_leads() {
-    assert_eq!(stopped(Lease::Vacant { set: None }, was_replica(), true), Action::TakeLease);
+    assert_eq!(stopped(Lease::Vacant { set: None }, was_replica(), true), Action::TakeLease(Taking::default()));
     let named = Database { system: SET, reached: Some(on(1).reached()) };
     assert_eq!(stopped(Lease::Mine { set: None }, was_replica(), true), Action::NameDatabase(named));
     let named = Lease::Vacant { set: Some(named) };
     assert_eq!(stopped(named.clone(), was_replica(), true), Action::Wait(Waiting::ForMaster));
-    assert_eq!(stopped(named.clone(), was_master(), false), Action::TakeLease);
+    assert_eq!(stopped(named.clone(), was_master(), false), Action::TakeLease(Taking::default()));
     assert_eq!(stopped(named, Data::Empty, false), Action::Wait(Waiting::DataLost));
 }
 
 #[test]
 fn a_way_out_is_told_where_the_lease_keeps_a_set_from_what_somebody_wants() {
     let told = |lease, waiting, first| {
-        let observation = Observation { lease, data: Data::Empty, server: Server::Stopped, first };
+        let observation =
+            Observation { lease, data: Data::Empty, server: Server::Stopped, first, standing: Standing::default() };
         way_out::way_out(&waiting, &observation, "shop", "pgset-leader").unwrap_or_default()
     };
     let command = "kubectl --namespace shop delete lease pgset-leader";
@@ -153,12 +167,79 @@ fn a_way_out_is_told_where_the_lease_keeps_a_set_from_what_somebody_wants() {
     assert_eq!(told(vacant, Waiting::ForMaster, true), "");
 }
 
+fn promoted() -> Master {
+    Master { pod: "pgset-1".into(), address: "198.18.0.11".into(), timeline: 2, ..master() }
+}
+
+fn led_by(master: Master) -> Lease {
+    Lease::Other { master: Some(master) }
+}
+
+fn half_rewound() -> Data {
+    Data::HalfRewound { system: SET }
+}
+
 #[test]
-fn a_former_master_is_not_started_beside_the_present_one() {
-    assert_eq!(
-        stopped(Lease::Other { master: Some(master()) }, was_master(), true),
-        Action::Wait(Waiting::FormerMaster)
-    );
+fn a_former_master_is_rewound_to_follow_the_present_one_whatever_its_ordinal() {
+    for first in [true, false] {
+        assert_eq!(stopped(led_by(promoted()), was_master(), first), Action::Rewind(promoted()));
+        assert_eq!(
+            stopped(Lease::Other { master: None }, was_master(), first),
+            Action::Wait(Waiting::ForMasterToStart)
+        );
+    }
+    let further = Data::Cluster { system: SET, standby: false, lineage: on(3) };
+    assert_eq!(stopped(led_by(promoted()), further, false), Action::Rewind(promoted()), "promoted apart from the set");
+}
+
+#[test]
+fn two_members_that_wrote_one_timeline_are_not_told_apart_by_a_rewind() {
+    assert_eq!(stopped(led_by(master()), was_master(), true), Action::CloneAnew(master()));
+    assert_eq!(anew::Anew::of(&was_master(), &master()), anew::Anew::Collision { timeline: 1 });
+    assert_eq!(stopped(led_by(master()), was_replica(), true), Action::StartReplica(master()), "it wrote nothing");
+}
+
+#[test]
+fn data_that_no_rewind_helps_is_cloned_anew_and_leads_as_it_would_without_a_master() {
+    let lineage = |timeline| Lineage { unrewindable: Some("no checksums".into()), ..on(timeline) };
+    for standby in [false, true] {
+        let data = Data::Cluster { system: SET, standby, lineage: lineage(1) };
+        assert_eq!(stopped(led_by(promoted()), data.clone(), false), Action::CloneAnew(promoted()));
+        assert!(anew::Anew::of(&data, &promoted()).to_string().contains("no checksums"));
+    }
+    let data = Data::Cluster { system: SET, standby: false, lineage: lineage(1) };
+    assert_eq!(stopped(Lease::Vacant { set: Some(at(1, 9)) }, data, false), Action::TakeLease(Taking::default()));
+}
+
+#[test]
+fn data_whose_rewind_was_broken_off_is_cloned_anew_and_never_leads() {
+    assert_eq!(stopped(led_by(promoted()), half_rewound(), true), Action::CloneAnew(promoted()));
+    let strange = Waiting::OtherDatabase { found: SET, expected: STRANGER };
+    let stranger = Master { system: STRANGER, ..promoted() };
+    assert_eq!(stopped(led_by(stranger), half_rewound(), true), Action::Wait(strange));
+    for set in [None, KNOWN, Some(at(1, 9))] {
+        assert_eq!(stopped(Lease::Vacant { set }, half_rewound(), true), Action::Wait(Waiting::HalfRewound));
+        assert_eq!(stopped(Lease::Mine { set }, half_rewound(), true), Action::ReleaseLease(Waiting::HalfRewound));
+    }
+}
+
+#[test]
+fn a_rewind_is_broken_off_when_the_master_is_another_one() {
+    let seen = |lease| {
+        decide(&Observation {
+            lease,
+            data: was_master(),
+            server: Server::Rewinding { from: promoted() },
+            first: true,
+            standing: Standing::default(),
+        })
+    };
+    let more_wal_is_gone = Master { oldest_wal: Some(Lsn(5000)), ..promoted() };
+    for lease in [led_by(promoted()), led_by(more_wal_is_gone), Lease::Unknown, Lease::Vacant { set: KNOWN }] {
+        assert_eq!(seen(lease), Action::Stay);
+    }
+    assert_eq!(seen(led_by(Master { address: "198.18.0.12".into(), ..promoted() })), Action::AbandonClone);
+    assert_eq!(seen(led_by(Master { timeline: 3, ..promoted() })), Action::AbandonClone);
 }
 
 #[test]
@@ -171,22 +252,31 @@ fn a_pod_made_anew_waits_for_the_lease_of_the_earlier_one() {
 #[test]
 fn a_replica_follows_a_master_whose_address_changed() {
     let moved = Master { address: "198.18.0.99".into(), ..master() };
-    let replica = Server::Replica { follows: master(), stuck_at: None };
-    let seen = |lease| decide(&Observation { lease, data: was_replica(), server: replica.clone(), first: false });
+    let replica = replica(None);
+    let seen = |lease| {
+        decide(&Observation {
+            lease,
+            data: was_replica(),
+            server: replica.clone(),
+            first: false,
+            standing: Standing::default(),
+        })
+    };
     assert_eq!(seen(Lease::Other { master: Some(moved.clone()) }), Action::Follow(moved));
     assert_eq!(seen(Lease::Other { master: Some(master()) }), Action::Stay);
-    assert_eq!(seen(Lease::Vacant { set: KNOWN }), Action::Stay);
+    assert_eq!(seen(Lease::Vacant { set: KNOWN }), Action::Wait(Waiting::ForMaster));
 }
 
 #[test]
 fn a_replica_whose_wal_is_gone_from_the_master_is_cloned_anew() {
     let seen = |stuck_at| {
-        let server = Server::Replica { follows: master(), stuck_at };
+        let server = replica(stuck_at);
         decide(&Observation {
             lease: Lease::Other { master: Some(master()) },
             data: was_replica(),
             server,
             first: false,
+            standing: Standing::default(),
         })
     };
     assert_eq!(seen(Some(Lsn(999))), Action::CloneAnew(master()));
@@ -212,8 +302,9 @@ fn a_replica_neither_follows_nor_clones_a_master_of_another_database() {
         let seen = decide(&Observation {
             lease: Lease::Other { master: Some(elsewhere.clone()) },
             data: was_replica(),
-            server: Server::Replica { follows: master(), stuck_at },
+            server: replica(stuck_at),
             first: false,
+            standing: Standing::default(),
         });
         assert_eq!(seen, Action::Wait(Waiting::OtherDatabase { found: SET, expected: STRANGER }));
     }
@@ -227,6 +318,7 @@ fn a_clone_of_another_database_than_the_leases_is_abandoned() {
             data: Data::Empty,
             server: Server::Cloning { from: master() },
             first: false,
+            standing: Standing::default(),
         })
     };
     assert_eq!(seen(SET), Action::Stay);
@@ -240,6 +332,7 @@ fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
         data: was_master(),
         server: Server::StoppedByOthers,
         first: true,
+        standing: Standing::default(),
     };
     assert_eq!(decide(&observation), Action::Wait(Waiting::ForTheEnd));
 }
@@ -247,7 +340,7 @@ fn a_server_stopped_by_a_hook_of_the_pod_is_not_started_again() {
 proptest! {
     #[test]
     fn a_replica_that_was_promoted_by_hand_is_fenced_whoever_leads(lease in leases(), data in data(), first: bool) {
-        prop_assert_eq!(decide(&Observation { lease, data, server: Server::Promoted, first }), Action::Fence);
+        prop_assert_eq!(decide(&Observation { lease, data, server: Server::Promoted, first, standing: Standing::default() }), Action::Fence);
     }
 }
 
@@ -266,6 +359,7 @@ fn leases() -> impl Strategy<Value = Lease> {
         Just(Lease::Predecessor),
         Just(Lease::Other { master: None }),
         Just(Lease::Other { master: Some(master()) }),
+        Just(Lease::Other { master: Some(promoted()) }),
     ]
 }
 
@@ -274,6 +368,7 @@ fn data() -> impl Strategy<Value = Data> {
     prop_oneof![
         Just(Data::Empty),
         Just(Data::Unusable("it is locked".into())),
+        Just(half_rewound()),
         (system, any::<bool>(), 1..4_u32).prop_map(|(system, standby, timeline)| Data::Cluster {
             system,
             standby,
@@ -288,10 +383,11 @@ fn servers() -> impl Strategy<Value = Server> {
         Just(Server::StoppedByOthers),
         Just(Server::Bootstrapping),
         Just(Server::Cloning { from: master() }),
+        Just(Server::Rewinding { from: promoted() }),
         Just(Server::Master),
         Just(Server::Promoted),
-        Just(Server::Replica { follows: master(), stuck_at: None }),
-        Just(Server::Replica { follows: master(), stuck_at: Some(Lsn(1)) }),
+        Just(replica(None)),
+        Just(replica(Some(Lsn(1)))),
     ]
 }
 
@@ -299,7 +395,7 @@ proptest! {
     #[test]
     fn nothing_writable_is_started_or_kept_without_the_lease(lease in leases(), data in data(), server in servers(), first: bool) {
         let mine = matches!(lease, Lease::Mine { .. });
-        let action = decide(&Observation { lease, data, server: server.clone(), first });
+        let action = decide(&Observation { lease, data, server: server.clone(), first, standing: Standing::default() });
         if !mine {
             prop_assert!(!matches!(action, Action::Bootstrap | Action::StartMaster));
             if matches!(server, Server::Master | Server::Promoted | Server::Bootstrapping) {
@@ -318,8 +414,13 @@ proptest! {
 
     #[test]
     fn only_a_copy_of_the_masters_own_database_is_replaced(lease in leases(), data in data(), server in servers(), first: bool) {
-        if let Action::CloneAnew(master) = decide(&Observation { lease, data: data.clone(), server, first }) {
-            let is_the_same = matches!(data, Data::Cluster { system, .. } if system == master.system);
+        if let Action::CloneAnew(master) | Action::Rewind(master) =
+            decide(&Observation { lease, data: data.clone(), server, first, standing: Standing::default() })
+        {
+            let (Data::Cluster { system, .. } | Data::HalfRewound { system }) = data else {
+                return Err(TestCaseError::fail("there is none"));
+            };
+            let is_the_same = system == master.system;
             prop_assert!(is_the_same);
         }
     }
@@ -327,14 +428,14 @@ proptest! {
     #[test]
     fn only_a_vacant_lease_is_asked_for(lease in leases(), data in data(), server in servers(), first: bool) {
         let vacant = matches!(lease, Lease::Vacant { .. });
-        let action = decide(&Observation { lease, data, server, first });
-        prop_assert!(vacant || action != Action::TakeLease);
+        let action = decide(&Observation { lease, data, server, first, standing: Standing::default() });
+        prop_assert!(vacant || !matches!(action, Action::TakeLease(_)));
     }
 
     #[test]
     fn a_database_is_made_only_where_the_set_has_none(lease in leases(), data in data(), server in servers(), first: bool) {
         let knows_none = matches!(lease, Lease::Mine { set: None });
-        let action = decide(&Observation { lease, data, server, first });
+        let action = decide(&Observation { lease, data, server, first, standing: Standing::default() });
         prop_assert!(knows_none || !matches!(action, Action::Bootstrap | Action::NameDatabase(_)));
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Contract, Error, Failover,
+    Contract, Error, Failover, bytes,
     error::{named, shown},
     grammar::{is_dns_label, is_dns_subdomain, is_label_key, nearest},
     json::Field,
@@ -23,6 +23,9 @@ pub(crate) struct Annotations {
     pub(crate) failover: Option<Failover>,
     pub(crate) synchronous: Option<u32>,
     pub(crate) lease_seconds: Option<u32>,
+    /// The members read these two from the `StatefulSet` as they are: neither is part of an injection.
+    pub(crate) maximum_lag: Option<String>,
+    pub(crate) switchover: Option<String>,
 }
 
 /// The object's annotations, as they stand.
@@ -82,12 +85,31 @@ impl Annotations {
             )?,
             synchronous: number(all, annotation::SYNCHRONOUS, 0, 100)?,
             lease_seconds: number(all, annotation::LEASE_SECONDS, 4, 60)?,
+            maximum_lag: text(all, annotation::MAXIMUM_LAG, |text| bytes(text).is_some(), BYTES)?,
+            switchover: text(all, annotation::SWITCHOVER, is_order, ORDERS)?,
         })
     }
 }
 
 const ROLE_KEYS: &str = "a label's key such as name or example.com/role; of those with Kubernetes' or pgset's own prefix, \
                          only pgset.dev/role";
+
+const BYTES: &str = "a number of bytes such as 0, 512Ki, 16Mi or 1Gi";
+
+const ORDERS: &str = "the name of a member or `any`, and whatever makes this order another one than the last, such as the time: db-1 2026-11-25T14:00:00Z";
+
+/// An order to switch over: a member's name or `any`, and plain words behind it, a blank between two.
+fn is_order(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
+    let is_member = |word: &str| {
+        let ordinal = word.rsplit_once('-').map(|(_, ordinal)| ordinal);
+        is_dns_label(word) && ordinal.is_some_and(|ordinal| ordinal.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let target = text.split(' ').next().unwrap_or_default();
+    text.len() <= 200 && (target == "any" || is_member(target)) && text.split(' ').all(is_word)
+}
 
 /// A label key that may change at run time: not one that Kubernetes or pgset itself relies on.
 fn is_role_key(key: &str) -> bool {

@@ -63,6 +63,7 @@ impl<'a> Reading<'a> {
             container: container.name.to_owned(),
             port: container.port()?,
             data: placement.data.clone(),
+            data_outlives_set: data_outlives_set(&object, &placement)?,
             service_account: choose_account(annotations.service_account.as_deref(), service_account, name)?,
             credentials: annotations.credentials.unwrap_or_else(|| settled.shape.credentials(name)),
             role_label,
@@ -85,6 +86,16 @@ fn name<'a>(object: &Field<'a>) -> Result<&'a str, Error> {
         None if object.at(&["metadata", "generateName"])?.text()?.is_some() => Err(Error::GeneratedName),
         name => Err(Error::Name { name: shown(name.unwrap_or_default()) }),
     }
+}
+
+fn data_outlives_set(object: &Field<'_>, placement: &Placement) -> Result<bool, Error> {
+    let is_deleted = match placement.source.get("volumeClaimTemplate") {
+        Some(_) => {
+            object.at(&["spec", "persistentVolumeClaimRetentionPolicy", "whenDeleted"])?.text()? == Some("Delete")
+        }
+        None => placement.temporary.is_some(),
+    };
+    Ok(!is_deleted)
 }
 
 fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {

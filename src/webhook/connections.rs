@@ -36,6 +36,9 @@ impl Limits {
     pub const HANDSHAKES: Self = Self { most: 512, of_one_peer: 256 };
     /// Of a port for probes or metrics: the kubelet, Prometheus and a person need a handful. They cost next to nothing.
     pub const PLAIN: Self = Self { most: 64, of_one_peer: 16 };
+    /// Of an agent's port, to which each other member of the largest set keeps a connection. With hostNetwork, the members on a node have one
+    /// address. 30 kB each at worst: 8 MB.
+    pub const MEMBERS: Self = Self { most: 256, of_one_peer: 32 };
 }
 
 /// Why a connection is not let in.

@@ -22,6 +22,9 @@ const HEADER: Duration = Duration::from_secs(120);
 /// How long a new connection may take to its first request: port scanners hold none open.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
+/// How much of a header is kept in an agent's memory, which is the database's.
+const HEAD_OF_MEMBER: usize = 16 << 10;
+
 /// How many files the process may need: one for each connection, and as many again for those that are just closing and for all else.
 const FILES: u64 = 4096;
 
@@ -96,6 +99,13 @@ impl Bound {
     /// Serves plain HTTP until the handle says stop.
     pub async fn serve_http(self, router: Router, handle: Handle<SocketAddr>) -> Result<(), Error> {
         let server = self.server(handle)?.acceptor(Plain::new(Limits::PLAIN));
+        server.serve(router.into_make_service()).await.map_err(Error::Serve)
+    }
+
+    /// Serves plain HTTP to the members of a set, for as long as the process lives.
+    pub async fn serve_members(self, router: Router) -> Result<(), Error> {
+        let mut server = self.server(Handle::new())?.acceptor(Plain::new(Limits::MEMBERS));
+        server.http_builder().http1().max_buf_size(HEAD_OF_MEMBER);
         server.serve(router.into_make_service()).await.map_err(Error::Serve)
     }
 

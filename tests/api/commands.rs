@@ -1,4 +1,4 @@
-//! `check`, `explain` and `uninstall`, as a user types them, from a cluster without pgset to one from which it is gone again.
+//! `check`, `explain`, `status` and `uninstall`, as a user types them, from a cluster without pgset to one from which it is gone again.
 //!
 //! The control plane is without nodes, so pgset's pods never run, and what that means is what is to be told.
 
@@ -87,6 +87,38 @@ fn while_pods_do_not_run(plane: &ControlPlane) {
     let said = plane.pgset("explain sts/absent");
     assert_eq!(said.code, 1);
     assert_eq!(said.err, "pgset: failed to read StatefulSet default/absent: it does not exist");
+
+    status_tells_what_is_no_set_from_what_waits(plane);
+}
+
+fn status_tells_what_is_no_set_from_what_waits(plane: &ControlPlane) {
+    let said = plane.pgset("status sts/bare --output=json");
+    let told = said.json();
+    assert_eq!((said.code, &told["healthy"], &told["sets"][0]["health"]), (1, &json!(false), &json!("waiting")));
+    assert_eq!(told["sets"][0]["waits"][0]["reason"], "not-injected", "{told}");
+    assert_eq!(plane.pgset("status -A --output=json").json(), told);
+
+    for (words, why) in [
+        ("status sts/absent", "there is no StatefulSet default/absent; name its namespace by -n"),
+        (
+            "status sts/plain -n apart",
+            "StatefulSet apart/plain is no set: it has no annotation pgset.dev/inject: enabled",
+        ),
+        ("status pod/bare", "a StatefulSet is named like sts/NAME"),
+        ("status sts/bare -A", "cannot be used with"),
+    ] {
+        let said = plane.pgset(words);
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{words}");
+        assert!(said.err.contains(why), "{words}: {}", said.err);
+    }
+    let said = plane.pgset("status -n apart");
+    assert_eq!((said.code, said.out.as_str()), (0, "there is no set in the namespace apart"));
+
+    let plugin = plane.folder.path().join("kubectl-pgset");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pgset"), &plugin).unwrap();
+    let path = format!("PATH={}:{}", plane.folder.path().display(), std::env::var("PATH").unwrap());
+    let said = plane.run("env", &[&path, "kubectl", "pgset", "status", "sts/bare", "-n", "default", "-o", "json"], "");
+    assert_eq!((said.code, said.json()), (1, told));
 }
 
 fn what_somebody_has_changed(plane: &ControlPlane) {
@@ -134,6 +166,14 @@ fn what_may_not_be_read(plane: &ControlPlane) {
     let told = plane.pgset(&format!("explain sts/bare --output=json {viewer}")).json();
     assert_eq!(told["state"], "pending");
     assert!(told["why"].as_str().unwrap().contains("forbidden"), "{told}");
+    assert_eq!(plane.pgset(&format!("status sts/bare {viewer}")).code, 1);
+
+    let blind = plane.somebody("blind", None);
+    let said = plane.pgset(&format!("status sts/bare {blind}"));
+    assert_eq!(said.code, 2);
+    let why =
+        "pgset: failed to read StatefulSet default/bare, which takes the right to get statefulsets.apps: forbidden";
+    assert!(said.err.starts_with(why), "{}", said.err);
 }
 
 fn away_with_it(plane: &ControlPlane) {

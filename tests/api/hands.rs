@@ -190,6 +190,7 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
             other => Err(other.to_string()),
         })
         .await;
+        the_leases_owner_and_label(admin).await;
         eventually("the passwords", async || {
             let found = admin.get("/api/v1/namespaces/shop/secrets?labelSelector=pgset.dev/set=db").await?;
             if found["items"] == json!([]) { Err(found.to_string()) } else { Ok(()) }
@@ -236,6 +237,39 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
     let role = json!({"metadata": {"labels": {"pgset.dev/role": "master"}}});
     // The role of a member.
     controller.send("PATCH", "/api/v1/namespaces/shop/pods/db-0", role).await.unwrap();
+}
+
+/// What the policy lets the controller do about a Lease.
+async fn the_leases_owner_and_label(admin: &Somebody) {
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/db-leader";
+    let retention = async |policy: &str| {
+        let spec = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}});
+        admin.send("PATCH", "/apis/apps/v1/namespaces/shop/statefulsets/db", spec).await.unwrap();
+    };
+    let becomes = async |what: &str, path: &str, value: Value| {
+        let what = format!("{path} of the Lease is {value}: {what}");
+        eventually(&what, async || match admin.get(lease).await?.pointer(path).cloned().unwrap_or_default() {
+            found if found == value => Ok(()),
+            other => Err(other.to_string()),
+        })
+        .await;
+    };
+    let owner = "/metadata/ownerReferences/0/name";
+    retention("Delete").await;
+    becomes("its data goes with the set", owner, json!("db")).await;
+    retention("Retain").await;
+    becomes("its data outlives the set", owner, Value::Null).await;
+    let edit = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}});
+    admin.send("PATCH", lease, edit).await.unwrap();
+    becomes("put right", "/metadata/labels/app.kubernetes.io~1managed-by", json!("pgset")).await;
+    // A member leads, and the Lease remembers.
+    let led = json!({"metadata": {"annotations": {"pgset.dev/system-identifier": "7"}}, "spec": {"holderIdentity": "db-0/u"}});
+    admin.send("PATCH", lease, led).await.unwrap();
+    retention("Delete").await;
+    becomes("a member leads", owner, json!("db")).await;
+    retention("Retain").await;
+    becomes("a member leads", owner, Value::Null).await;
+    admin.send("PATCH", lease, json!({"spec": {"holderIdentity": null}})).await.unwrap();
 }
 
 async fn who_loses_the_lease_is_a_candidate_again(process: &mut Process, admin: &Somebody) {
@@ -285,7 +319,8 @@ async fn what_its_policy_refuses(controller: &Somebody) {
     let abroad = json!({"metadata": pretended("db-sa", "db"),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "db-sa"},
         "subjects": [{"kind": "ServiceAccount", "name": "clerk", "namespace": "bank"}]});
-    let under_a_set = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
+    // The garbage collector would take it, and what it remembers.
+    let under_no_set = json!({"metadata": {"ownerReferences": pretended("db", "db")["ownerReferences"]}});
     let forgotten = json!({"metadata": {"annotations": {"pgset.dev/system-identifier": "1"}}});
     let attacks = [
         ("PATCH", "/api/v1/namespaces/bank/pods/till".to_owned(), image),
@@ -303,9 +338,13 @@ async fn what_its_policy_refuses(controller: &Somebody) {
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), held.clone()),
         ("PATCH", format!("{leases}/kube-system/leases/kube-scheduler"), adopted.clone()),
         ("PATCH", format!("{leases}/shop/leases/db-leader"), held),
-        ("PATCH", format!("{leases}/shop/leases/db-leader"), under_a_set),
+        ("PATCH", format!("{leases}/shop/leases/db-leader"), under_no_set),
         ("PATCH", format!("{leases}/shop/leases/db-leader"), forgotten),
-        ("POST", format!("{leases}/bank/leases"), json!({"metadata": pretended("x-leader", "x")})),
+        (
+            "POST",
+            format!("{leases}/bank/leases"),
+            json!({"metadata": {"name": "x-leader", "labels": labels("x"), "ownerReferences": owner}}),
+        ),
         (
             "POST",
             format!("{leases}/bank/leases"),

@@ -227,7 +227,7 @@ impl Lab {
         for reports in &self.reports {
             let mut reports = reports.clone();
             let ready = reports.wait_for(|report| report.trouble.is_none());
-            assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "{:?}", self.reports[0].borrow());
+            assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "{:?}", self.reports);
         }
         // A configuration takes the API server a moment.
         let canary = json!({"metadata": {"name": "canary", "annotations": {"pgset.dev/canary": ""}}});

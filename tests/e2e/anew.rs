@@ -1,8 +1,10 @@
 //! A set that is deleted and applied again: the same database, or none, and never a new one beside it.
 
+use serde_json::json;
+
 use crate::{
     lab::{self, Namespace, SOON, START, wait_until},
-    manifests::set,
+    manifests::{plain, set},
 };
 
 fn delete(ns: &Namespace<'_>) {
@@ -58,6 +60,35 @@ fn a_set_made_anew_has_its_old_database_or_waits_and_says_how_to_begin_with_a_ne
         let found = &lease["metadata"]["annotations"]["pgset.dev/system-identifier"];
         if found.is_string() && *found != system.as_str() { Ok(()) } else { Err(lease.to_string()) }
     });
+}
+
+#[test]
+fn a_set_whose_data_went_with_it_begins_anew() {
+    let lab = lab::shared();
+    let ns = lab.namespace("passing");
+    let passing = plain("pgset")
+        .replicas(2)
+        .annotation("pgset.dev/inject", "enabled")
+        .container("volumeMounts/-", json!({"name": "data", "mountPath": "/var/lib/postgresql/data"}))
+        .pod("volumes/-", json!({"name": "data", "emptyDir": {}}));
+    ns.apply(&passing.manifest());
+    ns.wait_ready("pgset", 2);
+    let db = ns.database("pgset");
+    let system = db.master("select system_identifier from pg_control_system()");
+    let lease = ns.get("lease pgset-leader");
+    assert_eq!(lease["metadata"]["annotations"]["pgset.dev/system-identifier"], system.as_str());
+
+    // At once: its earlier pods are still on their way out, and what they led by as well.
+    ns.kubectl("delete statefulset pgset");
+    ns.apply(&passing.manifest());
+    wait_until(START, "a new database", || {
+        match db.at("pgset-master", "select system_identifier from pg_control_system()") {
+            Ok(found) if found != system => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    ns.wait_ready("pgset", 2);
+    db.wait_streaming(&["pgset-1"]);
 }
 
 #[test]

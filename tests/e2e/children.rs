@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     lab::{self, Namespace, SOON, same, wait_until},
-    manifests::set,
+    manifests::{plain, set},
 };
 
 /// What is made for a set `pgset`.
@@ -105,6 +105,26 @@ fn with_the_set_go_its_objects_but_not_its_passwords_nor_its_lease() {
     // who comes back finds the passwords that his data knows
     objects_of_a_set(&ns);
     assert_eq!(ns.get("secret pgset-pgset-credentials")["data"], password);
+}
+
+#[test]
+fn the_lease_goes_with_the_set_where_its_claims_do() {
+    let lab = lab::shared();
+    let ns = lab.empty_namespace("retention");
+    let own = plain("pgset").annotation("pgset.dev/inject", "enabled").own_volume("data", "/var/lib/postgresql/data");
+    ns.apply(&own.manifest());
+    let uid = ns.get("statefulset pgset")["metadata"]["uid"].clone();
+    for (policy, owner) in [("Retain", json!(null)), ("Delete", uid.clone()), ("Retain", json!(null)), ("Delete", uid)]
+    {
+        ns.apply(&own.clone().with("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted", json!(policy)).manifest());
+        wait_until(SOON, &format!("the Lease's owner with {policy}"), || {
+            same(ns.try_get("lease pgset-leader")?["metadata"]["ownerReferences"][0]["uid"].clone(), &owner)
+        });
+    }
+    ns.kubectl("delete statefulset pgset --timeout=60s");
+    wait_until(SOON, "the Lease goes", || {
+        ns.try_get("lease pgset-leader").map_or(Ok(()), |_| Err("still there".to_owned()))
+    });
 }
 
 #[test]

@@ -77,6 +77,50 @@ fn explain_tells_what_a_set_carries_and_why_others_carry_nothing() {
 }
 
 #[test]
+fn status_tells_who_leads_what_replicas_do_and_what_is_waited_for() {
+    let lab = lab::shared();
+    let ns = lab.namespace("status");
+    let db = ns.two_members(&set("pgset").annotation("pgset.dev/synchronous", "1"));
+    db.master("create table t (n int)");
+    let status = || {
+        let said =
+            pgset(&format!("status sts/pgset --output=json --namespace {}", ns.name)).unwrap_or_else(|said| said);
+        let mut told: Value = serde_json::from_str(&said.out).unwrap();
+        (said.code, told["sets"][0].take())
+    };
+    let is_abreast = |set: &Value| set["members"][1]["lagBytes"] == 0 && set["members"][1]["synchronous"] == true;
+    let told = lab::wait_until(lab::SOON, "a healthy set", || match status() {
+        (Some(0), told) if is_abreast(&told) => Ok(told),
+        (code, told) => Err(format!("{code:?}: {told}")),
+    });
+    assert_eq!((&told["health"], &told["master"]), (&json!("healthy"), &json!("pgset-0")));
+    let member =
+        |ordinal: usize| ["role", "state", "timeline", "ready"].map(|key| told["members"][ordinal][key].clone());
+    assert_eq!(member(0), [json!("master"), json!("leading"), json!(1), json!(true)]);
+    assert_eq!(member(1), [json!("replica"), json!("streaming"), json!(1), json!(true)]);
+    assert_eq!((&told["lease"]["silent"], told["lease"]["epoch"].is_number()), (&json!(false), true), "{told}");
+
+    // Nobody is there to confirm.
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    lab::wait_until(lab::SOON, "a set of one, whose commits wait", || match status() {
+        (Some(1), told) if told["waits"][0]["reason"] == "commits-wait" => {
+            lab::same(told["members"].as_array().unwrap().len(), &1)
+        }
+        (code, told) => Err(format!("{code:?}: {told}")),
+    });
+
+    ns.kubectl("scale statefulset pgset --replicas=0");
+    lab::wait_until(lab::SOON, "a set that sleeps", || match status() {
+        (Some(0), told) if told["lease"]["holder"].is_null() => {
+            assert!(told["lease"]["stoppedAt"].is_string(), "{told}");
+            // The pod itself goes a little later.
+            lab::same(told["members"].as_array().unwrap().len(), &0)
+        }
+        (code, told) => Err(format!("{code:?}: {told}")),
+    });
+}
+
+#[test]
 fn uninstall_refuses_while_a_set_depends_on_pgset() {
     let lab = lab::shared();
     let ns = lab.empty_namespace("uninstall");

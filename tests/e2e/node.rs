@@ -63,7 +63,16 @@ pub fn cut_off(namespace: &Namespace<'_>, pod: &str, container: &str) {
     in_network_of(namespace, pod, container, &rules);
 }
 
-/// Ends [`cut_off`].
+/// The same, and all that it asks of the other members.
+pub fn isolate(namespace: &Namespace<'_>, pod: &str, container: &str) {
+    let rules = format!(
+        "add table inet cut; add chain inet cut out {{ type filter hook output priority 0; }}; add rule inet cut out ip daddr {API_SERVER} drop; \
+         add rule inet cut out tcp dport 8008 drop"
+    );
+    in_network_of(namespace, pod, container, &rules);
+}
+
+/// Ends [`cut_off`] and [`isolate`].
 pub fn heal(namespace: &Namespace<'_>, pod: &str, container: &str) {
     in_network_of(namespace, pod, container, "delete table inet cut");
 }
@@ -77,7 +86,13 @@ fn in_network_of(namespace: &Namespace<'_>, pod: &str, container: &str, rules: &
 
 fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> u32 {
     let id = container_id(namespace, pod, container);
-    numbers(&id).min().unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+    // Numbers begin anew when they have come to their end: the lowest of them says nothing.
+    let is_first = |number: &u32| {
+        fs::read_to_string(format!("/proc/{number}/status")).is_ok_and(|status| {
+            status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
+        })
+    };
+    numbers(&id).find(is_first).unwrap_or_else(|| panic!("{container} of {pod} has no process"))
 }
 
 /// The processes in a container, by the node's numbers.

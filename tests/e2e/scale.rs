@@ -34,7 +34,8 @@ fn a_replica_that_goes_takes_its_slot_along() {
 fn a_replica_that_missed_wal_which_the_master_has_thrown_away_is_cloned_anew() {
     let lab = lab::shared();
     let ns = lab.namespace("stranded");
-    let db = ns.two_members(&set("pgset"));
+    // None: a master keeps some.
+    let db = ns.two_members(&set("pgset").container("args", json!(["-c", "wal_keep_size=1MB"])));
     db.write_numbers();
     let first_clone = ns.data_directory("pgset-1");
 
@@ -64,10 +65,10 @@ fn a_data_directory_that_is_moved_away_is_noticed_and_the_member_is_cloned() {
     let data = ns.export().join("pgset-1/data");
     ns.kubectl("scale statefulset pgset --replicas=1");
     ns.kubectl("wait --for=delete pod/pgset-1 --timeout=60s");
-    fs::remove_file(data.join("standby.signal")).unwrap();
+    fs::write(data.join("pgset-promoted"), "").unwrap();
 
     ns.kubectl("scale statefulset pgset --replicas=2");
-    wait_until(START, "an Event that the data was a master's", || {
+    wait_until(START, "an Event that the data was promoted by hand", || {
         let events = ns.events("StatefulSet", "pgset");
         events.iter().find(|event| event.contains("off the volume")).map(drop).ok_or_else(|| format!("{events:#?}"))
     });
@@ -76,6 +77,27 @@ fn a_data_directory_that_is_moved_away_is_noticed_and_the_member_is_cloned() {
     db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
     let pod = ns.get("pod pgset-1");
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{}", pod["status"]);
+}
+
+#[test]
+fn a_member_that_wrote_the_masters_timeline_is_cloned_anew_beside_its_old_data() {
+    let lab = lab::shared();
+    let ns = lab.namespace("collision");
+    let db = ns.two_members(&set("pgset"));
+    db.write_numbers();
+    let first_clone = ns.data_directory("pgset-1");
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    ns.kubectl("wait --for=delete pod/pgset-1 --timeout=60s");
+    fs::remove_file(ns.export().join("pgset-1/data/standby.signal")).unwrap();
+
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
+    assert_ne!(ns.data_directory("pgset-1"), first_clone, "it was not cloned anew");
+    wait_until(START, "an Event that says why", || {
+        let events = ns.events("StatefulSet", "pgset");
+        events.iter().find(|event| event.contains("cloned anew")).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
 }
 
 #[test]

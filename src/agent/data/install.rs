@@ -8,7 +8,9 @@
 //! |---|---|---|
 //! | `.pgset-staging` | a database that is being made | is removed |
 //! | `.pgset-complete` | a whole new database on its way to its place | goes on |
-//! | `.pgset-leaving` | inside only: what of the replaced database has left its place already | the rest follows |
+//! | `.pgset-leaving` | inside only: what of the replaced database has left its place already, or of one that is to be rewound | the rest follows; it comes back |
+//! | `.pgset-rewinding` | a former master's database while it is rewound | is cloned anew, and this is kept until then |
+//! | `.pgset-diverged` | what a database that is rewound had written on its own: WAL and the control file | stays until it streams |
 //! | `.pgset-old`, `.pgset-old-2`, ... | whole databases that were replaced | stay until the new one streams |
 //! | `.pgset-removed`, `.pgset-removed-2`, ... | what is not needed any more | is removed |
 //!
@@ -29,17 +31,19 @@ use crate::errors::with_causes;
 
 const STAGING: &str = ".pgset-staging";
 const COMPLETE: &str = ".pgset-complete";
-const LEAVING: &str = ".pgset-leaving";
-const OLD: &str = ".pgset-old";
+pub(super) const LEAVING: &str = ".pgset-leaving";
+pub(super) const REWINDING: &str = ".pgset-rewinding";
+pub(super) const DIVERGED: &str = ".pgset-diverged";
+pub(super) const OLD: &str = ".pgset-old";
 const REMOVED: &str = ".pgset-removed";
 /// So many directories of one name are never there; on a volume that can't be read, the search for a free one ends.
 const MOST: u32 = 100;
 /// All that the agent keeps on the volume for itself is called like this.
 const OWN: &str = ".pgset-";
 /// In a clone that has not streamed yet: it is not worth keeping beside the database that it replaced.
-const UNPROVEN: &str = ".pgset-unproven";
+pub(super) const UNPROVEN: &str = ".pgset-unproven";
 /// The agent's files that belong to a database, and move with it.
-const MARKS: [&str; 2] = [MEMBER, UNPROVEN];
+pub(super) const MARKS: [&str; 2] = [MEMBER, UNPROVEN];
 
 /// Where a new database comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +93,12 @@ impl DataDirectory {
         });
     }
 
-    fn on<'a>(&'a self, disk: &'a dyn Disk) -> Mover<'a> {
+    pub(super) fn on<'a>(&'a self, disk: &'a dyn Disk) -> Mover<'a> {
         Mover { data: self, disk }
     }
 
     /// Where the agent's directories are.
-    fn home(&self) -> &Path {
+    pub(super) fn home(&self) -> &Path {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
         if self.inside { &self.path } else { parent }
     }
@@ -106,7 +110,8 @@ impl DataDirectory {
     }
 
     /// A name of the agent's own, beside or inside the data directory.
-    pub(super) fn named(&self, suffix: &str) -> PathBuf {
+    #[must_use]
+    pub fn named(&self, suffix: &str) -> PathBuf {
         self.home().join(self.base(suffix))
     }
 
@@ -124,7 +129,7 @@ impl DataDirectory {
     }
 
     /// The first of a name that is not taken, or where nothing is in it.
-    fn free(&self, suffix: &str) -> PathBuf {
+    pub(super) fn free(&self, suffix: &str) -> PathBuf {
         let numbered = (2..MOST).map(|number| self.named(&format!("{suffix}-{number}")));
         let mut names = std::iter::once(self.named(suffix)).chain(numbered);
         names.find(|path| names_in(path).is_ok_and(|names| names.is_empty())).unwrap_or_else(|| self.named(suffix))
@@ -152,9 +157,9 @@ impl DataDirectory {
 }
 
 /// A data directory, and the disk that it is on.
-struct Mover<'a> {
-    data: &'a DataDirectory,
-    disk: &'a dyn Disk,
+pub(super) struct Mover<'a> {
+    pub(super) data: &'a DataDirectory,
+    pub(super) disk: &'a dyn Disk,
 }
 
 // === impl Mover ===
@@ -181,7 +186,7 @@ impl Mover<'_> {
         self.finish()
     }
 
-    fn seal(&self, staging: &Path) -> Result<()> {
+    pub(super) fn seal(&self, staging: &Path) -> Result<()> {
         self.disk.rename(staging, &self.data.named(COMPLETE))?;
         self.disk.sync(self.data.home())
     }
@@ -192,13 +197,14 @@ impl Mover<'_> {
         if staging.exists() { self.put_aside(&staging, REMOVED) } else { Ok(()) }
     }
 
-    fn finish(&self) -> Result<()> {
+    pub(super) fn finish(&self) -> Result<()> {
         self.take_up_0_1_0()?;
         let complete = self.data.named(COMPLETE);
         if !complete.is_dir() {
             return self.put_back();
         }
         self.sweep(&complete)?;
+        self.keep_half_rewound()?;
         if self.data.inside { self.finish_inside(&complete) } else { self.finish_beside(&complete) }
     }
 
@@ -219,14 +225,19 @@ impl Mover<'_> {
         // The new one's comes last: as long as both have one, the one here is the old one's.
         let is_replaced = path.join("global").exists() && complete.join("global").exists();
         if is_replaced || leaving.exists() {
-            self.disk.make_directory(&leaving)?;
-            self.disk.sync(path)?;
-            let mut names = self.data.content()?;
-            names.sort_by_key(|name| name != "global");
-            self.move_entries(&names, path, &leaving)?;
+            self.move_out(&leaving)?;
             self.keep(&leaving)?;
         }
         self.move_in(complete)
+    }
+
+    /// Moves the database out of its place, to a directory of the agent's own inside of it.
+    pub(super) fn move_out(&self, leaving: &Path) -> Result<()> {
+        self.disk.make_directory(leaving)?;
+        self.disk.sync(&self.data.path)?;
+        let mut names = self.data.content()?;
+        names.sort_by_key(|name| name != "global");
+        self.move_entries(&names, &self.data.path, leaving)
     }
 
     /// Keeps what was replaced as a copy of its own. A clone that never streamed is not worth it beside the copy that it replaced.
@@ -236,7 +247,7 @@ impl Mover<'_> {
         self.put_aside(replaced, suffix)
     }
 
-    fn put_aside(&self, directory: &Path, suffix: &str) -> Result<()> {
+    pub(super) fn put_aside(&self, directory: &Path, suffix: &str) -> Result<()> {
         self.disk.rename(directory, &self.data.free(suffix))?;
         self.disk.sync(self.data.home())
     }
@@ -299,6 +310,9 @@ impl Mover<'_> {
         if unproven.exists() {
             self.disk.remove(&unproven)?;
             self.disk.sync(path)?;
+        }
+        for diverged in self.data.all(DIVERGED) {
+            self.put_aside(&diverged, REMOVED)?;
         }
         for copy in self.data.all(OLD) {
             if system_at(&copy) == Some(system) {

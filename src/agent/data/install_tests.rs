@@ -4,9 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::election::lineage::Branch;
 
 const SET: SystemIdentifier = SystemIdentifier(7);
 const STRANGER: SystemIdentifier = SystemIdentifier(8);
+
+#[path = "rewinding_tests.rs"]
+mod rewinding;
 
 /// A disk whose process dies before the step `last`; while it removes a directory, in the middle of that.
 struct Dying {

@@ -1,31 +1,46 @@
 //! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
 
+mod candidacy;
+mod handover;
 mod others;
+mod record;
 mod refusing;
 mod replicas;
+mod returning;
+mod seen;
 mod state;
 mod upkeep;
 
 use std::time::Duration;
 
 use kube::Client;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+pub use self::candidacy::Asked;
+use self::candidacy::{Candidacy, PACE};
+use self::handover::Handover;
 use self::refusing::{is_refusal, patience};
+use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
 use super::data::Fingerprint;
+use super::electorate::Electorate;
 use super::events::{Reason, Teller};
+use super::kubernetes::Wishes;
+use super::notes::{Leadership, Notes};
 use super::processes::end_container;
-use super::server::{Server, Stop};
-use super::slots::Members;
+use super::promises::Promises;
+use super::server::{Ready, Server, Stop};
 use super::status::Publisher;
 use super::synchronous::Shortage;
 use super::{label, leadership, postmasters};
+use crate::election::claim::LastWord;
+use crate::election::vote::Version;
 use crate::election::way_out::way_out;
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
@@ -38,8 +53,6 @@ const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 const TURN_OF_REPLICA: Duration = Duration::from_millis(500);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
-/// How long the release of the Lease may wait for the position of a clean stop, which is worth less than the release.
-const POSITION_LIMIT: Duration = Duration::from_secs(1);
 /// How a member's life ends.
 pub enum Parting {
     /// It was asked to.
@@ -48,6 +61,34 @@ pub enum Parting {
     Left,
     /// It can't take over the database that it found, and the image runs it as before.
     Refused(Refusal),
+}
+
+/// What a member works with.
+pub struct Parts {
+    /// The data, and how a member comes to it.
+    pub midwife: Midwife,
+    /// The API server.
+    pub client: Client,
+    /// The Lease.
+    pub leadership: leadership::Handle,
+    /// The role label.
+    pub label: label::Handle,
+    /// The member's own account.
+    pub publisher: Publisher,
+    /// Its Events.
+    pub teller: Teller,
+    /// What it found on the volume.
+    pub found: Found,
+    /// What the set's owner wants.
+    pub set: watch::Receiver<Option<Wishes>>,
+    /// What it has promised.
+    pub promises: Promises,
+    /// What it notes on the volume.
+    pub notes: Notes,
+    /// The other members.
+    pub electorate: Electorate,
+    /// Those of them that ask for its vote.
+    pub ballots: mpsc::Receiver<Asked>,
 }
 
 /// A member of a set.
@@ -59,10 +100,20 @@ pub struct Member {
     publisher: Publisher,
     teller: Teller,
     found: Found,
+    set: watch::Receiver<Option<Wishes>>,
+    promises: Promises,
+    notes: Notes,
+    electorate: Electorate,
+    candidacy: Candidacy,
+    handover: Handover,
+    noted_vote: Option<Version>,
+    noted_leadership: Option<Leadership>,
+    was_promoted: bool,
+    report_due: Instant,
     failed_starts: u32,
     refusal: Option<Refusal>,
-    members: Option<watch::Receiver<Option<Members>>>,
     shortage: Shortage,
+    coming_back: Return,
     oldest_wal_due: Instant,
     state: State,
     data: Option<Data>,
@@ -78,15 +129,9 @@ pub struct Member {
 impl Member {
     /// A member that has done nothing yet.
     #[must_use]
-    pub fn new(
-        midwife: Midwife,
-        client: Client,
-        leadership: leadership::Handle,
-        label: label::Handle,
-        publisher: Publisher,
-        teller: Teller,
-        found: Found,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { midwife, client, leadership, label, publisher, teller, found, .. } = parts;
+        let Parts { set, promises, notes, electorate, ballots, .. } = parts;
         Self {
             midwife,
             client,
@@ -95,10 +140,20 @@ impl Member {
             publisher,
             teller,
             found,
+            set,
+            noted_vote: promises.voted(),
+            promises,
+            notes,
+            electorate,
+            candidacy: Candidacy::new(ballots),
+            handover: Handover::default(),
+            noted_leadership: None,
+            was_promoted: false,
+            report_due: Instant::now(),
             failed_starts: 0,
             refusal: None,
-            members: None,
             shortage: Shortage::default(),
+            coming_back: Return::default(),
             oldest_wal_due: Instant::now(),
             state: State::Stopped,
             data: None,
@@ -126,6 +181,7 @@ impl Member {
                 () = &mut shutdown => break,
                 ended = self.state.ended() => self.note_end(ended),
                 () = self.leadership.changed() => {}
+                () = self.candidacy.changed() => {}
                 () = sleep(pace) => {}
             }
             self.publisher.update(|status| status.turned_at = Some(Instant::now()));
@@ -133,7 +189,7 @@ impl Member {
             self.turn().await;
             self.stand_down();
             if let Some(refusal) = self.refused() {
-                self.leadership.release(None).await;
+                self.release(None).await;
                 return Parting::Refused(refusal);
             }
             // Questions to the server may take their time; the fence does not wait for them.
@@ -149,7 +205,14 @@ impl Member {
     }
 
     fn pace(&self) -> Duration {
+        let is_elected = |role: &Role| matches!(role, Role::Master { announced: None }) && self.was_promoted;
         match &self.state {
+            State::Running(Running { role, .. }) if is_elected(role) => PACE,
+            State::Running(Running { role: Role::Replica { .. }, .. })
+                if self.candidacy.is_hurried() || self.promises.voted().is_some() =>
+            {
+                PACE
+            }
             State::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
             State::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => TURN / 5,
             State::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
@@ -166,6 +229,8 @@ impl Member {
             return;
         }
         let observation = self.observe().await;
+        self.answer_ballots(&observation.lease).await;
+        self.forget_old_vote();
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);
@@ -190,6 +255,8 @@ impl Member {
     }
 
     async fn observe(&mut self) -> Observation {
+        let view = self.leadership.view();
+        self.look_at_wal(&view).await;
         let server = match &self.state {
             State::Stopped => election::Server::Stopped,
             State::StoppedByOthers { until } if Instant::now() >= *until => {
@@ -199,18 +266,21 @@ impl Member {
             State::StoppedByOthers { .. } => election::Server::StoppedByOthers,
             State::Bootstrapping(_) => election::Server::Bootstrapping,
             State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
+            State::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
             State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
             State::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
             State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
-                election::Server::Replica { follows: follows.clone(), stuck_at: *stuck_at }
+                let (follows, stuck_at, wal) = (follows.clone(), *stuck_at, self.wal());
+                election::Server::Replica { follows, stuck_at, receives: wal.receives, position: wal.position }
             }
         };
         if server == election::Server::Stopped {
             self.look_at_data().await;
         }
-        let data = self.data.clone().unwrap_or(Data::Empty);
+        let data = self.coming_back.know(self.data.clone().unwrap_or(Data::Empty));
         let first = self.configuration().brings_database;
-        Observation { lease: self.leadership.view().at(Instant::now()), data, server, first }
+        let standing = self.standing(&view);
+        Observation { lease: view.at(Instant::now()), data, server, first, standing }
     }
 
     /// Only a stopped member's data can change hands: somebody may move it away, bring it back, or mend what can't be used.
@@ -234,25 +304,34 @@ impl Member {
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
-            Action::TakeLease => self.leadership.take().await,
+            Action::TakeLease(taking) => {
+                if let Some(version) = self.leadership.view().seen().map(|seen| seen.version.clone()) {
+                    self.leadership.take(version, taking).await;
+                }
+            }
+            Action::Promise(version) => self.promise(version).await?,
+            Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
+            Action::StartStandby => {
+                self.label.set(label::Role::None);
+                self.midwife.prepare_to_wait()?;
+                self.start(Role::Replica { follows: None, stuck_at: None }).await?;
+            }
+            Action::Promote => self.promote().await?,
             Action::ReleaseLease(waiting) => {
-                self.leadership.release(None).await;
+                self.release(None).await;
                 self.wait(waiting);
             }
             Action::NameDatabase(database) => {
                 info!(system = %database.system, "the Lease knew no database: this replica's is the set's, and its master may lead");
-                self.leadership.release(Some(database)).await;
+                self.release(Some(LastWord { database: Some(database), ..LastWord::default() })).await;
             }
             Action::Bootstrap => {
                 self.tell("making a new database");
                 self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
             }
             Action::Clone(master) => self.clone_from(master),
-            Action::CloneAnew(master) => {
-                warn!(master = %master.pod, "the master has thrown away WAL that this replica needs: it is cloned anew, the old data stays until then");
-                self.stop_at_once().await;
-                self.clone_from(master);
-            }
+            Action::Rewind(master) => self.rewind(master),
+            Action::CloneAnew(master) => self.clone_anew(master).await,
             Action::StartMaster => {
                 self.write_synchronous_names().await?;
                 self.start(Role::Master { announced: None }).await?;
@@ -261,7 +340,7 @@ impl Member {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
                 self.midwife.prepare_to_follow(&master)?;
-                self.start(Role::Replica { follows: master, stuck_at: None }).await?;
+                self.start(Role::Replica { follows: Some(master), stuck_at: None }).await?;
             }
             Action::Follow(master) => self.follow(master)?,
             Action::Fence => self.fence().await,
@@ -308,8 +387,15 @@ impl Member {
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
+        let ready = Ready::ask(configuration, data, programs, processes).await?;
+        let server = if matches!(role, Role::Master { .. }) {
+            // What was asked took its time.
+            let Some(permit) = self.leadership.permit() else { return Ok(()) };
+            Server::start_master(ready, &permit)?
+        } else {
+            Server::start_standby(ready)?
+        };
         info!(role = role.name(), "starting PostgreSQL");
-        let server = Server::start(configuration, data, programs, processes).await?;
         self.publisher.counts.starts.inc();
         let name = role.name();
         self.publisher.update(|status| {
@@ -326,12 +412,12 @@ impl Member {
         let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state else {
             return Ok(());
         };
-        if follows.address != master.address || follows.port != master.port {
+        if follows.as_ref().is_none_or(|before| before.address != master.address || before.port != master.port) {
             info!(master = %master.pod, address = %master.address, "following the master at its new address");
             self.midwife.write_master(&master)?;
             server.reload();
         }
-        *follows = master;
+        *follows = Some(master);
         Ok(())
     }
 
@@ -353,6 +439,10 @@ impl Member {
             State::Bootstrapping(_) => end_container(),
             // The task owns its child process, which is killed with it.
             State::Cloning { task, .. } => {
+                task.abort();
+                let _ = task.await;
+            }
+            State::Rewinding { task, .. } => {
                 task.abort();
                 let _ = task.await;
             }
@@ -385,6 +475,7 @@ impl Member {
             }
             Ended::Server(status) => {
                 error!(%status, "PostgreSQL ended, starting it again");
+                self.coming_back.note_end();
                 postmasters::kill_all(self.midwife.data.path());
                 self.tell(format!("PostgreSQL ended with {status}"));
                 self.retry.later();
@@ -399,8 +490,10 @@ impl Member {
                     Birth::Bootstrap => self.publisher.counts.bootstraps.inc(),
                     Birth::Clone => self.publisher.counts.clones.inc(),
                 };
+                self.coming_back = Return::default();
                 self.retry = Retry::none();
             }
+            Ended::Rewind(master, outcome) => self.note_rewind(&master, outcome),
             Ended::Birth(Birth::Bootstrap, Err(why)) => {
                 error!(error = why, "the database was not made: the container ends and begins anew");
                 // The entry point's temporary server may have outlived it, and would spoil the next attempt.
@@ -416,32 +509,13 @@ impl Member {
 
     async fn shut_down(mut self) -> Parting {
         info!("stopping");
+        self.prepare_successor().await;
         self.publisher.update(|status| {
             status.ready = false;
             status.turned_at = None;
             "stopping".clone_into(&mut status.doing);
         });
-        let fence_at = self.leadership.view().fence_at();
-        let mut last_word = None;
-        if let State::Running(running) = &mut self.state {
-            let mut fence_at = fence_at;
-            // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
-            while let Some(deadline) = fence_at {
-                tokio::select! {
-                    () = running.server.stop(Stop::Fast) => break,
-                    () = sleep_until(deadline) => fence_at = self.leadership.view().fence_at().filter(|at| *at > Instant::now()),
-                }
-            }
-            let how = if fence_at.is_none() && matches!(running.role, Role::Master { .. }) {
-                Stop::Immediate
-            } else {
-                Stop::Fast
-            };
-            running.server.stop(how).await;
-            if matches!(running.role, Role::Master { .. }) {
-                last_word = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
-            }
-        }
+        let last_word = self.stop_for_good().await;
         if let State::Running(running) = &self.state {
             self.look_at_data_of(&running.role);
         }
@@ -449,10 +523,10 @@ impl Member {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
             return Parting::Left;
         }
-        if matches!(self.state, State::Cloning { .. }) {
+        if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
-        self.leadership.release(last_word).await;
+        self.release(last_word).await;
         Parting::Stopped
     }
 }

@@ -52,7 +52,7 @@ impl Member {
             State::Running(Running { server, .. }) => Some(server.number()),
             State::Stopped | State::StoppedByOthers { .. } => None,
             // The data directory is not there yet.
-            State::Bootstrapping(_) | State::Cloning { .. } => return,
+            State::Bootstrapping(_) | State::Cloning { .. } | State::Rewinding { .. } => return,
         };
         let data = &self.midwife.data;
         let Some(server) = Postmaster::of_somebody_else(data.path(), &data.pid_file(), own) else { return };

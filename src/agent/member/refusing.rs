@@ -70,7 +70,9 @@ impl Member {
 
 /// How long a member waits before a person has to hear why: without data it waits whenever the master restarts.
 pub(super) fn patience(waiting: &Waiting) -> Duration {
-    if *waiting == Waiting::DataLost { LOST_FOR_GOOD } else { Duration::ZERO }
+    let is_brief =
+        matches!(waiting, Waiting::DataLost | Waiting::HalfRewound | Waiting::ForFailover | Waiting::ForVotes(_));
+    if is_brief { LOST_FOR_GOOD } else { Duration::ZERO }
 }
 
 /// What a person has to decide on, and so should hear of.
@@ -78,12 +80,15 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
     match waiting {
         Waiting::OtherDatabase { .. }
         | Waiting::DataLost
-        | Waiting::FormerMaster
+        | Waiting::HalfRewound
         | Waiting::Diverged(_)
+        | Waiting::ForFailover
+        | Waiting::ForVotes(_)
         | Waiting::Unusable(_) => true,
         Waiting::ForLease
         | Waiting::ForPredecessor
         | Waiting::ForMaster
+        | Waiting::ForSuccessor(_)
         | Waiting::ForMasterToStart
         | Waiting::ForFirstMember
         | Waiting::ForTheEnd => false,
@@ -97,6 +102,6 @@ mod tests {
     #[test]
     fn a_member_without_data_is_no_news_while_the_master_restarts() {
         assert!(is_refusal(&Waiting::DataLost) && patience(&Waiting::DataLost) >= Duration::from_secs(10));
-        assert_eq!(patience(&Waiting::FormerMaster), Duration::ZERO);
+        assert_eq!(patience(&Waiting::Unusable(String::new())), Duration::ZERO);
     }
 }

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::Member;
 use super::state::{Role, Running, State};
 use super::upkeep::ACCEPTS_WRITES;
+use crate::agent::birth;
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
 use crate::agent::server::Server;
 use crate::agent::slots::{Change, Members};
 use crate::agent::sql::{self, Sql};
 use crate::agent::synchronous::{Confirmations, Standing, Step};
-use crate::agent::{birth, kubernetes};
 use crate::errors::with_causes;
 
 /// How long the start of a master whose commits wait for replicas may be held up by the question how many members the set has: the
@@ -26,21 +25,13 @@ const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
 const OLDEST_WAL_EVERY: Duration = Duration::from_secs(5);
 
 impl Member {
-    fn members(&mut self) -> &mut watch::Receiver<Option<Members>> {
-        let configuration = &self.midwife.configuration;
-        self.members.get_or_insert_with(|| {
-            // The task ends with its stream, which this process outlives only when it ends itself.
-            kubernetes::follow_members(self.client.clone(), &configuration.namespace, configuration.set.clone()).0
-        })
-    }
-
     /// A server that is about to accept writes waits for its replicas from the first commit on.
     pub(super) async fn write_synchronous_names(&mut self) -> Result<(), birth::Error> {
         if self.configuration().synchronous == 0 {
             return Ok(());
         }
-        let known = timeout(MEMBERS_LIMIT, self.members().wait_for(Option::is_some)).await;
-        let members = known.ok().and_then(Result::ok).and_then(|members| members.clone());
+        let known = timeout(MEMBERS_LIMIT, self.set.wait_for(Option::is_some)).await;
+        let members = known.ok().and_then(Result::ok).and_then(|set| set.clone()).map(|set| set.members);
         if members.is_none() {
             warn!("the set's size is not known: commits wait for the replicas that were known last");
         }
@@ -49,22 +40,30 @@ impl Member {
 
     /// Nothing in here keeps a master from taking writes, or from being ready.
     pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
-        let members = self.members().borrow().clone();
+        let members = self.set.borrow().as_ref().map(|set| set.members.clone());
         if let Some(members) = members {
+            self.note_members(&members).await;
             self.keep_members(&members).await?;
         }
+        self.note_leadership().await;
         self.look_up_oldest_wal().await
     }
 
     /// Slots and synchronous replication follow the set's size.
     async fn keep_members(&mut self, members: &Members) -> Result<(), sql::Error> {
-        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
-        let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
+        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
         let facts = sql.synchronous_facts().await?;
         let now = Standing { slots: sql.slots().await?, names: facts.names, names_are_fixed: facts.is_fixed };
+        let may_enable = self.keep_record(members, &now.names, facts.is_fixed).await;
+        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
+        let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
         let mut outcome = Ok(());
         // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
         for step in members.steps(&now, &me.pod, *synchronous) {
+            if matches!(step, Step::Names(_)) && !may_enable {
+                // The Lease has to say it first.
+                continue;
+            }
             info!(set, ?step, "the members changed");
             if let Err(why) = take(sql, server, &step).await {
                 warn!(?step, error = with_causes(&why), "failed to follow the set's size, trying again");

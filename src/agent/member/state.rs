@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::agent::birth;
 use crate::agent::configuration::{Configuration, Passwords};
+use crate::agent::rewind::Outcome;
 use crate::agent::server::{self, Server};
 use crate::agent::sql::{self, Sql};
 use crate::election::{Lsn, Master};
@@ -23,6 +24,7 @@ pub(super) enum State {
     StoppedByOthers { until: Instant },
     Bootstrapping(Task),
     Cloning { from: Master, task: Task },
+    Rewinding { from: Master, task: JoinHandle<Result<Outcome, birth::Error>> },
     Running(Running),
 }
 
@@ -40,7 +42,8 @@ pub(super) enum Role {
         announced: Option<Master>,
     },
     Replica {
-        follows: Master,
+        /// Absent while it follows nobody.
+        follows: Option<Master>,
         stuck_at: Option<Lsn>,
     },
     /// It was started as a replica and accepts writes by somebody else's order.
@@ -78,6 +81,7 @@ impl Role {
 pub(super) enum Ended {
     Server(std::process::ExitStatus),
     Birth(Birth, Result<(), String>),
+    Rewind(Master, Result<Outcome, String>),
 }
 
 pub(super) enum Birth {
@@ -91,7 +95,7 @@ impl State {
         match self {
             Self::Bootstrapping(_) => true,
             Self::Running(running) => matches!(running.role, Role::Master { .. } | Role::Promoted),
-            Self::Stopped | Self::StoppedByOthers { .. } | Self::Cloning { .. } => false,
+            Self::Stopped | Self::StoppedByOthers { .. } | Self::Cloning { .. } | Self::Rewinding { .. } => false,
         }
     }
 
@@ -101,6 +105,10 @@ impl State {
             Self::Stopped | Self::StoppedByOthers { .. } => std::future::pending().await,
             Self::Bootstrapping(task) => Ended::Birth(Birth::Bootstrap, outcome(task).await),
             Self::Cloning { task, .. } => Ended::Birth(Birth::Clone, outcome(task).await),
+            Self::Rewinding { from, task } => {
+                let outcome = outcome(task).await;
+                Ended::Rewind(from.clone(), outcome)
+            }
             Self::Running(running) => match running.server.ended().await {
                 Ok(status) => Ended::Server(status),
                 Err(_) => std::future::pending().await,
@@ -109,7 +117,7 @@ impl State {
     }
 }
 
-async fn outcome(task: &mut Task) -> Result<(), String> {
+async fn outcome<T>(task: &mut JoinHandle<Result<T, birth::Error>>) -> Result<T, String> {
     match task.await {
         Ok(result) => result.map_err(|why| with_causes(&why)),
         Err(why) => Err(why.to_string()),

@@ -3,6 +3,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::Member;
+use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
@@ -84,6 +85,7 @@ impl Member {
             let configuration = &self.midwife.configuration;
             sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
             self.label.set(label::Role::Master);
+            let progress = sql.progress(facts.timeline, None).await;
             let master = Master {
                 pod: configuration.me.pod.clone(),
                 address: configuration.address.clone(),
@@ -91,8 +93,11 @@ impl Member {
                 system: facts.system,
                 timeline: facts.timeline,
                 oldest_wal: None,
+                begins: progress.as_ref().ok().and_then(|progress| progress.begins),
             };
-            note_progress(&self.leadership, sql.progress(facts.timeline, None).await);
+            note_progress(&self.leadership, progress);
+            // What an earlier leadership knew of them is old.
+            self.leadership.note_members(Vec::new());
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
             self.retry = Retry::none();
@@ -111,6 +116,7 @@ impl Member {
                 ACCEPTS_WRITES.clone_into(&mut status.doing);
             }
         });
+        self.checkpoint_after_promotion();
         if let Err(why) = self.look_after_replicas().await {
             warn!(error = with_causes(&why), "failed to look after the replicas, trying again");
             if let State::Running(running) = &mut self.state
@@ -119,7 +125,28 @@ impl Member {
                 running.sql = None;
             }
         }
+        self.follow_order().await;
         Ok(())
+    }
+
+    /// Until its first checkpoint on the new timeline the control file of this server says the old one, and no former master could be
+    /// rewound to it.
+    fn checkpoint_after_promotion(&mut self) {
+        if !std::mem::take(&mut self.was_promoted) {
+            return;
+        }
+        let State::Running(Running { server, .. }) = &self.state else { return };
+        let (directory, port) = (server.settings.socket_directory.clone(), self.configuration().port);
+        tokio::spawn(async move {
+            let outcome = async {
+                let passwords = Passwords::read()?;
+                sql::Sql::connect(&directory, port, &passwords.agent).await?.checkpoint().await
+            };
+            match outcome.await {
+                Ok(()) => info!("the first checkpoint of this timeline is complete"),
+                Err(why) => warn!(error = with_causes(&why), "no checkpoint after the promotion"),
+            }
+        });
     }
 
     async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
@@ -132,15 +159,22 @@ impl Member {
             self.note_promotion("it is not in recovery");
             return Ok(());
         }
+        let Some(follows) = follows.clone() else {
+            self.label.set(label::Role::None);
+            self.not_ready("follows nobody: the set has no master");
+            return Ok(());
+        };
         let streams = facts.streaming_timeline == Some(follows.timeline);
         *stuck_at = facts.stuck_at();
-        let (system, pod) = (follows.system, follows.pod.clone());
+        let (system, pod) = (follows.system, follows.pod);
+        self.report();
         self.label.set(if streams { label::Role::Replica } else { label::Role::None });
         if streams {
             self.note_served();
         }
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
+            self.coming_back = Return::default();
             let data = self.midwife.data.clone();
             // Waited for: nothing else may take the place of this data meanwhile.
             let released = tokio::task::spawn_blocking(move || data.release_kept(system)).await;

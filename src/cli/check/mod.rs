@@ -6,7 +6,7 @@ mod basics;
 mod certificates;
 mod claims;
 mod compare;
-mod installation;
+pub(super) mod installation;
 mod leases;
 mod report;
 pub(super) mod selector;

@@ -351,7 +351,7 @@ fn prefix(version: &str) -> String {
 }
 
 /// The seconds of an HTTP date, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn read_date(text: &str) -> Option<u64> {
+pub fn read_date(text: &str) -> Option<u64> {
     let time = k8s_openapi::jiff::fmt::rfc2822::parse(text).ok()?;
     u64::try_from(time.timestamp().as_second()).ok()
 }

@@ -4,7 +4,7 @@ mod injection;
 mod state;
 mod told;
 
-use std::{io::Write as _, path::PathBuf, str::FromStr};
+use std::{io::Write as _, path::PathBuf};
 
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use super::{
     Outcome,
     cluster::{self, Cluster, Connection, Unread, text},
     inject::{read_file, transform},
+    set_name::SetName,
 };
 use crate::names;
 
@@ -47,15 +48,6 @@ enum Output {
     Json,
 }
 
-/// The name of a `StatefulSet`, with its kind before it as `kubectl` takes it, or without.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SetName(String);
-
-/// What is no name of a `StatefulSet`.
-#[derive(Debug, thiserror::Error)]
-#[error("a StatefulSet is named like sts/NAME")]
-struct NotASet;
-
 /// Why nothing can be explained.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -74,21 +66,6 @@ enum Error {
         /// The file.
         file: String,
     },
-}
-
-// === impl SetName ===
-
-impl FromStr for SetName {
-    type Err = NotASet;
-
-    fn from_str(text: &str) -> Result<Self, NotASet> {
-        let (kind, name) = text.split_once('/').unwrap_or(("sts", text));
-        let kinds = ["sts", "statefulset", "statefulsets", "statefulset.apps", "statefulsets.apps"];
-        // What could lead to another path of the API is no name.
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed);
-        (kinds.contains(&kind.to_ascii_lowercase().as_str()) && is_name).then(|| Self(name.to_owned())).ok_or(NotASet)
-    }
 }
 
 /// Runs the command.
@@ -179,20 +156,5 @@ async fn facts(
         namespace: cluster.get(&format!("/api/v1/namespaces/{namespace}")).await,
         configuration: cluster.get(&configuration).await,
         services: cluster.list(&format!("/api/v1/namespaces/{namespace}/services")).await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_set_is_named_as_kubectl_names_it() {
-        for good in ["sts/db", "statefulset/db", "StatefulSets.apps/db", "db"] {
-            assert_eq!(good.parse::<SetName>().unwrap(), SetName("db".to_owned()), "{good}");
-        }
-        for bad in ["", "sts/", "pod/db", "sts/a/b", "sts/../x", "sts/a?b", "Db"] {
-            assert!(bad.parse::<SetName>().is_err(), "{bad}");
-        }
     }
 }

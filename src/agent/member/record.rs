@@ -1,0 +1,97 @@
+//! What a master records: in the Lease, who may stand and what commits wait for; on its volume, its leadership.
+
+use std::collections::BTreeSet;
+
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use super::Member;
+use super::state::{Role, Running, State};
+use crate::agent::notes::Leadership;
+use crate::agent::slots::Members;
+use crate::agent::synchronous::{self, QuorumStep, quorum_step};
+use crate::election::claim::Told;
+use crate::election::lineage::{Database, Reached};
+use crate::election::vote::Quorum;
+use crate::errors::with_causes;
+
+/// How often a replica tells the master where it is.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+
+impl Member {
+    /// Records who may stand, and returns whether the server may do what it is about to do for the sake of synchronous replication.
+    pub(super) async fn keep_record(&mut self, members: &Members, on_server: &str, is_fixed: bool) -> bool {
+        let view = self.leadership.view();
+        let Some(seen) = view.seen() else { return false };
+        let configuration = self.configuration();
+        let (me, synchronous) = (configuration.me.pod.clone(), configuration.synchronous);
+        let voters: BTreeSet<String> = if members.count == 0 {
+            seen.record.voters.clone()
+        } else {
+            members.others(&me).chain([me.clone()]).collect()
+        };
+        let (on_server, wanted) = if is_fixed {
+            // The user's own: nothing is promised of it.
+            (Quorum::default(), Quorum::default())
+        } else {
+            (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, synchronous)))
+        };
+        let (quorum, may_enable) = match quorum_step(&seen.record.quorum, &on_server, &wanted) {
+            QuorumStep::Record(quorum) => (quorum, false),
+            QuorumStep::Enable => (seen.record.quorum.clone(), true),
+            QuorumStep::Done => (wanted, true),
+        };
+        let order_done = self.order_done(&view);
+        self.leadership.tell(Told { voters, quorum, order_done }).await;
+        may_enable
+    }
+
+    /// Notes on the volume what this member needs to lead on after a restart without the API server.
+    pub(super) async fn note_leadership(&mut self) {
+        let State::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.state else {
+            return;
+        };
+        let view = self.leadership.view();
+        let Some(seen) = view.seen().filter(|seen| !view.is_by_leave() && !seen.record.voters.is_empty()) else {
+            return;
+        };
+        let told = self.leadership.told().map(|told| told.voters).unwrap_or_default();
+        let voters: BTreeSet<String> = seen.record.voters.union(&told).cloned().collect();
+        let mut addresses = self.electorate.addresses();
+        addresses.retain(|pod, _| voters.contains(pod));
+        let reached = Reached { timeline: master.timeline, begins: master.begins, flushed: None, stopped_at: None };
+        let leadership = Leadership {
+            holder: self.configuration().me.to_string(),
+            epoch: seen.record.epoch,
+            voters,
+            addresses,
+            database: Database { system: master.system, reached: Some(reached) },
+        };
+        if self.noted_leadership.as_ref() == Some(&leadership) {
+            return;
+        }
+        let (notes, new) = (self.notes.clone(), leadership.clone());
+        match tokio::task::spawn_blocking(move || notes.write_leadership(&new)).await {
+            Ok(Ok(())) => self.noted_leadership = Some(leadership),
+            Ok(Err(why)) => warn!(
+                error = with_causes(&why),
+                "the leadership is not noted: without the API server it ends with this container"
+            ),
+            Err(why) => warn!(%why, "the leadership is not noted"),
+        }
+    }
+
+    /// Tells the master where this member is, so that it can be asked when the API server does not answer.
+    pub(super) fn report(&mut self) {
+        let State::Running(Running { role: Role::Replica { follows: Some(master), .. }, .. }) = &self.state else {
+            return;
+        };
+        if Instant::now() < self.report_due {
+            return;
+        }
+        self.report_due = Instant::now() + REPORT_EVERY;
+        let (electorate, master) = (self.electorate.clone(), master.clone());
+        let address = self.configuration().address.clone();
+        tokio::spawn(async move { electorate.report(&master.pod, &master.address, &address).await });
+    }
+}

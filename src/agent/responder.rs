@@ -1,0 +1,82 @@
+//! Answers the other members. What can't wait for the main loop, which may be busy with PostgreSQL, is answered here.
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::electorate::{Electorate, Question, Reply};
+use super::leadership::View;
+use super::member::Asked;
+use super::peers;
+use super::promises::Promises;
+use crate::election::claim::Times;
+use crate::election::leave::{self, Known};
+
+/// What it answers with.
+pub struct Responder {
+    /// What is known of the Lease.
+    pub view: watch::Receiver<View>,
+    /// What this member has promised.
+    pub promises: Promises,
+    /// Where the other members are.
+    pub electorate: Electorate,
+    /// How long a promise to a master lasts.
+    pub times: Times,
+    /// The main loop.
+    pub ballots: mpsc::Sender<Asked>,
+    /// Whom this member knows as the master of which epoch from an earlier life of its container.
+    pub earlier: Option<(String, u32)>,
+}
+
+impl Responder {
+    /// Answers until nobody can ask any more.
+    pub async fn run(self, mut inbox: mpsc::Receiver<peers::Asked<Question, Reply>>) {
+        while let Some(asked) = inbox.recv().await {
+            match asked.question {
+                Question::Report { address } => {
+                    if self.electorate.note(&asked.from.pod, &address) {
+                        debug!(pod = %asked.from.pod, address, "a member is there");
+                    }
+                    let _ = asked.answer.send(Reply::Noted);
+                }
+                Question::Leave(request) => {
+                    // A member speaks for itself only.
+                    let answer =
+                        if request.holder == asked.from { self.leave(&request) } else { leave::Answer::Refused };
+                    let _ = asked.answer.send(Reply::Leave(answer));
+                }
+                Question::Vote(ballot) => {
+                    let (answer, answered) = oneshot::channel();
+                    if self.ballots.try_send(Asked { ballot, answer }).is_ok() {
+                        tokio::spawn(async move {
+                            if let Ok(answer) = answered.await {
+                                let _ = asked.answer.send(Reply::Vote(answer));
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn leave(&self, request: &leave::Request) -> leave::Answer {
+        let view = self.view.borrow().clone();
+        let earlier =
+            || self.earlier.as_ref().map(|(holder, epoch)| Known::Lease { holder: Some(holder), epoch: *epoch });
+        let known = match view.seen() {
+            Some(seen) => Known::Lease { holder: seen.holder.as_deref(), epoch: seen.record.epoch },
+            None => earlier().unwrap_or(Known::Nothing),
+        };
+        let until = Instant::now() + self.times.duration;
+        let first = self.promises.leave(Instant::now()).is_none();
+        let mut answer = leave::Answer::Refused;
+        self.promises.give_leave(until, request.master.clone(), |has_voted| {
+            answer = leave::answer(request, known, has_voted);
+            answer == leave::Answer::Confirmed
+        });
+        if first && answer == leave::Answer::Confirmed {
+            info!(master = %request.holder.pod, epoch = request.epoch, "the master can't reach the API server: this member does not stand for now");
+        }
+        answer
+    }
+}
