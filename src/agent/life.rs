@@ -112,11 +112,10 @@ impl Life {
         };
         let fencer = fencing::Handle::new();
         let mut ownership = self.start_to_own(&data, &lock, &fencer)?;
-        let overdue = ownership.overdue();
         let life = async {
             let (ending, may_let_go) =
                 self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
-            if may_let_go && postmasters::all(data.path()).is_empty() {
+            if may_let_go && self.processes.are_ended().await && postmasters::all(data.path()).is_empty() {
                 ownership.release().await;
             }
             Ok(ending)
@@ -124,7 +123,6 @@ impl Life {
         let ending = tokio::select! {
             ending = life => ending,
             () = fencer.clone().keep(self.processes.clone()) => Err(Error::Ended("keeper of the fencer")),
-            lost = overdue => end(&lost),
         };
         drop(lock);
         ending
@@ -178,13 +176,17 @@ impl Life {
             () = &mut shutdown => return Ok((Ending::Stopped, true)),
         };
         let outcome = match outcome {
-            Ok(()) => self.be_a_member(found, data, programs.clone(), fencer, questions, shutdown.as_mut()).await?,
+            Ok(()) => {
+                self.be_a_member(found, data, programs.clone(), fencer.clone(), questions, shutdown.as_mut()).await?
+            }
             Err(refusal) => Parting::Refused(refusal),
         };
         match outcome {
             Parting::Stopped => Ok((Ending::Stopped, true)),
             Parting::Left => Ok((Ending::Stopped, false)),
             Parting::Refused(refusal) => {
+                // What the image runs needs no Lease, only the directory.
+                fencer.stand();
                 let server = Some(programs.path("postgres"));
                 let ending = self.run_as_before(&refusal, server, home.as_deref(), shutdown).await?;
                 // An image that ended by itself may have left anything; the next life of its container takes over at once.

@@ -8,8 +8,9 @@
 //! with each [`BEAT`]. No file: nobody owns the directory, its last owner has let go. Nobody ever compares clocks of two machines.
 //!
 //! **Its owner** reads it before each beat. If a later life of this pod stands there, it was overtaken: everything ends at once. If
-//! no beat has come through for [`STOP_AFTER`], counted from before the last that did, the storage is gone or stalls and somebody may be about
-//! to take over: everything ends as well, by the agent, or [`KILL_AFTER`] by the fencer, whatever hangs.
+//! no beat has come through for [`STOP_AFTER`], counted from before the rename of the last that did, the storage is gone or stalls and somebody
+//! may be about to take over: everything ends as well, by the agent, or [`KILL_AFTER`] by the fencer, whatever hangs. A beat that takes long to
+//! be written counts from when it can be seen, so that storage that is slow, but goes on, ends nobody.
 //!
 //! **A newcomer** looks once a second.
 //!
@@ -25,7 +26,7 @@
 //! claim when he looks, and does not own. A claim that took longer may have overtaken somebody who owns the directory already: that one stops
 //! within `STOP_AFTER`, so such a claim has to stand for `TAKE_OVER_AFTER`, with beats.
 //!
-//! **The arithmetic.** What a newcomer saw first at `r` was begun before `r`, so its owner's processes are dead at `r + KILL_AFTER`. A beat that
+//! **The arithmetic.** What a newcomer saw first at `r` was put there from before `r` on, so its owner's processes are dead at `r + KILL_AFTER`. A beat that
 //! succeeded later would have been seen. At `r + TAKE_OVER_AFTER` the directory is taken over at the earliest: 14 s are left for the kernel
 //! to end the processes, for writes on their way to the server, and for clocks that go at different speeds. 30 s outlast what a network
 //! or a busy server does in everyday life (a switch that begins anew, a checkpoint of all members at once), and are still a wait that people bear

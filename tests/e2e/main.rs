@@ -25,6 +25,7 @@ mod install;
 mod load;
 mod names;
 mod outage;
+mod owner;
 mod pinning;
 mod refusals;
 mod restart;

@@ -1,14 +1,15 @@
-//! The owner's thread: it takes the directory, beats, and lets go. A thread of its own, because it waits for storage.
+//! The owner's threads. One takes the directory, beats, and lets go; it waits for storage. The other waits for nothing but the deadline, and ends
+//! this process when it is there: a thread that hangs in storage never comes back from it to the next step of what it did.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::volume::{Slate, is_full};
@@ -23,6 +24,8 @@ const KILL_PAUSE: Duration = Duration::from_millis(100);
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often one who waits says so, which is also how the liveness probe knows that it lives.
 const SAY_EVERY: Duration = Duration::from_secs(1);
+/// How often the deadline is looked at: a machine that was suspended wakes up past it.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why everything ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,9 @@ pub enum Lost {
     Overdue(Duration),
 }
 
+/// How everything ends. Both threads may find that it is due.
+type End = Arc<dyn Fn(Lost) + Send + Sync>;
+
 /// The thread ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the owner of the data directory ended by itself")]
@@ -48,8 +54,6 @@ pub struct Ended;
 pub struct Ownership {
     states: watch::Receiver<State>,
     orders: Sender<()>,
-    deadline: Deadline,
-    times: Times,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +76,10 @@ struct Keeper {
     deadline: Deadline,
     states: watch::Sender<State>,
     orders: Receiver<()>,
-    end: Box<dyn Fn(Lost) + Send>,
+    end: End,
     last_beat: Moment,
     trouble: Option<io::ErrorKind>,
+    waits_for: Option<String>,
 }
 
 // === impl Ownership ===
@@ -87,26 +92,28 @@ impl Ownership {
         lock_proves: bool,
         times: Times,
         fencer: fencing::Handle,
-        end: impl Fn(Lost) + Send + 'static,
+        end: impl Fn(Lost) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (publish, states) = watch::channel(State::Looking);
         let (orders, inbox) = mpsc::channel();
-        let deadline = Deadline::default();
+        let (deadline, end): (_, End) = (Deadline::default(), Arc::new(end));
+        deadline.watch(times.stop_after, end.clone())?;
         let newcomer = Newcomer::new(me.clone(), lock_proves, times);
         let keeper = Keeper {
             slate: Box::new(slate),
             me,
             times,
             fencer,
-            deadline: deadline.clone(),
+            deadline,
             states: publish,
             orders: inbox,
-            end: Box::new(end),
+            end,
             last_beat: Moment::now(),
             trouble: None,
+            waits_for: None,
         };
         thread::Builder::new().name("owner".to_owned()).spawn(move || keeper.run(newcomer))?;
-        Ok(Self { states, orders, deadline, times })
+        Ok(Self { states, orders })
     }
 
     /// Completes when the directory is this life's; says meanwhile what it waits for.
@@ -120,20 +127,6 @@ impl Ownership {
             }
             if let Ok(Err(_)) = timeout(SAY_EVERY, self.states.changed()).await {
                 return Err(Ended);
-            }
-        }
-    }
-
-    /// Completes when no beat has come through in time, whether the thread hangs or not.
-    pub fn overdue(&self) -> impl Future<Output = Lost> + use<> {
-        let (deadline, stop_after) = (self.deadline.clone(), self.times.stop_after);
-        async move {
-            loop {
-                let left = deadline.get().map_or(SAY_EVERY, |at| at.since(Moment::now()));
-                if left.is_zero() {
-                    return Lost::Overdue(stop_after);
-                }
-                sleep(left).await;
             }
         }
     }
@@ -153,8 +146,24 @@ impl Ownership {
 // === impl Deadline ===
 
 impl Deadline {
-    fn get(&self) -> Option<Moment> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends everything when it is there, for as long as somebody has it.
+    fn watch(&self, stop_after: Duration, end: End) -> io::Result<()> {
+        let deadline = Arc::downgrade(&self.0);
+        let watch = move || {
+            while let Some(left) = Self::left(&deadline) {
+                if left.is_zero() {
+                    return end(Lost::Overdue(stop_after));
+                }
+                thread::sleep(left);
+            }
+        };
+        thread::Builder::new().name("deadline".to_owned()).spawn(watch).map(drop)
+    }
+
+    /// Until when there is certainly nothing to do; absent if nobody has it any more.
+    fn left(deadline: &Weak<Mutex<Option<Moment>>>) -> Option<Duration> {
+        let deadline = *deadline.upgrade()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(deadline.map_or(LOOK_EVERY, |at| at.since(Moment::now()).min(LOOK_EVERY)))
     }
 
     fn set(&self, deadline: Option<Moment>) {
@@ -198,9 +207,10 @@ impl Keeper {
     }
 
     fn approach(&mut self, newcomer: &mut Newcomer) -> io::Result<Step> {
-        let began = self.prepare()?;
+        self.prepare()?;
         let look = self.look()?;
         let step = newcomer.step(&look);
+        let began = Moment::now();
         match &step {
             Step::Make => {
                 self.last_beat = began;
@@ -225,6 +235,9 @@ impl Keeper {
     fn own(&mut self) {
         self.extend();
         self.slate.tidy();
+        if self.waits_for.is_some() {
+            info!("the data directory is this pod's now");
+        }
         self.states.send_replace(State::Owned);
         loop {
             match self.orders.recv_timeout(self.times.beat) {
@@ -252,7 +265,7 @@ impl Keeper {
 
     /// Nothing is written if it is too late for it: the directory may be another's.
     fn beat(&mut self) -> io::Result<Option<Lost>> {
-        let began = self.prepare()?;
+        self.prepare()?;
         let look = self.look()?;
         let duty = duty(&self.me, &look.found);
         if let Duty::End(note) = duty {
@@ -261,6 +274,7 @@ impl Keeper {
         if let Some(lost) = self.is_overdue() {
             return Ok(Some(lost));
         }
+        let began = Moment::now();
         let outcome = match duty {
             Duty::MakeAgain => self.slate.put_first().map(drop),
             Duty::Beat | Duty::End(_) => self.slate.put_over(),
@@ -276,11 +290,9 @@ impl Keeper {
         }
     }
 
-    fn prepare(&mut self) -> io::Result<Moment> {
-        let began = Moment::now();
+    fn prepare(&mut self) -> io::Result<()> {
         self.me = self.me.next();
-        self.slate.prepare(&self.me.to_text())?;
-        Ok(began)
+        self.slate.prepare(&self.me.to_text())
     }
 
     fn look(&self) -> io::Result<Look> {
@@ -322,13 +334,18 @@ impl Keeper {
         (self.end)(lost);
     }
 
-    fn tell_waiting(&self, newcomer: &Newcomer) {
+    fn tell_waiting(&mut self, newcomer: &Newcomer) {
         let Some((who, left)) = newcomer.waits_for(Moment::now()) else { return };
         let at = Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX);
         let why = format!(
             "waiting: {who} may still write to the data directory; it is taken over at {at:.0}, or as soon as it is let go, unless it \
              shows life before"
         );
+        // Each beat of the other moves the time.
+        if self.waits_for.as_ref() != Some(&who) {
+            warn!("{why}");
+            self.waits_for = Some(who);
+        }
         self.states.send_replace(State::Waiting(why));
     }
 

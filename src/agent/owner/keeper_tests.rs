@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use tokio::time::sleep;
+
 use super::super::Volume;
 use super::*;
 use crate::agent::fencer::Order;
@@ -18,7 +20,7 @@ const FAST: Times = Times {
     claim_settles: Duration::from_millis(400),
 };
 
-/// A volume that can stall, be full, or take no operation after so many.
+/// A volume that can stall, be slow to write, be full, or take no operation after so many.
 #[derive(Clone)]
 struct Faulty {
     volume: Volume,
@@ -27,6 +29,7 @@ struct Faulty {
 
 struct Faults {
     stalls: AtomicBool,
+    is_slow: AtomicBool,
     is_full: AtomicBool,
     left: AtomicUsize,
 }
@@ -44,6 +47,9 @@ impl Faulty {
 impl Slate for Faulty {
     fn prepare(&mut self, text: &str) -> io::Result<()> {
         self.before()?;
+        if self.faults.is_slow.load(Ordering::SeqCst) {
+            thread::sleep(FAST.stop_after * 7 / 10);
+        }
         self.volume.prepare(text)
     }
 
@@ -104,6 +110,7 @@ impl Directory {
     fn begin_with(&self, uid: &str, token: &str, lock_proves: bool, operations: usize) -> Life {
         let faults = Faults {
             stalls: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             left: AtomicUsize::new(operations),
         };
@@ -209,13 +216,9 @@ async fn whose_storage_stalls_is_dead_by_the_fencers_deadline_before_another_own
     let mut first = directory.begin("one", "a");
     first.owns().await;
     first.faults.stalls.store(true, Ordering::SeqCst);
-    let overdue = first.ownership.overdue();
     let mut second = directory.begin("two", "b");
-    assert_eq!(
-        timeout(FAST.take_over_after, overdue).await,
-        Ok(Lost::Overdue(FAST.stop_after)),
-        "though its thread hangs"
-    );
+    let lost = first.lost.recv_timeout(FAST.take_over_after);
+    assert_eq!(lost, Ok(Lost::Overdue(FAST.stop_after)), "though the thread that beats hangs");
     second.owns().await;
     let Order::KillAt(deadline) = fencing::tests::storage_in_force(&first.fencer) else { panic!("nothing kills") };
     assert!(Moment::now().since(deadline) + FAST.kill_after + FAST.beat * 3 >= FAST.take_over_after);
@@ -280,6 +283,16 @@ async fn a_crash_at_any_step_keeps_nobody_out_for_good_nor_lets_another_in_early
             assert_eq!(waited < FAST.take_over_after, may_be_at_once, "after {operations} operations: {waited:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_volume_that_takes_long_for_each_write_is_not_gone() {
+    let directory = Directory::new();
+    let mut first = directory.begin("one", "a");
+    first.owns().await;
+    first.faults.is_slow.store(true, Ordering::SeqCst);
+    sleep(FAST.stop_after * 4).await;
+    assert!(first.lost.try_recv().is_err());
 }
 
 #[tokio::test]
