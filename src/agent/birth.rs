@@ -17,6 +17,7 @@ use super::settings::Authentication;
 use super::slots::Members;
 use super::{nameless, postmasters, settings, sql, stand_in, synchronous};
 use crate::election::lineage::Database;
+use crate::election::vote::Quorum;
 use crate::election::{Data, Master};
 use crate::names;
 
@@ -268,16 +269,23 @@ impl Midwife {
         }
     }
 
-    /// Writes which replicas confirm a commit, if commits wait for any, before the server starts: its first commit waits already.
-    pub fn write_synchronous_names(&self, members: Option<&Members>) -> Result<()> {
+    /// Which replicas would confirm a commit of a master that starts now, absent if commits wait for nobody.
+    #[must_use]
+    pub fn synchronous_names_at_start(&self, members: Option<&Members>) -> Option<String> {
         let Configuration { set, me, synchronous, .. } = &self.configuration;
+        let last = || {
+            let text = fs::read_to_string(self.data.path().join(settings::AUTO_FILE)).unwrap_or_default();
+            settings::setting(&text, synchronous::SETTING)
+        };
+        let last = if members.is_none() && *synchronous > 0 { last() } else { None };
+        synchronous::names_at_start(members, set, &me.pod, *synchronous, last.as_deref())
+    }
+
+    /// Writes which replicas confirm a commit, before the server starts: its first commit waits already.
+    pub fn write_synchronous_names(&self, quorum: &Quorum) -> Result<()> {
         let path = self.data.path().join(settings::AUTO_FILE);
         let old = fs::read_to_string(&path).unwrap_or_default();
-        let last = settings::setting(&old, synchronous::SETTING);
-        let Some(names) = synchronous::names_at_start(members, set, &me.pod, *synchronous, last.as_deref()) else {
-            return Ok(());
-        };
-        let new = settings::with_settings(&old, &[(synchronous::SETTING, &names)]);
+        let new = settings::with_settings(&old, &[(synchronous::SETTING, &synchronous::value(quorum))]);
         settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
     }
 

@@ -7,6 +7,7 @@
 mod disk;
 mod install;
 mod rewinding;
+mod timelines;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};

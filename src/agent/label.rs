@@ -38,7 +38,7 @@ pub fn is_stale(action: &Action) -> bool {
         Action::Stay
         | Action::Wait(Waiting::ForLease)
         | Action::TakeLease(_)
-        | Action::Promote
+        | Action::Promote(_)
         | Action::Bootstrap
         | Action::StartMaster
         | Action::Follow(_)

@@ -26,6 +26,7 @@ use super::notes::Leadership;
 use super::promises::Promises;
 use crate::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
 use crate::election::members;
+use crate::election::sight::{self, Sight};
 use crate::election::vote::{Record, Version};
 use crate::election::{Lease, Lsn, Master, leave};
 
@@ -179,7 +180,24 @@ impl Handle {
     /// Leave to write, if this member leads now.
     #[must_use]
     pub fn permit(&self) -> Option<WritePermit> {
-        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. }).then_some(WritePermit(()))
+        self.leads().then_some(WritePermit(()))
+    }
+
+    /// Whether this member leads now.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. })
+    }
+
+    /// Completes when this member does not lead, or no longer: renewals move that moment. Cancel-safe.
+    pub async fn fenced(&self) {
+        loop {
+            let fence_at = self.view.borrow().fence_at;
+            match fence_at {
+                Some(fence_at) if Instant::now() < fence_at => sleep_until(fence_at).await,
+                _ => return,
+            }
+        }
     }
 
     /// Tells the others where the master answers, now and with every renewal.
@@ -343,7 +361,7 @@ impl Keeper {
                     None => return,
                 },
                 event = events.next() => match event {
-                    Some(Ok(lease)) => self.observe(lease),
+                    Some(Ok(lease)) => self.hear(lease),
                     Some(Err(error)) => debug!(%error, "the watch of the Lease was interrupted"),
                     None => return,
                 },
@@ -465,9 +483,10 @@ impl Keeper {
     /// The first look at the Lease. Who has led on without it has to find itself in it.
     fn observe_first(&mut self, lease: LeaseObject) {
         if self.held.is_some() {
-            let holder = Claim::read(&lease, self.times.duration).holder;
-            if holder.as_deref() != Some(self.identity.as_str()) {
-                warn!(lease = %self.name, ?holder, "another member leads now");
+            let Claim { holder, record, .. } = Claim::read(&lease, self.times.duration);
+            let epoch = self.earlier.as_ref().map_or(record.epoch, |earlier| earlier.epoch);
+            if holder.as_deref() != Some(self.identity.as_str()) || record.epoch != epoch {
+                warn!(lease = %self.name, ?holder, "another member leads now, or has led meanwhile");
                 self.lose();
             } else if let Some(version) = claim::version(&lease) {
                 self.promises.see(&version);
@@ -538,6 +557,13 @@ impl Keeper {
             (Lease::Mine { .. } | Lease::Other { .. } | Lease::Predecessor, _) => self.trouble = None,
             // Whether it can be taken is known only by trying.
             (Lease::Vacant { .. } | Lease::Unknown, _) => {}
+        }
+    }
+
+    /// What a watch tells. One that hung may deliver what was true before the last look at the API server.
+    fn hear(&mut self, lease: LeaseObject) {
+        if !self.seen.as_ref().is_some_and(|seen| sight::is_older(&lease, seen)) {
+            self.observe(lease);
         }
     }
 
@@ -615,32 +641,18 @@ impl Keeper {
     }
 
     fn judge(&self) -> Lease {
-        let leave = self.promises.leave(Instant::now());
-        let Some(claim) = self.claim() else {
-            if self.held.is_some() {
-                return Lease::Mine { set: self.earlier.as_ref().map(|earlier| earlier.database) };
-            }
-            // By the word of the master itself: the API server does not answer.
-            return leave
-                .and_then(|leave| leave.master)
-                .map_or(Lease::Unknown, |master| Lease::Other { master: Some(master) });
-        };
-        if self.held.is_some() {
-            return Lease::Mine { set: claim.set };
-        }
-        match claim.holder.as_deref() {
-            None if self.reserved_until.is_some_and(|until| Instant::now() < until) => Lease::Unknown,
-            None => Lease::Vacant { set: claim.set },
-            // This container's earlier life held it. All of its processes are gone with it.
-            Some(holder) if holder == self.identity => Lease::Vacant { set: claim.set },
-            Some(_) if self.is_silent && leave.is_none() && self.observed_at.elapsed() >= claim.duration => {
-                Lease::Vacant { set: claim.set }
-            }
-            Some(holder) => match Candidate::parse(holder) {
-                Some(candidate) if candidate.pod == self.me.pod => Lease::Predecessor,
-                _ => Lease::Other { master: claim.master },
-            },
-        }
+        let now = Instant::now();
+        let (claim, leave) = (self.claim(), self.promises.leave(now));
+        let lasts = |claim: &Claim| self.observed_at + claim.duration > now;
+        sight::judge(&Sight {
+            me: &self.me,
+            claim: claim.as_ref(),
+            holds: self.held.is_some(),
+            earlier: self.earlier.as_ref().map(|earlier| earlier.database),
+            leave: leave.as_ref().map(|leave| leave.master.as_ref()),
+            is_reserved: self.reserved_until.is_some_and(|until| now < until),
+            is_silent: self.is_silent && !claim.as_ref().is_some_and(lasts),
+        })
     }
 
     /// The Lease as it is renewed now; with the master, once that accepts connections, and what it has noted.
@@ -714,7 +726,7 @@ impl Keeper {
         let wanted = self.renewal(&seen);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, sent),
-            Err(Refused::Conflict) => self.settle_conflict(sent).await,
+            Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
             Err(Refused::Forbidden(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
                 self.renew_soon();
@@ -738,14 +750,13 @@ impl Keeper {
         }
     }
 
-    /// Somebody else wrote the Lease. An annotation by hand or a Lease made anew is no loss of it; another holder is.
-    async fn settle_conflict(&mut self, sent: Sent) {
+    /// Somebody else wrote the Lease.
+    async fn settle_conflict(&mut self, held: &LeaseObject, sent: Sent) {
         let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
             return self.renew_soon();
         };
-        let holder = Claim::read(&lease, self.times.duration).holder;
-        if holder.as_deref().is_some_and(|holder| holder != self.identity) {
-            warn!(lease = %self.name, holder, "another member leads now");
+        if sight::is_lost(&self.me, held, &lease) {
+            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now, or has led meanwhile");
             self.lose();
             return self.observe(lease);
         }

@@ -560,7 +560,10 @@ async fn a_member_that_has_given_leave_does_not_find_the_lease_vacant() {
     parts.promises = promises.clone();
     let handle = start(parts).0;
     sleep(SECOND * 5).await;
-    assert!(promises.give_leave(Instant::now() + SECOND * 6, None, |voted| !voted));
+    let holder = Candidate { pod: "pgset-0".into(), uid: "a".into() };
+    let request = leave::Request { holder, epoch: 3, master: None };
+    let answer = promises.answer_leave(&request, None, Instant::now() + SECOND * 6);
+    assert_eq!(answer, leave::Answer::Confirmed);
     sleep(SECOND * 5).await;
     assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "{:?}", handle.view());
     sleep(SECOND * 2).await;

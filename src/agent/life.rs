@@ -33,6 +33,7 @@ use super::status::Publisher;
 use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, postmasters, privileges};
 use crate::election::SystemIdentifier;
 use crate::election::claim::{Candidate, Claim};
+use crate::election::promise::Attempt;
 use crate::errors::with_causes;
 use crate::names;
 use crate::set::OLDEST_POSTGRESQL;
@@ -223,7 +224,9 @@ impl Life {
         let client = kubernetes::client(&configuration.namespace)?;
         let notes = Notes::of(&data);
         let earlier = notes.leadership();
-        let promises = Promises::new(notes.vote());
+        let led = earlier.clone().map(|led| Attempt { lease: String::new(), holder: led.holder, epoch: led.epoch });
+        let attempt = notes.attempt().into_iter().chain(led).max_by_key(|attempt| attempt.epoch);
+        let promises = Promises::new(notes.vote(), attempt);
         let addresses = earlier.as_ref().map(|earlier| earlier.addresses.clone()).unwrap_or_default();
         let electorate = Electorate::new(Arc::new(self.peers.clone()), addresses);
         let (leadership, keeper) = leadership::start(leadership::Parts {
@@ -235,7 +238,7 @@ impl Life {
             fencer,
             promises: promises.clone(),
             electorate: electorate.clone(),
-            earlier: earlier.clone(),
+            earlier,
         });
         let (label, labeller) = label::start(
             client.clone(),
@@ -252,7 +255,6 @@ impl Life {
             electorate: electorate.clone(),
             times: configuration.times,
             ballots: ballot,
-            earlier: earlier.map(|earlier| (earlier.holder, earlier.epoch)),
         };
         let authentication = programs.authentication(&processes).await;
         let midwife = Midwife { configuration, programs, processes, data, authentication };

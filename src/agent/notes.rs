@@ -1,4 +1,5 @@
-//! What a member has to know again after its container has started anew, on its data volume: its leadership, and its vote.
+//! What a member has to know again after its container has started anew, on its data volume: its leadership, its vote, and which
+//! leadership it tried to take.
 //!
 //! Written before anything depends on it. A note that can't be read is none: then the member asks the Lease, as ever.
 
@@ -7,17 +8,22 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::data::{DataDirectory, Error};
 use crate::election::lineage::Database;
+use crate::election::promise::Attempt;
 use crate::election::vote::Version;
 
 /// The leadership that this member had last.
 const LEADERSHIP: &str = ".pgset-leadership";
 /// The version of the Lease while which this member receives nothing.
 const VOTE: &str = ".pgset-vote";
+
+/// The leadership that this member tried to take last.
+const ATTEMPT: &str = ".pgset-attempt";
 
 /// A leadership, so that the master goes on after a restart of its container though the API server does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +45,7 @@ pub struct Leadership {
 pub struct Notes {
     leadership: PathBuf,
     vote: PathBuf,
+    attempt: PathBuf,
 }
 
 // === impl Notes ===
@@ -47,24 +54,29 @@ impl Notes {
     /// Of the member with this data directory.
     #[must_use]
     pub fn of(data: &DataDirectory) -> Self {
-        Self { leadership: data.named(LEADERSHIP), vote: data.named(VOTE) }
+        Self { leadership: data.named(LEADERSHIP), vote: data.named(VOTE), attempt: data.named(ATTEMPT) }
     }
 
     /// The leadership that was noted last.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
-        let text = fs::read_to_string(&self.leadership).ok()?;
-        serde_json::from_str(&text)
-            .map_err(|error| warn!(path = %self.leadership.display(), %error, "the note can't be read"))
-            .ok()
+        read(&self.leadership)
     }
 
     /// Notes a leadership.
     pub fn write_leadership(&self, leadership: &Leadership) -> Result<(), Error> {
-        let text = serde_json::to_string(leadership).map_err(io::Error::from);
-        text.and_then(|text| super::settings::write(&self.leadership, &text))
-            .map(drop)
-            .map_err(failed(&self.leadership))
+        write(&self.leadership, leadership)
+    }
+
+    /// The leadership that was tried last.
+    #[must_use]
+    pub fn attempt(&self) -> Option<Attempt> {
+        read(&self.attempt)
+    }
+
+    /// Notes a leadership before it is tried.
+    pub fn write_attempt(&self, attempt: &Attempt) -> Result<(), Error> {
+        write(&self.attempt, attempt)
     }
 
     /// There is no leadership to go on with.
@@ -87,6 +99,16 @@ impl Notes {
     pub fn remove_vote(&self) -> Result<(), Error> {
         remove(&self.vote).map_err(failed(&self.vote))
     }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let text = fs::read_to_string(path).ok()?;
+    serde_json::from_str(&text).map_err(|error| warn!(path = %path.display(), %error, "the note can't be read")).ok()
+}
+
+fn write(path: &Path, note: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string(note).map_err(io::Error::from);
+    text.and_then(|text| super::settings::write(path, &text)).map(drop).map_err(failed(path))
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {

@@ -10,7 +10,7 @@ use super::member::Asked;
 use super::peers;
 use super::promises::Promises;
 use crate::election::claim::Times;
-use crate::election::leave::{self, Known};
+use crate::election::leave;
 
 /// What it answers with.
 pub struct Responder {
@@ -24,8 +24,6 @@ pub struct Responder {
     pub times: Times,
     /// The main loop.
     pub ballots: mpsc::Sender<Asked>,
-    /// Whom this member knows as the master of which epoch from an earlier life of its container.
-    pub earlier: Option<(String, u32)>,
 }
 
 impl Responder {
@@ -61,19 +59,14 @@ impl Responder {
 
     fn leave(&self, request: &leave::Request) -> leave::Answer {
         let view = self.view.borrow().clone();
-        let earlier =
-            || self.earlier.as_ref().map(|(holder, epoch)| Known::Lease { holder: Some(holder), epoch: *epoch });
-        let known = match view.seen() {
-            Some(seen) => Known::Lease { holder: seen.holder.as_deref(), epoch: seen.record.epoch },
-            None => earlier().unwrap_or(Known::Nothing),
-        };
-        let until = Instant::now() + self.times.duration;
-        let first = self.promises.leave(Instant::now()).is_none();
-        let mut answer = leave::Answer::Refused;
-        self.promises.give_leave(until, request.master.clone(), |has_voted| {
-            answer = leave::answer(request, known, has_voted);
-            answer == leave::Answer::Confirmed
+        let read = view.seen().map(|seen| leave::Read {
+            version: &seen.version,
+            holder: seen.holder.as_deref(),
+            epoch: seen.record.epoch,
         });
+        let now = Instant::now();
+        let first = self.promises.leave(now).is_none();
+        let answer = self.promises.answer_leave(request, read, now + self.times.duration);
         if first && answer == leave::Answer::Confirmed {
             info!(master = %request.holder.pod, epoch = request.epoch, "the master can't reach the API server: this member does not stand for now");
         }

@@ -490,3 +490,40 @@ async fn the_replication_role_reaches_the_agents_database_and_no_other() {
     }
     assert!(ask("template1", "SELECT 1").unwrap_err().contains("no pg_hba.conf entry"));
 }
+
+#[tokio::test]
+async fn a_promotion_passes_over_a_number_that_another_may_have_and_everybody_follows() {
+    let Some(programs) = programs("a_promotion_passes_over_a_number_that_another_may_have_and_everybody_follows")
+    else {
+        return;
+    };
+    let set = Set::new(programs, Made { hints: true, keeps_wal: true, ..Made::default() }).await;
+    set.stop(A, "fast");
+    let b = Place { directory: PathBuf::from(set.path(B)), volume: None, members: None, searched: None };
+    let b = DataDirectory::open(&b).unwrap();
+    let agent = Sql::connect(set.root.path(), set.ports[B], PASSWORD).await.unwrap();
+    let until = Instant::now() + SOON;
+    let from = loop {
+        let facts = agent.standby_facts().await.unwrap();
+        if let Some(position) = facts.position.filter(|_| facts.receiver.is_none()) {
+            break position;
+        }
+        assert!(Instant::now() < until, "{facts:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    b.pass_over_timelines(from, 4).unwrap();
+    set.sql(B, "SELECT pg_promote()");
+    set.sql(B, "CHECKPOINT");
+    assert_eq!(set.sql(B, "SELECT timeline_id FROM pg_control_checkpoint()"), "4");
+    // As it is with data that was cloned.
+    fs::remove_file(b.path().join("pg_wal/00000003.history")).unwrap();
+    b.complete_histories(4).unwrap();
+
+    let master = Master { timeline: 4, ..set.master() };
+    write_following(set.a.path(), &set.connection(B, "db-0"), "").unwrap();
+    fs::write(set.a.path().join("standby.signal"), "").unwrap();
+    set.start(A);
+    set.sql(B, "INSERT INTO rows VALUES (-3)");
+    set.wait_for(A, "SELECT count(*) FROM rows WHERE i = -3", "1");
+    assert_eq!(set.sql(A, "SELECT received_tli FROM pg_stat_wal_receiver"), master.timeline.to_string());
+}

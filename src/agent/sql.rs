@@ -136,6 +136,9 @@ pub struct Slot {
     pub is_lost: bool,
 }
 
+/// The question how far a master has come.
+const HOW_FAR: &str = "say how far it has come";
+
 // === impl Sql ===
 
 impl Sql {
@@ -223,11 +226,15 @@ impl Sql {
             .and_then(|row| start_of_segment(row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1)?)))
     }
 
+    /// What a master has on its disk.
+    pub async fn flushed(&self) -> Result<Option<Lsn>> {
+        let rows = self.rows(HOW_FAR, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::int8").await?;
+        Ok(rows.first().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()).map(Lsn))
+    }
+
     /// How far a master has come. `begins` is asked for once: it never changes on a timeline.
     pub async fn progress(&self, timeline: u32, begins: Option<Lsn>) -> Result<Progress> {
-        const WHAT: &str = "say how far it has come";
-        let rows = self.rows(WHAT, "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::int8").await?;
-        let flushed = rows.first().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()).map(Lsn);
+        let flushed = self.flushed().await?;
         if begins.is_some() || timeline <= 1 {
             return Ok(Progress { begins, flushed });
         }
@@ -235,7 +242,7 @@ impl Sql {
             "SELECT pg_read_file({}, 0, 1048576, true)",
             literal(&format!("pg_wal/{}", lineage::history_file(timeline)))
         );
-        let rows = self.rows(WHAT, &question).await?;
+        let rows = self.rows(HOW_FAR, &question).await?;
         let history = rows.first().and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_default();
         Ok(Progress { begins: lineage::branches(&history).last().map(|branch| branch.left_at), flushed })
     }

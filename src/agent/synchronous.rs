@@ -1,16 +1,21 @@
 //! Which replicas confirm a commit, and what is said while they are too few. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::slots::{self, Change, Members};
 use super::sql::Slot;
+use crate::election::Lsn;
 use crate::election::vote::Quorum;
 use crate::names;
 
 /// PostgreSQL's setting.
 pub const SETTING: &str = "synchronous_standby_names";
+
+/// So long after a change of the setting every one of the server's processes has read it, also one that had to wait for its turn.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// A replica that restarts is back within seconds; commits that have waited for longer are worth an Event.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,8 +31,7 @@ impl Members {
             return String::new();
         }
         let enough = Self { count: self.count.max(confirmations.saturating_add(1)), ..self.clone() };
-        let names: Vec<String> = enough.others(me).map(|pod| format!("\"{pod}\"")).collect();
-        format!("ANY {confirmations} ({})", names.join(", "))
+        names(confirmations, enough.others(me))
     }
 
     /// From what the master has to what the set's size asks for, in an order in which it may be broken off anywhere: a member has its slot
@@ -82,30 +86,47 @@ pub fn quorum(value: &str) -> Quorum {
     parts().unwrap_or_default()
 }
 
-/// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the server does: it is widened
-/// before the server is, and narrowed after it. That commits wait at all is recorded once they do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum QuorumStep {
-    /// The Lease has to say this first.
-    Record(Quorum),
-    /// The server may do it now.
-    Enable,
-    /// Nothing.
-    Done,
+/// The value of `synchronous_standby_names` for that; empty where commits wait for nobody.
+#[must_use]
+pub fn value(quorum: &Quorum) -> String {
+    if quorum.confirm == 0 { String::new() } else { names(quorum.confirm, quorum.names.iter()) }
 }
 
-/// The next step from what is recorded and what the server does to what is wanted.
-#[must_use]
-pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum) -> QuorumStep {
-    if on_server == wanted {
-        return if recorded == wanted { QuorumStep::Done } else { QuorumStep::Record(wanted.clone()) };
+fn names(confirmations: u32, pods: impl Iterator<Item = impl std::fmt::Display>) -> String {
+    let names: Vec<String> = pods.map(|pod| format!("\"{pod}\"")).collect();
+    format!("ANY {confirmations} ({})", names.join(", "))
+}
+
+/// How far those that confirm commits have come, since the server waits for them.
+#[derive(Clone, Debug, Default)]
+pub struct CatchUp {
+    quorum: Quorum,
+    since: Option<Instant>,
+    to: Option<Lsn>,
+}
+
+// === impl CatchUp ===
+
+impl CatchUp {
+    /// Whether as many as confirm a commit have all that had been acknowledged before it was they who did. `flushed`: what the master has
+    /// on its disk; `replicas`: what its replicas have on theirs.
+    pub fn look<'a>(
+        &mut self,
+        quorum: &Quorum,
+        flushed: Lsn,
+        replicas: impl Iterator<Item = (&'a str, Lsn)>,
+        now: Instant,
+    ) -> bool {
+        if self.quorum != *quorum || self.since.is_none() {
+            *self = Self { quorum: quorum.clone(), since: Some(now), to: None };
+        }
+        let have_read = self.since.is_some_and(|since| now.saturating_duration_since(since) >= READ_WITHIN);
+        let Some(to) = self.to.or(have_read.then_some(flushed)) else { return false };
+        self.to = Some(to);
+        let there: BTreeSet<&str> =
+            replicas.filter(|(pod, at)| quorum.names.contains(*pod) && *at >= to).map(|(pod, _)| pod).collect();
+        there.len() >= usize::try_from(quorum.confirm).unwrap_or(usize::MAX)
     }
-    if on_server.confirm == 0 || wanted.confirm == 0 {
-        return QuorumStep::Enable;
-    }
-    let both = on_server.widest(wanted);
-    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm && recorded.confirm > 0;
-    if covers { QuorumStep::Enable } else { QuorumStep::Record(both) }
 }
 
 /// What a master starts with, absent if its commits wait for nobody. While the set's size is not known, what an earlier start wrote is as
@@ -209,33 +230,26 @@ mod tests {
     }
 
     #[test]
-    fn wherever_a_change_breaks_off_the_record_is_as_careful_as_the_server() {
-        let all = [
-            asks(&[], 0),
-            asks(&["a"], 1),
-            asks(&["a", "b"], 1),
-            asks(&["b", "c"], 1),
-            asks(&["a", "b", "c"], 2),
-            asks(&["c", "d"], 2),
-        ];
-        for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (from, to))) {
-            let (mut recorded, mut server) = (from.clone(), from.clone());
-            for turn in 0.. {
-                let is_careful = recorded.names.is_superset(&server.names) && recorded.confirm <= server.confirm;
-                // Where nothing waited before, or nothing will, nothing that waited is in question.
-                assert!(
-                    is_careful || from.confirm == 0 || to.confirm == 0,
-                    "{from:?} to {to:?}: {recorded:?}, {server:?}"
-                );
-                match quorum_step(&recorded, &server, to) {
-                    QuorumStep::Record(quorum) => recorded = quorum,
-                    QuorumStep::Enable => server = to.clone(),
-                    QuorumStep::Done => break,
-                }
-                assert!(turn < 5, "{from:?} to {to:?} never ends");
-            }
-            assert_eq!((&recorded, &server), (to, to));
+    fn what_is_written_into_the_servers_settings_reads_as_it_was_meant() {
+        for asked in [asks(&["db-1", "db-2"], 1), asks(&["db-1", "db-10", "db-2"], 2), Quorum::default()] {
+            assert_eq!(quorum(&value(&asked)), asked);
         }
+    }
+
+    #[test]
+    fn those_that_confirm_have_caught_up_when_enough_have_what_there_was_when_all_had_heard_of_it() {
+        let (mut catch_up, begin) = (CatchUp::default(), Instant::now());
+        let one = asks(&["db-1"], 1);
+        let mut look = |quorum: &Quorum, flushed, at, seconds| {
+            let replicas = [("db-1", Lsn(at)), ("db-2", Lsn(1000))];
+            catch_up.look(quorum, Lsn(flushed), replicas.into_iter(), begin + Duration::from_secs(seconds))
+        };
+        assert!(!look(&one, 100, 100, 0), "a commit may just be confirmed by another one");
+        assert!(!look(&one, 200, 150, 1));
+        assert!(!look(&one, 300, 199, 2));
+        assert!(look(&one, 400, 200, 3));
+        assert!(look(&one, 500, 200, 4), "it stays so");
+        assert!(!look(&asks(&["db-1", "db-2"], 2), 500, 500, 5), "another list begins anew");
     }
 
     fn members(count: u32) -> Members {

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use super::claim::Taking;
 use super::lineage::{Database, Reached};
 use super::vote::{Answer, Ballot, Position, Quorum, Record, Refusal, Verdict, Version, has_everything, tally};
-use super::{Action, Waiting};
+use super::{Action, Data, Lease, Observation, Server, Waiting};
 
 /// What a member knows of its chances to lead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// This member.
     pub me: String,
-    /// Whether replicas lead by themselves, `pgset.dev/failover`.
-    pub is_automatic: bool,
+    /// On whose word it leads.
+    pub mandate: Mandate,
     /// The state of the Lease that all this is about.
     pub version: Option<Version>,
     /// What the Lease records.
@@ -22,6 +22,8 @@ pub struct Standing {
     pub voted: Option<Version>,
     /// It has promised the master, which the API server can't hear, not to stand for now.
     pub gave_leave: bool,
+    /// The Lease names this very pod as its last holder.
+    pub is_last_holder: bool,
     /// To whom the last master handed over, as long as that one is let go first; not this member.
     pub successor: Option<String>,
     /// What the others answered.
@@ -32,8 +34,18 @@ pub struct Standing {
     pub maximum_lag: u64,
     /// The timeline that a promotion would begin.
     pub next_timeline: u32,
-    /// A person has said that this member is to lead, and that what it lacks is given up.
-    pub accepts_loss: bool,
+}
+
+/// On whose word a replica leads a set without a master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mandate {
+    /// Nobody's: `pgset.dev/failover` is manual, and no order names it.
+    #[default]
+    None,
+    /// The votes', or a person's who leaves it to them whether it may.
+    Votes,
+    /// A person's, by whom what it lacks is given up.
+    AcceptsLoss,
 }
 
 /// The answers to a ballot.
@@ -64,30 +76,45 @@ impl Standing {
     }
 
     fn why_not(&self) -> Option<Waiting> {
-        if self.accepts_loss {
-            None
-        } else if !self.record.voters.contains(&self.me) {
-            // A master of an older revision keeps no record: its replicas know no promise.
+        // A master of an older revision keeps no record: its replicas know no promise, and nobody may lead on by leave.
+        let is_unrecorded = self.record.voters.is_empty() && self.mandate == Mandate::AcceptsLoss;
+        if self.gave_leave || !self.record.voters.contains(&self.me) && !is_unrecorded {
+            // Whom no master would have to ask may not lead beside one, whatever a person gives up.
             Some(Waiting::ForMaster)
-        } else if !self.is_automatic {
+        } else if self.mandate == Mandate::None {
             Some(Waiting::ForFailover)
-        } else if self.gave_leave {
-            Some(Waiting::ForMaster)
         } else {
             None
         }
     }
 
-    /// How this member would take the Lease; `from` is where its promotion begins, if it is a replica.
+    /// How this member would take the Lease to lead as it did, or as it was elected to.
     #[must_use]
-    pub fn taking(&self, from: Option<Position>) -> Taking {
-        let begins = from.map(|position| Reached {
-            timeline: self.next_timeline.max(position.timeline + 1),
-            begins: Some(position.at),
-            flushed: Some(position.at),
+    pub fn taking(&self) -> Taking {
+        Taking { begins: None, quorum: self.quorum.clone() }
+    }
+
+    /// How this replica would take the Lease, with where its promotion begins: on a timeline of a number that the Lease has never had.
+    /// Another member may have been promoted to that one, and nobody has heard of it.
+    fn promotion(&self, set: &Database, from: Position) -> Taking {
+        let newest = set.reached.map_or(0, |reached| reached.timeline).max(from.timeline);
+        let begins = Reached {
+            timeline: self.next_timeline.max(newest.saturating_add(1)),
+            begins: Some(from.at),
+            flushed: Some(from.at),
             stopped_at: None,
-        });
-        Taking { begins, quorum: self.quorum.clone() }
+        };
+        Taking { begins: Some(begins), ..self.taking() }
+    }
+
+    /// It was elected, and has not led: it died before it was promoted, or the answer to its request was lost. Nobody has taken the Lease
+    /// since, and nobody follows a holder that was not announced.
+    fn was_elected(&self, set: &Database, position: Position) -> bool {
+        self.is_last_holder
+            && set.reached.is_some_and(|reached| {
+                let is_as_it_was = reached.begins == Some(position.at) && reached.flushed <= reached.begins;
+                position.timeline < reached.timeline && reached.stopped_at.is_none() && is_as_it_was
+            })
     }
 }
 
@@ -101,11 +128,14 @@ pub fn decide(set: &Database, standing: &Standing, receives: bool, position: Opt
         return Action::Wait(Waiting::ForSuccessor(pod.clone()));
     }
     let Some(version) = &standing.version else { return Action::Stay };
+    if position.is_some_and(|position| !receives && standing.was_elected(set, position)) {
+        return Action::TakeLease(standing.taking());
+    }
     // The last master has stopped, and nothing is missing here: nobody has to be asked.
     if let (Some(position), Some(reached)) = (position, &set.reached)
         && has_everything(position, reached)
     {
-        return Action::TakeLease(standing.taking(Some(position)));
+        return Action::TakeLease(standing.promotion(set, position));
     }
     if !standing.has_voted() {
         return Action::Promise(version.clone());
@@ -116,8 +146,8 @@ pub fn decide(set: &Database, standing: &Standing, receives: bool, position: Opt
         Votes::Pending(asked) if *asked == ballot => Action::Stay,
         Votes::Counted(asked, answers) if *asked == ballot => {
             match tally(&standing.me, position, set, &standing.record, standing.maximum_lag, answers) {
-                Verdict::Lead => Action::TakeLease(standing.taking(Some(position))),
-                _ if standing.accepts_loss => Action::TakeLease(standing.taking(Some(position))),
+                Verdict::Lead => Action::TakeLease(standing.promotion(set, position)),
+                _ if standing.mandate == Mandate::AcceptsLoss => Action::TakeLease(standing.promotion(set, position)),
                 verdict => Action::Wait(Waiting::ForVotes(verdict)),
             }
         }
@@ -163,6 +193,32 @@ pub enum Copy {
     OfTheMaster,
     /// Nothing that counts.
     None,
+}
+
+// === impl Copy ===
+
+impl Copy {
+    /// Of a member that observes this; `starts`: as far as it has tried, its server starts.
+    #[must_use]
+    pub fn of(observation: &Observation, starts: bool) -> Self {
+        let set = match &observation.lease {
+            Lease::Vacant { set } | Lease::Mine { set } => *set,
+            Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
+        };
+        match (&observation.server, &observation.data, set) {
+            (Server::Replica { receives, position, .. }, ..) => {
+                Self::Standby { receives: *receives, position: *position }
+            }
+            (Server::Stopped, Data::Cluster { system, standby: false, lineage }, Some(set))
+                if *system == set.system
+                    && starts
+                    && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()) =>
+            {
+                Self::OfTheMaster
+            }
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a member answers a candidate.

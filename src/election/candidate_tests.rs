@@ -22,7 +22,7 @@ fn standing() -> Standing {
     let voters: BTreeSet<String> = ["db-0", "db-1", "db-2"].map(str::to_owned).into();
     Standing {
         me: "db-1".into(),
-        is_automatic: true,
+        mandate: Mandate::Votes,
         version: Some(version(5)),
         record: Record { epoch: 2, voters, quorum: Quorum::default() },
         next_timeline: 2,
@@ -82,7 +82,7 @@ fn nobody_stands_who_may_not() {
     let decided = |standing: &Standing| decide(&set(100, Some(100)), standing, true, Some(at(101)));
     let stranger = Standing { me: "db-7".into(), ..standing() };
     assert_eq!(decided(&stranger), Action::Wait(Waiting::ForMaster));
-    let manual = Standing { is_automatic: false, ..standing() };
+    let manual = Standing { mandate: Mandate::None, ..standing() };
     assert_eq!(decided(&manual), Action::Wait(Waiting::ForFailover));
     let on_leave = Standing { gave_leave: true, ..standing() };
     assert_eq!(decided(&on_leave), Action::Wait(Waiting::ForMaster));
@@ -94,8 +94,55 @@ fn a_person_may_give_up_what_a_member_lacks() {
     let behind = Standing { votes, maximum_lag: 5, ..voted() };
     let verdict = Verdict::TooFarBehind { lag: 90, allowed: 5 };
     assert_eq!(decide(&set(100, None), &behind, false, Some(at(10))), Action::Wait(Waiting::ForVotes(verdict)));
-    let ordered = Standing { accepts_loss: true, is_automatic: false, ..behind };
+    let ordered = Standing { mandate: Mandate::AcceptsLoss, ..behind };
     assert!(matches!(decide(&set(100, None), &ordered, false, Some(at(10))), Action::TakeLease(_)));
+}
+
+#[test]
+fn nobody_leads_beside_a_master_that_would_not_have_to_ask_it_whatever_is_given_up() {
+    let votes = counted(at(10), &[]);
+    let ordered = Standing { votes, mandate: Mandate::AcceptsLoss, ..voted() };
+    let decided = |standing: &Standing| decide(&set(100, None), standing, false, Some(at(10)));
+    let stranger = Standing { me: "db-7".into(), ..ordered.clone() };
+    assert_eq!(decided(&stranger), Action::Wait(Waiting::ForMaster));
+    let on_leave = Standing { gave_leave: true, ..ordered.clone() };
+    assert_eq!(decided(&on_leave), Action::Wait(Waiting::ForMaster));
+    // A master of an older revision records nobody, and asks nobody: it stops.
+    let unrecorded = Standing { me: "db-7".into(), record: Record::default(), ..ordered };
+    assert!(matches!(decided(&unrecorded), Action::TakeLease(_)));
+}
+
+fn elected() -> (Database, Standing) {
+    let reached = Reached { timeline: 2, begins: Some(Lsn(100)), flushed: Some(Lsn(100)), stopped_at: None };
+    let standing = Standing { is_last_holder: true, version: Some(version(6)), ..standing() };
+    (Database { system: SystemIdentifier(7), reached: Some(reached) }, standing)
+}
+
+#[test]
+fn whoever_was_elected_and_died_before_it_was_promoted_leads_by_that_election() {
+    let (set, standing) = elected();
+    let Action::TakeLease(taking) = decide(&set, &standing, false, Some(at(100))) else { panic!() };
+    assert_eq!(taking.begins, None, "its promotion begins where the Lease says");
+    assert_eq!(decide(&set, &standing, true, Some(at(100))), Action::Promise(version(6)), "it may receive more");
+    assert_eq!(decide(&set, &standing, false, Some(at(101))), Action::Promise(version(6)));
+    let other = Standing { is_last_holder: false, ..standing.clone() };
+    assert_eq!(decide(&set, &other, false, Some(at(100))), Action::Promise(version(6)));
+    let reached = set.reached.map(|reached| Reached { flushed: Some(Lsn(120)), ..reached });
+    let led = Database { reached, ..set };
+    assert_eq!(decide(&led, &standing, false, Some(at(100))), Action::Promise(version(6)), "it has led since");
+}
+
+#[test]
+fn no_promotion_takes_a_number_that_another_may_have_been_promoted_to_unheard() {
+    let (set, standing) = elected();
+    let votes = counted(at(100), &[("db-0", Answer::Granted(at(100))), ("db-2", Answer::Granted(at(100)))]);
+    let votes = match votes {
+        Votes::Counted(ballot, answers) => Votes::Counted(Ballot { version: version(6), ..ballot }, answers),
+        other => other,
+    };
+    let other = Standing { is_last_holder: false, voted: Some(version(6)), votes, ..standing };
+    let Action::TakeLease(taking) = decide(&set, &other, false, Some(at(100))) else { panic!() };
+    assert_eq!(taking.begins.map(|begins| begins.timeline), Some(3));
 }
 
 fn voter(version: &Version) -> Voter<'_> {

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Master;
 use super::claim::Candidate;
+use super::promise::Attempt;
+use super::vote::Version;
 
 /// What a master asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,18 +35,38 @@ pub enum Answer {
     Refused,
 }
 
+/// The Lease as a member has read it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<'a> {
+    /// Which state of it.
+    pub version: &'a Version,
+    /// Who held it.
+    pub holder: Option<&'a str>,
+    /// In which epoch.
+    pub epoch: u32,
+}
+
 /// What a member knows of the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known<'a> {
     /// It has not read it since it started, and so can't take it either.
     Nothing,
-    /// What it read last.
+    /// What it read last, or what it tried since.
     Lease {
-        /// Who held it.
+        /// Who holds it.
         holder: Option<&'a str>,
         /// In which epoch.
         epoch: u32,
     },
+}
+
+// === impl Known ===
+
+impl<'a> Known<'a> {
+    /// By what this member itself tried.
+    pub(super) fn attempted(own: &'a Attempt) -> Self {
+        Self::Lease { holder: Some(&own.holder), epoch: own.epoch }
+    }
 }
 
 /// What a member answers. `has_voted`: it has promised a candidate to receive nothing from that master, and does not know that this is

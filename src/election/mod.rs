@@ -7,6 +7,9 @@ pub mod leave;
 pub mod lineage;
 pub mod members;
 pub mod order;
+pub mod promise;
+pub mod quorum;
+pub mod sight;
 #[cfg(test)]
 mod tests;
 pub mod vote;
@@ -191,8 +194,8 @@ pub enum Action {
     AskForVotes(Ballot),
     /// Start PostgreSQL as a standby that follows nobody: there is no master, and this member may become it.
     StartStandby,
-    /// Let the running standby become the master.
-    Promote,
+    /// Let the running standby become the master, on a timeline of at least this number.
+    Promote(u32),
     /// Give the Lease back: this member can't be the master.
     ReleaseLease(Waiting),
     /// Give the Lease back with the name of the database that the set is: this member can't be the master, and whoever was may be.
@@ -359,7 +362,9 @@ fn decide_replica(lease: &Lease, data: &Data, replica: &Replica<'_>, standing: &
             Action::CloneAnew(master.clone())
         }
         (Lease::Other { master: Some(master) }, _) if replica.follows != Some(master) => Action::Follow(master.clone()),
-        (Lease::Mine { set: Some(_) }, Data::Cluster { .. }) => Action::Promote,
+        (Lease::Mine { set: Some(set) }, Data::Cluster { .. }) => {
+            Action::Promote(set.reached.map_or(0, |reached| reached.timeline))
+        }
         (Lease::Mine { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
         (Lease::Vacant { set: Some(set) }, Data::Cluster { system, .. }) if *system == set.system => {
             candidate::decide(set, standing, replica.receives, replica.position)
@@ -405,7 +410,7 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
         }
 
         // The first member's word is which database the set is: it makes one, brings one along, or, as a replica of it, names it.
-        (Lease::Vacant { set: None }, _) if first => Action::TakeLease(standing.taking(None)),
+        (Lease::Vacant { set: None }, _) if first => Action::TakeLease(standing.taking()),
         (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForFirstMember),
         (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
         // Only a running one knows how far it has come, and whether it may lead.
@@ -417,9 +422,10 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
         (Lease::Vacant { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::Wait(waiting),
+                None if standing.gave_leave => Action::Wait(Waiting::ForMaster),
                 None => match &standing.successor {
                     Some(pod) => Action::Wait(Waiting::ForSuccessor(pod.clone())),
-                    None => Action::TakeLease(standing.taking(None)),
+                    None => Action::TakeLease(standing.taking()),
                 },
             }
         }

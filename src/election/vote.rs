@@ -24,6 +24,12 @@ impl Version {
         Self(format!("{uid}/{resource_version}"))
     }
 
+    /// The Lease's UID: one that is made anew is another.
+    #[must_use]
+    pub fn lease(&self) -> &str {
+        self.0.split_once('/').map_or(self.0.as_str(), |(uid, _)| uid)
+    }
+
     /// As it is written into a file.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -76,7 +76,7 @@ fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
     db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
     let before = epoch(&ns);
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
     let since = Instant::now();
 
     let next =
@@ -88,7 +88,7 @@ fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
     assert_eq!(epoch(&ns), before + 1);
     db.wait_for("pgset-master", "select count(*) from numbers where n >= 0", "10000");
 
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
 
     let rows = db.master("select count(*) from numbers");
     all_stream_from(&ns, &db, &next, rows.trim());
@@ -150,7 +150,7 @@ fn commits_that_waited_for_replicas_survive_the_master() {
     });
     db.write_numbers();
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
 
     let next = wait_until(START, "another one leads", || {
         master(&ns)
@@ -158,7 +158,7 @@ fn commits_that_waited_for_replicas_survive_the_master() {
             .map_err(|seen| format!("{seen}\n{}", ns.kubectl("logs pgset-1 --container=postgres --tail=20")))
     });
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
     all_stream_from(&ns, &db, &next, "10000");
 }
 
@@ -170,13 +170,13 @@ fn with_manual_failover_replicas_wait_until_a_person_says_who_leads() {
     db.write_numbers();
     db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
     std::thread::sleep(Duration::from_secs(12));
     assert!(db.at("pgset-master", "select 1").is_err(), "somebody leads");
 
     ns.kubectl("annotate statefulset pgset --overwrite pgset.dev/switchover=pgset-1");
 
     wait_master(&ns, "pgset-1");
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
     all_stream_from(&ns, &db, "pgset-1", "10000");
 }

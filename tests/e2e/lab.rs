@@ -196,6 +196,13 @@ impl Namespace<'_> {
         self.try_kubectl_with(&["exec", pod, "--container", container, "--", "sh", "-c", line], None)
     }
 
+    /// A script in the client's pod, below `/tmp`.
+    pub fn script(&self, name: &str, text: &str) {
+        let write = format!("cat > /tmp/{name}");
+        let words = ["exec", "--stdin", "client", "--", "sh", "-c", &write];
+        self.try_kubectl_with(&words, Some(text)).unwrap_or_else(|said| panic!("{name}: {}", said.err));
+    }
+
     // --- volumes ---
 
     /// The directory on the node that stands for the NFS export.
@@ -456,6 +463,12 @@ impl Database<'_> {
     pub fn psql(&self, host: &str, sql: &str) -> String {
         let Self { user, password, name, .. } = self;
         format!("PGPASSWORD='{password}' PGCONNECT_TIMEOUT=3 psql -X -A -t -q -h {host} -U {user} {name} -c \"{sql}\"")
+    }
+
+    /// The line by which a shell in the client's pod runs another of PostgreSQL's programs on it.
+    pub fn program(&self, host: &str, program: &str) -> String {
+        let Self { user, password, name, .. } = self;
+        format!("PGPASSWORD='{password}' PGCONNECT_TIMEOUT=3 {program} -h {host} -U {user} {name}")
     }
 
     /// Through the Service to the master.

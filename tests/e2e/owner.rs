@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::fencing::{servers, told};
 use crate::lab::{self, Namespace, SOON, START, open_to_all, run, wait_until};
 use crate::manifests::set;
+use crate::node::signal_process;
 
 /// A look at a directory by one node: its locks are unknown to others, and it can be cut off from the storage.
 struct Mount {
@@ -32,18 +33,19 @@ impl Mount {
 
     /// Whatever is asked of it waits.
     fn stall(&self) {
-        crate::node::signal_process(self.server.id(), "STOP");
+        signal_process(self.server.id(), "STOP").unwrap();
     }
 
     /// It goes on with what was asked meanwhile.
     fn go_on(&self) {
-        crate::node::signal_process(self.server.id(), "CONT");
+        signal_process(self.server.id(), "CONT").unwrap();
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        self.go_on();
+        // It may be gone already.
+        let _ = signal_process(self.server.id(), "CONT");
         // Its containers have it until they end, and it ends with the last of them.
         let _ = run(Command::new("umount").arg("--lazy").arg(&self.path), None);
     }

@@ -18,12 +18,14 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::electorate::Electorate;
 use crate::agent::leadership::View;
+use crate::agent::slots::Members;
 use crate::agent::sql::StandbyFacts;
 use crate::agent::synchronous;
-use crate::election::candidate::{Copy, Response, Standing, Voter, Votes, respond};
-use crate::election::lineage::Lineage;
+use crate::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
+use crate::election::claim::Taking;
+use crate::election::promise::Attempt;
 use crate::election::vote::{Answer, Ballot, Quorum, Version};
-use crate::election::{Data, Lease};
+use crate::election::{Lease, Observation};
 use crate::errors::with_causes;
 
 /// A member that wants votes looks this often whether its receiver has ended, and is asked this often again.
@@ -127,38 +129,38 @@ impl Member {
     pub(super) fn standing(&mut self, view: &View) -> Standing {
         let now = Instant::now();
         let configuration = self.configuration();
-        let (me, fails_over) = (configuration.me.pod.clone(), configuration.fails_over);
+        let (me, holder) = (configuration.me.pod.clone(), configuration.me.to_string());
+        let fails_over = configuration.fails_over;
         let wishes = self.set.borrow().clone();
+        let quorum = self.quorum_at_start(wishes.as_ref().map(|set| &set.members));
         let order = self.order(view);
-        let ordered = order.as_ref().is_some_and(|order| order.target.as_deref() == Some(me.as_str()));
+        let mandate = match order.filter(|order| order.target.as_ref().is_none_or(|target| *target == me)) {
+            // Of any member nobody can know what it lacks.
+            Some(order) if order.accepts_loss && order.target.is_some() => Mandate::AcceptsLoss,
+            Some(_) => Mandate::Votes,
+            None if fails_over => Mandate::Votes,
+            None => Mandate::None,
+        };
         let seen = view.seen();
         Standing {
-            is_automatic: fails_over || ordered,
+            mandate,
             version: seen.map(|seen| seen.version.clone()),
             record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
             voted: self.promises.voted(),
             gave_leave: self.promises.leave(now).is_some(),
+            is_last_holder: seen.is_some_and(|seen| seen.holder.as_deref() == Some(holder.as_str())),
             successor: self.candidacy.successor(view, &me).or_else(|| self.handover.waits_for()),
             votes: self.candidacy.votes(),
-            quorum: self.quorum_at_start(),
+            quorum,
             maximum_lag: wishes.map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
             next_timeline: self.candidacy.facts.map_or(0, |facts| facts.next_timeline),
-            accepts_loss: ordered && order.is_some_and(|order| order.accepts_loss),
             me,
         }
     }
 
     /// What this member's commits would wait for, if it led from now on.
-    fn quorum_at_start(&self) -> Quorum {
-        let configuration = self.configuration();
-        let members = self.set.borrow().as_ref().map(|set| set.members.clone());
-        let names = synchronous::names_at_start(
-            members.as_ref(),
-            &configuration.set,
-            &configuration.me.pod,
-            configuration.synchronous,
-            None,
-        );
+    pub(super) fn quorum_at_start(&self, members: Option<&Members>) -> Quorum {
+        let names = self.midwife.synchronous_names_at_start(members);
         names.map(|names| synchronous::quorum(&names)).unwrap_or_default()
     }
 
@@ -204,13 +206,40 @@ impl Member {
             return Ok(());
         }
         let (notes, about) = (self.notes.clone(), version.clone());
-        tokio::task::spawn_blocking(move || notes.write_vote(&about)).await??;
+        let outcome = tokio::task::spawn_blocking(move || notes.write_vote(&about)).await;
+        if !matches!(outcome, Ok(Ok(()))) {
+            self.promises.take_back(&version);
+        }
+        outcome??;
         if let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state {
             info!("this replica receives nothing while the set has no master");
             self.midwife.write_no_master()?;
             server.reload();
             *follows = None;
         }
+        Ok(())
+    }
+
+    /// Asks for the Lease as it was seen. The attempt is noted first: whoever may hold the Lease, and can't read it after a restart,
+    /// confirms no master of an earlier epoch.
+    pub(super) async fn take_lease(
+        &mut self,
+        about: Option<Version>,
+        taking: Taking,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let view = self.leadership.view();
+        let Some((seen, version)) = view.seen().zip(about).filter(|(seen, about)| seen.version == *about) else {
+            return Ok(());
+        };
+        let holder = self.configuration().me.to_string();
+        let is_new = seen.holder.as_ref() != Some(&holder);
+        let epoch = seen.record.epoch.saturating_add(u32::from(is_new));
+        let attempt = Attempt { lease: version.lease().to_owned(), holder, epoch };
+        let (notes, about) = (self.notes.clone(), attempt.clone());
+        tokio::task::spawn_blocking(move || notes.write_attempt(&about)).await??;
+        self.promises.attempt(attempt);
+        self.taken_with = Some(taking.quorum.clone());
+        self.leadership.take(version, taking).await;
         Ok(())
     }
 
@@ -241,8 +270,15 @@ impl Member {
     }
 
     /// Lets the standby become the master. It accepts writes from some moment on: from here it is looked upon as one.
-    pub(super) async fn promote(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        self.write_synchronous_names().await?;
+    pub(super) async fn promote(&mut self, timeline: u32) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(facts) = self.candidacy.facts else { return Ok(()) };
+        self.write_synchronous_names()?;
+        if facts.next_timeline < timeline {
+            let Some(from) = facts.position else { return Ok(()) };
+            info!(timeline, "another member may have been promoted before, unheard: its timeline is passed over");
+            let data = self.midwife.data.clone();
+            tokio::task::spawn_blocking(move || data.pass_over_timelines(from, timeline)).await??;
+        }
         let State::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.state else { return Ok(()) };
         server.reload();
         // What was asked took its time.
@@ -260,18 +296,18 @@ impl Member {
     }
 
     /// Answers those that wait for this member's vote, as far as that can be done now.
-    pub(super) async fn answer_ballots(&mut self, lease: &Lease) {
+    pub(super) async fn answer_ballots(&mut self, observation: &Observation) {
         if self.candidacy.waiting.is_empty() {
             return;
         }
         let view = self.leadership.view();
-        let copy = self.copy(lease);
+        let copy = Copy::of(observation, self.failed_starts < STARTS);
         let (voted, gave_leave) = (self.promises.voted(), self.promises.leave(Instant::now()).is_some());
         let mut promise = None;
         for (until, asked) in std::mem::take(&mut self.candidacy.waiting) {
             let asked_for = Voter {
                 version: view.seen().map(|seen| &seen.version),
-                is_vacant: matches!(lease, Lease::Vacant { .. }),
+                is_vacant: matches!(observation.lease, Lease::Vacant { .. }),
                 voted: voted.as_ref(),
                 gave_leave,
                 copy,
@@ -298,29 +334,6 @@ impl Member {
             warn!(error = with_causes(why.as_ref()), "failed to promise a candidate its vote");
         }
     }
-
-    fn copy(&self, lease: &Lease) -> Copy {
-        let set = match lease {
-            Lease::Vacant { set } | Lease::Mine { set } => *set,
-            Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
-        };
-        match (&self.state, &self.data, set) {
-            (State::Running(Running { role: Role::Replica { .. }, .. }), ..) => {
-                let facts = self.wal();
-                Copy::Standby { receives: facts.receives, position: facts.position }
-            }
-            (State::Stopped, Some(Data::Cluster { system, standby: false, lineage }), Some(set))
-                if *system == set.system && self.failed_starts < STARTS && continues(lineage, &set) =>
-            {
-                Copy::OfTheMaster
-            }
-            _ => Copy::None,
-        }
-    }
-}
-
-fn continues(lineage: &Lineage, set: &crate::election::lineage::Database) -> bool {
-    set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok())
 }
 
 /// Asks every other member that may vote, wherever it is now.

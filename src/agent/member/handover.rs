@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::Member;
@@ -10,8 +10,8 @@ use super::state::{Role, Running, State};
 use crate::agent::label;
 use crate::agent::leadership::View;
 use crate::agent::server::Stop;
-use crate::election::Lease;
 use crate::election::claim::LastWord;
+use crate::election::lineage::Database;
 use crate::election::order::Order;
 use crate::errors::with_causes;
 
@@ -53,7 +53,7 @@ impl Member {
     pub(super) async fn follow_order(&mut self) {
         let view = self.leadership.view();
         let Some(order) = self.order(&view) else { return };
-        if !matches!(view.at(Instant::now()), Lease::Mine { .. }) || view.is_by_leave() {
+        if !self.leadership.leads() || view.is_by_leave() {
             return;
         }
         let me = self.configuration().me.pod.clone();
@@ -87,8 +87,8 @@ impl Member {
 
     /// A master that stops hands over, if somebody can take over; what makes the stop short happens before it.
     pub(super) async fn prepare_successor(&mut self) {
-        let leads = matches!(self.leadership.view().at(Instant::now()), Lease::Mine { .. });
-        if !leads || !matches!(self.state, State::Running(Running { role: Role::Master { .. }, .. })) {
+        if !self.leadership.leads() || !matches!(self.state, State::Running(Running { role: Role::Master { .. }, .. }))
+        {
             return;
         }
         self.handover.successor = self.best_of(None).await;
@@ -114,11 +114,9 @@ impl Member {
         let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return };
         // Neither this member's turn nor its probe ends while it takes its time.
         self.publisher.update(|status| status.turned_at = None);
-        let fence_at = self.leadership.view().fence_at();
-        let limit = tokio::time::sleep(CHECKPOINT_LIMIT);
         tokio::select! {
-            () = limit => warn!("the checkpoint takes long: the stop does not wait for it"),
-            () = super::at(fence_at.map(|at| at + CHECKPOINT_LIMIT)) => {}
+            () = sleep(CHECKPOINT_LIMIT) => warn!("the checkpoint takes long: the stop does not wait for it"),
+            () = self.leadership.fenced() => {}
             outcome = sql.checkpoint() => if let Err(why) = outcome {
                 warn!(error = with_causes(&why), "no checkpoint before the stop");
             },
@@ -128,33 +126,34 @@ impl Member {
     /// Stops PostgreSQL cleanly while the Lease lasts, at once when it does not, and says what is known of the database then.
     pub(super) async fn stop_for_good(&mut self) -> Option<LastWord> {
         let State::Running(running) = &mut self.state else { return self.word_of_a_stopped_master().await };
-        let mut fence_at = self.leadership.view().fence_at();
-        // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
-        while let Some(deadline) = fence_at {
-            tokio::select! {
-                () = running.server.stop(Stop::Fast) => break,
-                () = sleep_until(deadline) => fence_at = self.leadership.view().fence_at().filter(|at| *at > Instant::now()),
-            }
-        }
-        let was_master = matches!(running.role, Role::Master { .. });
-        let how = if fence_at.is_none() && was_master { Stop::Immediate } else { Stop::Fast };
-        running.server.stop(how).await;
-        if !was_master {
+        if !matches!(running.role, Role::Master { .. }) {
+            running.server.stop(Stop::Fast).await;
             return None;
         }
-        let database = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
+        // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
+        let in_time = tokio::select! {
+            biased;
+            () = self.leadership.fenced() => false,
+            () = running.server.stop(Stop::Fast) => true,
+        };
+        if !in_time {
+            running.server.stop(Stop::Immediate).await;
+        }
+        let database = self.position_of_clean_stop().await;
         let successor = self.handover.successor.clone().filter(|_| database.is_some());
         Some(LastWord { database, successor, order_done: self.handover.order.clone() })
     }
 
     /// A `preStop` hook of the user's has stopped PostgreSQL already.
     async fn word_of_a_stopped_master(&self) -> Option<LastWord> {
-        let leads = matches!(self.leadership.view().at(Instant::now()), Lease::Mine { .. });
-        if !leads || !matches!(self.state, State::Stopped | State::StoppedByOthers { .. }) {
+        if !self.leadership.leads() || !matches!(self.state, State::Stopped | State::StoppedByOthers { .. }) {
             return None;
         }
-        let database = timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten();
-        Some(LastWord { database, ..LastWord::default() })
+        Some(LastWord { database: self.position_of_clean_stop().await, ..LastWord::default() })
+    }
+
+    async fn position_of_clean_stop(&self) -> Option<Database> {
+        timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten()
     }
 
     /// Gives the Lease back. What would let this member lead on without it goes first.

@@ -37,10 +37,10 @@ use super::processes::end_container;
 use super::promises::Promises;
 use super::server::{Ready, Server, Stop};
 use super::status::Publisher;
-use super::synchronous::Shortage;
+use super::synchronous::{CatchUp, Shortage};
 use super::{label, leadership, postmasters};
 use crate::election::claim::LastWord;
-use crate::election::vote::Version;
+use crate::election::vote::{Quorum, Version};
 use crate::election::way_out::way_out;
 use crate::election::{self, Action, Data, Master, Observation, Waiting};
 use crate::errors::with_causes;
@@ -113,6 +113,9 @@ pub struct Member {
     failed_starts: u32,
     refusal: Option<Refusal>,
     shortage: Shortage,
+    catch_up: CatchUp,
+    /// What its commits wait for from the start, by the Lease that it took and has not led by yet.
+    taken_with: Option<Quorum>,
     coming_back: Return,
     oldest_wal_due: Instant,
     state: State,
@@ -153,6 +156,8 @@ impl Member {
             failed_starts: 0,
             refusal: None,
             shortage: Shortage::default(),
+            catch_up: CatchUp::default(),
+            taken_with: None,
             coming_back: Return::default(),
             oldest_wal_due: Instant::now(),
             state: State::Stopped,
@@ -229,7 +234,7 @@ impl Member {
             return;
         }
         let observation = self.observe().await;
-        self.answer_ballots(&observation.lease).await;
+        self.answer_ballots(&observation).await;
         self.forget_old_vote();
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
@@ -237,7 +242,7 @@ impl Member {
         self.way_out = self.find_way_out(&observation, &action);
         self.note_another_database(&observation.lease, &action);
         let starts_master = action == Action::StartMaster;
-        if let Err(why) = self.act(action).await {
+        if let Err(why) = self.act(action, observation.standing.version).await {
             let why = with_causes(why.as_ref());
             error!(error = why, "failed, trying again");
             self.tell(format!("failed, trying again: {why}"));
@@ -294,7 +299,8 @@ impl Member {
         }
     }
 
-    async fn act(&mut self, action: Action) -> Result<(), Box<dyn std::error::Error>> {
+    /// `about`: the state of the Lease that this was decided about.
+    async fn act(&mut self, action: Action, about: Option<Version>) -> Result<(), Box<dyn std::error::Error>> {
         if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_)) {
             self.waiting = None;
         }
@@ -304,11 +310,7 @@ impl Member {
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
-            Action::TakeLease(taking) => {
-                if let Some(version) = self.leadership.view().seen().map(|seen| seen.version.clone()) {
-                    self.leadership.take(version, taking).await;
-                }
-            }
+            Action::TakeLease(taking) => self.take_lease(about, taking).await?,
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
@@ -316,7 +318,7 @@ impl Member {
                 self.midwife.prepare_to_wait()?;
                 self.start(Role::Replica { follows: None, stuck_at: None }).await?;
             }
-            Action::Promote => self.promote().await?,
+            Action::Promote(timeline) => self.promote(timeline).await?,
             Action::ReleaseLease(waiting) => {
                 self.release(None).await;
                 self.wait(waiting);
@@ -333,7 +335,7 @@ impl Member {
             Action::Rewind(master) => self.rewind(master),
             Action::CloneAnew(master) => self.clone_anew(master).await,
             Action::StartMaster => {
-                self.write_synchronous_names().await?;
+                self.write_synchronous_names()?;
                 self.start(Role::Master { announced: None }).await?;
             }
             Action::StartReplica(master) => {
@@ -387,6 +389,9 @@ impl Member {
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
+        if !matches!(role, Role::Master { .. }) {
+            data.forget_passed_over()?;
+        }
         let ready = Ready::ask(configuration, data, programs, processes).await?;
         let server = if matches!(role, Role::Master { .. }) {
             // What was asked took its time.

@@ -10,7 +10,6 @@ use crate::agent::label;
 use crate::agent::postmasters::Postmaster;
 use crate::agent::processes::end_container;
 use crate::agent::server::IMMEDIATE_LIMIT;
-use crate::election::Lease;
 use crate::errors::with_causes;
 
 /// How often a server that was told to stop is looked at.
@@ -62,7 +61,7 @@ impl Member {
         let mut ordered = None;
         let mut at_once_since: Option<Instant> = None;
         while server.lives(self.midwife.data.path()) {
-            let leads = matches!(self.leadership.view().at(Instant::now()), Lease::Mine { .. });
+            let leads = self.leadership.leads();
             let order = if leads { Signal::SIGINT } else { Signal::SIGQUIT };
             if ordered != Some(order) && at_once_since.is_none() {
                 server.signal(order);

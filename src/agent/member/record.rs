@@ -9,9 +9,10 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::notes::Leadership;
 use crate::agent::slots::Members;
-use crate::agent::synchronous::{self, QuorumStep, quorum_step};
+use crate::agent::synchronous;
 use crate::election::claim::Told;
 use crate::election::lineage::{Database, Reached};
+use crate::election::quorum::{QuorumStep, quorum_step};
 use crate::election::vote::Quorum;
 use crate::errors::with_causes;
 
@@ -25,8 +26,9 @@ impl Member {
         let Some(seen) = view.seen() else { return false };
         let configuration = self.configuration();
         let (me, synchronous) = (configuration.me.pod.clone(), configuration.synchronous);
+        let recorded = seen.record.clone();
         let voters: BTreeSet<String> = if members.count == 0 {
-            seen.record.voters.clone()
+            recorded.voters.clone()
         } else {
             members.others(&me).chain([me.clone()]).collect()
         };
@@ -36,27 +38,44 @@ impl Member {
         } else {
             (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, synchronous)))
         };
-        let (quorum, may_enable) = match quorum_step(&seen.record.quorum, &on_server, &wanted) {
+        let are_caught_up = on_server == recorded.quorum || self.are_caught_up(&on_server).await;
+        let (quorum, may_enable) = match quorum_step(&recorded.quorum, &on_server, &wanted, are_caught_up) {
             QuorumStep::Record(quorum) => (quorum, false),
-            QuorumStep::Enable => (seen.record.quorum.clone(), true),
+            QuorumStep::Enable | QuorumStep::CatchUp => (recorded.quorum, true),
             QuorumStep::Done => (wanted, true),
         };
+        // Whom this member might forget to ask for leave may not stand.
+        let voters = if self.note_leadership(&voters).await { voters } else { recorded.voters };
         let order_done = self.order_done(&view);
         self.leadership.tell(Told { voters, quorum, order_done }).await;
         may_enable
     }
 
-    /// Notes on the volume what this member needs to lead on after a restart without the API server.
-    pub(super) async fn note_leadership(&mut self) {
+    /// Whether those that the server waits for by now have all that it had acknowledged before.
+    async fn are_caught_up(&mut self, on_server: &Quorum) -> bool {
+        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return false };
+        match (sql.flushed().await, sql.walsenders().await) {
+            (Ok(Some(flushed)), Ok(replicas)) => {
+                let replicas = replicas.iter().filter_map(|replica| Some((replica.name.as_str(), replica.flushed?)));
+                self.catch_up.look(on_server, flushed, replicas, Instant::now())
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes on the volume what this member needs to lead on after a restart without the API server: above all who has to be asked, which
+    /// are those that the Lease records, those that it may record by now, and these. Returns whether it is noted.
+    pub(super) async fn note_leadership(&mut self, voters: &BTreeSet<String>) -> bool {
         let State::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.state else {
-            return;
+            return false;
         };
         let view = self.leadership.view();
-        let Some(seen) = view.seen().filter(|seen| !view.is_by_leave() && !seen.record.voters.is_empty()) else {
-            return;
-        };
+        let Some(seen) = view.seen() else { return false };
         let told = self.leadership.told().map(|told| told.voters).unwrap_or_default();
-        let voters: BTreeSet<String> = seen.record.voters.union(&told).cloned().collect();
+        let voters: BTreeSet<String> = seen.record.voters.iter().chain(&told).chain(voters).cloned().collect();
+        if voters.is_empty() {
+            return false;
+        }
         let mut addresses = self.electorate.addresses();
         addresses.retain(|pod, _| voters.contains(pod));
         let reached = Reached { timeline: master.timeline, begins: master.begins, flushed: None, stopped_at: None };
@@ -68,17 +87,21 @@ impl Member {
             database: Database { system: master.system, reached: Some(reached) },
         };
         if self.noted_leadership.as_ref() == Some(&leadership) {
-            return;
+            return true;
         }
         let (notes, new) = (self.notes.clone(), leadership.clone());
         match tokio::task::spawn_blocking(move || notes.write_leadership(&new)).await {
-            Ok(Ok(())) => self.noted_leadership = Some(leadership),
+            Ok(Ok(())) => {
+                self.noted_leadership = Some(leadership);
+                return true;
+            }
             Ok(Err(why)) => warn!(
                 error = with_causes(&why),
                 "the leadership is not noted: without the API server it ends with this container"
             ),
             Err(why) => warn!(%why, "the leadership is not noted"),
         }
+        false
     }
 
     /// Tells the master where this member is, so that it can be asked when the API server does not answer.

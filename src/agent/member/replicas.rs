@@ -1,8 +1,9 @@
 //! What a master does for its replicas: slots, WAL, and which of them confirm its commits.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Member;
@@ -17,25 +18,19 @@ use crate::agent::sql::{self, Sql};
 use crate::agent::synchronous::{Confirmations, Standing, Step};
 use crate::errors::with_causes;
 
-/// How long the start of a master whose commits wait for replicas may be held up by the question how many members the set has: the
-/// server is down meanwhile. The API server, which has just given this member the Lease, answers within milliseconds.
-const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
 /// How often the master looks up its oldest WAL. A listing of a directory that may be large and slow, for the sake of replicas that have
 /// been away for longer.
 const OLDEST_WAL_EVERY: Duration = Duration::from_secs(5);
 
 impl Member {
-    /// A server that is about to accept writes waits for its replicas from the first commit on.
-    pub(super) async fn write_synchronous_names(&mut self) -> Result<(), birth::Error> {
+    /// A server that is about to accept writes waits for its replicas from the first commit on: for those that the Lease was taken with.
+    /// One that leads already, or leads on without having read the Lease, waits for those that it waited for before.
+    pub(super) fn write_synchronous_names(&self) -> Result<(), birth::Error> {
         if self.configuration().synchronous == 0 {
             return Ok(());
         }
-        let known = timeout(MEMBERS_LIMIT, self.set.wait_for(Option::is_some)).await;
-        let members = known.ok().and_then(Result::ok).and_then(|set| set.clone()).map(|set| set.members);
-        if members.is_none() {
-            warn!("the set's size is not known: commits wait for the replicas that were known last");
-        }
-        self.midwife.write_synchronous_names(members.as_ref())
+        let quorum = self.taken_with.clone().unwrap_or_else(|| self.quorum_at_start(None));
+        self.midwife.write_synchronous_names(&quorum)
     }
 
     /// Nothing in here keeps a master from taking writes, or from being ready.
@@ -45,7 +40,7 @@ impl Member {
             self.note_members(&members).await;
             self.keep_members(&members).await?;
         }
-        self.note_leadership().await;
+        self.note_leadership(&BTreeSet::new()).await;
         self.look_up_oldest_wal().await
     }
 
@@ -86,6 +81,15 @@ impl Member {
         if let Some(note) = self.shortage.tell(&self.midwife.configuration.set, has, Instant::now()) {
             warn!("{note}");
             self.teller.tell(Reason::CommitsWait, &note);
+        }
+    }
+
+    /// A replica may come from any timeline before this one.
+    pub(super) async fn complete_histories(&self, timeline: u32) {
+        let data = self.midwife.data.clone();
+        let outcome = tokio::task::spawn_blocking(move || data.complete_histories(timeline)).await;
+        if let Ok(Err(why)) = outcome {
+            warn!(error = with_causes(&why), "a replica from an earlier timeline may not find its way");
         }
     }
 

@@ -107,7 +107,9 @@ impl Member {
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
             });
+            self.taken_with = None;
             self.note_served();
+            self.complete_histories(facts.timeline).await;
         }
         // It takes writes, whether or not it can make a slot at this moment.
         self.publisher.update(|status| {
