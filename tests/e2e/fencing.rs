@@ -14,7 +14,7 @@ use crate::{
 const POSTMASTER: &str = "/pgdata/data/postmaster.pid";
 
 /// How many processes of PostgreSQL's server a member runs: the postmaster goes by its path, the others by what they do.
-fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
+pub fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
     ["/usr/lib/postgresql/", "postgres: "]
         .map(|command| node::running(ns, pod, "postgres", command).unwrap_or_default().len())
         .iter()
@@ -30,7 +30,7 @@ fn renewed(ns: &Namespace<'_>) -> Timestamp {
 }
 
 /// The time at the beginning of the first line with these words.
-fn told(log: &str, words: &str) -> Option<Timestamp> {
+pub fn told(log: &str, words: &str) -> Option<Timestamp> {
     log.lines().find(|line| line.contains(words))?.split(' ').next()?.parse().ok()
 }
 

@@ -214,7 +214,12 @@ impl Namespace<'_> {
     pub fn shared_claim(&self, claim: &str) {
         let export = self.export();
         open_to_all(&export);
-        self.volume(claim, &export, "ReadWriteMany");
+        self.claim_on(claim, &export);
+    }
+
+    /// A shared claim on a directory of the node.
+    pub fn claim_on(&self, claim: &str, directory: &Path) {
+        self.volume(claim, directory, "ReadWriteMany");
         self.apply(
             &json!({
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
@@ -439,6 +444,12 @@ pub struct Database<'ns> {
 }
 
 impl Database<'_> {
+    /// The same database, seen from another namespace.
+    pub fn from<'other>(&self, namespace: &'other Namespace<'other>) -> Database<'other> {
+        let Self { set, user, password, name, .. } = self;
+        namespace.database_as(set, user, password, name)
+    }
+
     /// `psql -h HOST -c SQL`: the rows, columns separated by `|`; or what psql says.
     pub fn at(&self, host: &str, sql: &str) -> Result<String, String> {
         let password = format!("PGPASSWORD={}", self.password);

@@ -27,6 +27,7 @@ mod install;
 mod load;
 mod names;
 mod outage;
+mod owner;
 mod pinning;
 mod refusals;
 mod restart;

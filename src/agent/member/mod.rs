@@ -57,6 +57,8 @@ const HOOK_LIMIT: Duration = Duration::from_secs(10);
 pub enum Parting {
     /// It was asked to.
     Stopped,
+    /// It was asked to, and what makes its database ends with the container only.
+    Left,
     /// It can't take over the database that it found, and the image runs it as before.
     Refused(Refusal),
 }
@@ -208,8 +210,7 @@ impl Member {
                 () = self.look_after() => {}
             }
         }
-        self.shut_down().await;
-        Parting::Stopped
+        self.shut_down().await
     }
 
     fn pace(&self) -> Duration {
@@ -520,7 +521,7 @@ impl Member {
         self.set.borrow().as_ref().is_some_and(|set| set.members.count <= 1)
     }
 
-    async fn shut_down(mut self) {
+    async fn shut_down(mut self) -> Parting {
         info!("stopping");
         self.prepare_successor().await;
         self.publisher.update(|status| {
@@ -538,12 +539,13 @@ impl Member {
         }
         if matches!(self.state, State::Bootstrapping(_)) {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
-            return;
+            return Parting::Left;
         }
         if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
         self.release(last_word).await;
+        Parting::Stopped
     }
 }
 
