@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The pod that leads, by the Lease and by its label. (The label of one whose agent hangs stays until that goes on.)
-fn master(ns: &Namespace<'_>) -> Result<String, String> {
+pub fn master(ns: &Namespace<'_>) -> Result<String, String> {
     let lease = ns.get("lease pgset-leader");
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().split('/').next().unwrap_or_default();
     match ns.label(&format!("pod {holder}"), "pgset.dev/role").as_deref() {
@@ -21,7 +21,7 @@ fn master(ns: &Namespace<'_>) -> Result<String, String> {
     }
 }
 
-fn epoch(ns: &Namespace<'_>) -> i64 {
+pub fn epoch(ns: &Namespace<'_>) -> i64 {
     ns.get("lease pgset-leader")["spec"]["leaseTransitions"].as_i64().unwrap_or(0)
 }
 
@@ -42,7 +42,7 @@ fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
     });
 }
 
-fn three_members<'a>(
+pub fn three_members<'a>(
     ns: &'a Namespace<'_>,
     changed: impl Fn(crate::manifests::Set) -> crate::manifests::Set,
 ) -> Database<'a> {
@@ -55,7 +55,7 @@ fn three_members<'a>(
     db
 }
 
-fn all_stream_from(ns: &Namespace<'_>, db: &Database<'_>, master: &str, rows: &str) {
+pub fn all_stream_from(ns: &Namespace<'_>, db: &Database<'_>, master: &str, rows: &str) {
     let replicas: Vec<String> =
         ["pgset-0", "pgset-1", "pgset-2"].iter().filter(|pod| **pod != master).map(|pod| (*pod).to_owned()).collect();
     let replicas: Vec<&str> = replicas.iter().map(String::as_str).collect();

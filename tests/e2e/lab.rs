@@ -90,6 +90,12 @@ pub fn kubectl() -> Command {
     command
 }
 
+/// `pgset WORDS`, on the lab.
+pub fn pgset(words: &str) -> Result<Said, Said> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgset"));
+    run(command.args(words.split_whitespace()).env("KUBECONFIG", kubeconfig()), None)
+}
+
 /// What a command printed, or why it failed.
 pub fn run(command: &mut Command, input: Option<&str>) -> Result<Said, Said> {
     let mut child = command

@@ -26,6 +26,7 @@ mod fencing;
 mod install;
 mod load;
 mod names;
+mod orders;
 mod outage;
 mod owner;
 mod pinning;

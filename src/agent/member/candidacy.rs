@@ -131,6 +131,7 @@ impl Member {
         let fails_over = configuration.fails_over;
         let wishes = self.set.borrow().clone();
         let quorum = self.quorum_at_start(wishes.as_ref().map(|set| &set.members));
+        self.forget_old_order();
         let order = self.order(view);
         let mandate = match order.filter(|order| order.target.as_ref().is_none_or(|target| *target == me)) {
             // Of any member nobody can know what it lacks.

@@ -314,7 +314,10 @@ impl Member {
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
-            Action::TakeLease(taking) => self.take_lease(about, taking).await?,
+            Action::TakeLease(taking) => {
+                self.note_order_to_lead();
+                self.take_lease(about, taking).await?;
+            }
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
@@ -368,6 +371,7 @@ impl Member {
             info!("{text}");
             self.waits_since = Instant::now();
         }
+        self.tell_what_order_waits_for(&waiting);
         if is_refusal(&waiting) && self.waits_since.elapsed() >= patience(&waiting) {
             self.teller.tell(Reason::DataRefused, &text);
         }
