@@ -101,14 +101,14 @@ fn refuses_what_can_not_lead(ns: &Namespace<'_>) {
 }
 
 fn refuses_who_is_far_behind(ns: &Namespace<'_>, db: &Database<'_>) {
-    let receiver = node::running(ns, "pgset-2", "postgres", "postgres: walreceiver");
+    let receiver = node::running(ns, "pgset-2", "postgres", "postgres: walreceiver").unwrap();
     assert_eq!(receiver.len(), 1, "{receiver:?}");
-    node::signal_process(receiver[0], "STOP");
+    node::signal_process(receiver[0], "STOP").unwrap();
     db.master("create table much as select n, repeat('x', 200) as x from generate_series(1, 200000) n");
 
     let why = refused(switchover(ns, "--to pgset-2"));
 
-    node::signal_process(receiver[0], "CONT");
+    node::signal_process(receiver[0], "CONT").unwrap();
     assert!(why.contains("is refused by pgset-1: pgset-2 has") && why.contains("still to receive"), "{why}");
     assert!(why.contains("wait until there are less than 16777216, or name another member"), "{why}");
     db.wait_for("pgset-2.pgset", "select count(*) from much", "200000");
@@ -127,8 +127,8 @@ fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_d
         db.wait_for(replica, "select count(*) from numbers", "10000");
     }
     // Of the two that confirm commits one is silent: the other may lack what was confirmed.
-    node::signal_first(&ns, "pgset-2", "postgres", "STOP");
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-2", "postgres", "STOP").unwrap();
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
     let since = Instant::now();
     wait_until(START, "nobody leads", || match switchover(&ns, "") {
         Err(said) if said.err.contains("no member leads") => Ok(()),
@@ -151,7 +151,7 @@ fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_d
     assert!(said.out.contains(second) && said.out.contains("commits were confirmed by replicas"), "{}", said.out);
     assert_eq!(master(&ns).as_deref(), Ok("pgset-1"));
     for pod in ["pgset-0", "pgset-2"] {
-        node::signal_first(&ns, pod, "postgres", "CONT");
+        node::signal_first(&ns, pod, "postgres", "CONT").unwrap();
     }
     thread::sleep(Duration::from_secs(1));
     all_stream_from(&ns, &db, "pgset-1", "10000");
