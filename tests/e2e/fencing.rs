@@ -16,7 +16,7 @@ const POSTMASTER: &str = "/pgdata/data/postmaster.pid";
 /// How many processes of PostgreSQL's server a member runs: the postmaster goes by its path, the others by what they do.
 pub fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
     ["/usr/lib/postgresql/", "postgres: "]
-        .map(|command| node::running(ns, pod, "postgres", command).unwrap_or_default().len())
+        .map(|command| node::running(ns, pod, "postgres", command).unwrap().len())
         .iter()
         .sum()
 }
