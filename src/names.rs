@@ -248,10 +248,12 @@ pub mod lease {
     pub const SUCCESSOR: &str = "pgset.dev/successor";
     /// The last order to switch over that was seen to: it is not followed twice.
     pub const ORDER_DONE: &str = "pgset.dev/order-done";
+    /// Why the last order to switch over was refused, with its text before it.
+    pub const ORDER_REFUSED: &str = "pgset.dev/order-refused";
     /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
     pub const MEMBERS: &str = "pgset.dev/members";
     /// Those that come and go with masters, and that the controller has no use for.
-    pub const OF_THE_MASTER: [&str; 12] = [
+    pub const OF_THE_MASTER: [&str; 13] = [
         ADDRESS,
         PORT,
         TIMELINE,
@@ -263,6 +265,7 @@ pub mod lease {
         QUORUM,
         SUCCESSOR,
         ORDER_DONE,
+        ORDER_REFUSED,
         MEMBERS,
     ];
 }
@@ -332,6 +335,12 @@ pub fn is_kept_for_another_set(service: &str, set: &str) -> bool {
     set_of_role_service(service).is_some_and(|other| other != set)
 }
 
+/// The ordinal of a member, from its pod's name: the set's own name may hold dashes and digits.
+#[must_use]
+pub fn ordinal(pod: &str, set: &str) -> Option<u32> {
+    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
+}
+
 /// `<set>-leader`: the Lease.
 #[must_use]
 pub fn leader(set: &str) -> String {
@@ -351,4 +360,17 @@ pub fn clone_application(pod: &str) -> String {
 pub fn slot(pod: &str) -> String {
     let letters = pod.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' });
     "pgset_".chars().chain(letters).take(63).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinal_is_read_behind_a_name_with_dashes_and_digits() {
+        assert_eq!(ordinal("my-db-0", "my-db"), Some(0));
+        assert_eq!(ordinal("db-2-17", "db-2"), Some(17));
+        assert_eq!(ordinal("db-2", "db-2"), None);
+        assert_eq!(ordinal("other-0", "db"), None);
+    }
 }

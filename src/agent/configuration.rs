@@ -147,7 +147,8 @@ impl Configuration {
             |name: &'static str| env::var(name).ok().filter(|value| !value.is_empty()).ok_or(Error::Variable(name));
         let pod = variable(names::env::POD_NAME)?;
         let set = flags.set.clone();
-        let ordinal = ordinal(&pod, &set).ok_or_else(|| Error::PodName { pod: pod.clone(), set: set.clone() })?;
+        let ordinal =
+            names::ordinal(&pod, &set).ok_or_else(|| Error::PodName { pod: pod.clone(), set: set.clone() })?;
         let server = arguments::parse(&flags.argv)?;
         let given = server
             .data_directory
@@ -242,22 +243,9 @@ impl Passwords {
     }
 }
 
-/// The number at the end of a member's name: the set's own name may hold dashes and digits.
-fn ordinal(pod: &str, set: &str) -> Option<u32> {
-    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_ordinal_is_read_behind_a_name_with_dashes_and_digits() {
-        assert_eq!(ordinal("my-db-0", "my-db"), Some(0));
-        assert_eq!(ordinal("db-2-17", "db-2"), Some(17));
-        assert_eq!(ordinal("db-2", "db-2"), None);
-        assert_eq!(ordinal("other-0", "db"), None);
-    }
 
     fn files(directory: &Path, keys: &[&str]) {
         fs::create_dir_all(directory).unwrap();

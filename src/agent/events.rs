@@ -44,6 +44,8 @@ pub enum Reason {
     Rewound,
     /// A member's data is cloned anew.
     Reinitialized,
+    /// An order to switch over is not followed.
+    OrderRefused,
 }
 
 impl Reason {
@@ -58,6 +60,7 @@ impl Reason {
             Self::CommitsWait => "CommitsWait",
             Self::Rewound => "Rewound",
             Self::Reinitialized => "Reinitialized",
+            Self::OrderRefused => "OrderRefused",
         }
     }
 }

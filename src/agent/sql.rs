@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::leadership::WritePermit;
 use crate::election::claim::Progress;
+use crate::election::order::Streaming;
 use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
 use crate::names;
@@ -295,14 +296,20 @@ impl Sql {
     }
 
     /// The members that stream from this one, whoever has most first.
-    pub async fn streaming(&self) -> Result<Vec<String>> {
+    pub async fn streaming(&self) -> Result<Vec<Streaming>> {
         let rows = self
             .rows(
                 "say who streams from it",
-                "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' ORDER BY flush_lsn DESC NULLS LAST, application_name",
+                "SELECT application_name, \
+                        greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(flush_lsn, '0/0')), 0)::int8 \
+                 FROM pg_stat_replication WHERE state = 'streaming' ORDER BY flush_lsn DESC NULLS LAST, application_name",
             )
             .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        let replica = |row: &tokio_postgres::Row| Streaming {
+            pod: row.get(0),
+            behind: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
+        };
+        Ok(rows.iter().map(replica).collect())
     }
 
     /// Writes all that is in memory to the data files. It takes as long as it takes.

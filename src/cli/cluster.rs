@@ -150,6 +150,16 @@ impl Cluster {
         self.send("PATCH", path, "application/apply-patch+yaml", object.to_string().into_bytes()).await
     }
 
+    /// Merges something into an object.
+    pub async fn merge(&self, path: &str, patch: &Value) -> Read<Answer> {
+        self.send("PATCH", path, "application/merge-patch+json", patch.to_string().into_bytes()).await
+    }
+
+    /// Changes an object step by step, all or nothing.
+    pub async fn patch(&self, path: &str, steps: &Value) -> Read<Answer> {
+        self.send("PATCH", path, "application/json-patch+json", steps.to_string().into_bytes()).await
+    }
+
     /// Whether the user of the kubeconfig may do something.
     pub async fn may(&self, attributes: &Value) -> Read<bool> {
         let review = json!({

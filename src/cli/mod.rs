@@ -8,6 +8,7 @@ pub mod eject;
 mod explain;
 pub mod inject;
 pub mod install;
+mod order;
 pub mod serve;
 mod set_name;
 mod status;
@@ -46,6 +47,10 @@ enum Command {
     Explain(explain::Arguments),
     /// Say who leads, what each member does, and what the set waits for.
     Status(status::Arguments),
+    /// Let another member lead: the master hands over, and nothing is lost.
+    Switchover(order::Switchover),
+    /// Say who leads where nobody does.
+    Failover(order::Failover),
     /// Print what is to be deleted to take pgset away, unless sets depend on it.
     Uninstall(uninstall::Arguments),
 }
@@ -70,15 +75,23 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => return check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Status(arguments) => return status::run(&arguments),
+        Command::Switchover(arguments) => return order::switch_over(&arguments),
+        Command::Failover(arguments) => return order::fail_over(&arguments),
         Command::Uninstall(arguments) => uninstall::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pgset: {}", crate::errors::with_causes(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error.as_ref(), FAILURE),
     }
+}
+
+/// The exit code of a command that failed, or that found something wrong.
+const FAILURE: u8 = 1;
+
+/// Tells why a command ends, with all causes.
+fn failed(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("pgset: {}", crate::errors::with_causes(why));
+    ExitCode::from(code)
 }
 
 /// What a command answers: any room's error, told once here.

@@ -99,6 +99,8 @@ pub struct Claim {
     pub successor: Option<String>,
     /// The last order that was seen to.
     pub order_done: Option<String>,
+    /// Why an order was refused, as [`order::refused`](super::order::refused) writes it.
+    pub order_refused: Option<String>,
 }
 
 /// What a master records with its renewals.
@@ -110,6 +112,8 @@ pub struct Told {
     pub quorum: Quorum,
     /// The last order that was seen to.
     pub order_done: Option<String>,
+    /// Why it was refused, if it was.
+    pub order_refused: Option<String>,
 }
 
 /// What a master adds to the renewals of its Lease: how far it has come on its timeline.
@@ -164,6 +168,7 @@ impl Claim {
             record: Record { epoch, voters, quorum },
             successor: note(names::lease::SUCCESSOR).map(str::to_owned),
             order_done: note(names::lease::ORDER_DONE).map(str::to_owned),
+            order_refused: note(names::lease::ORDER_REFUSED).map(str::to_owned),
         }
     }
 }
@@ -270,13 +275,15 @@ pub fn renewed(
             notes.insert(names::lease::OLDEST_WAL.to_owned(), oldest.to_string());
         }
     }
-    if let Some(Told { voters, quorum, order_done }) = told {
+    if let Some(Told { voters, quorum, order_done, order_refused }) = told {
         let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
         let voters: Vec<&str> = voters.iter().map(String::as_str).collect();
         notes.insert(names::lease::VOTERS.to_owned(), voters.join(","));
         notes.insert(names::lease::QUORUM.to_owned(), quorum_note(quorum));
-        if let Some(order) = order_done {
-            notes.insert(names::lease::ORDER_DONE.to_owned(), order.clone());
+        for (key, note) in [(names::lease::ORDER_DONE, order_done), (names::lease::ORDER_REFUSED, order_refused)] {
+            if let Some(note) = note {
+                notes.insert(key.to_owned(), note.clone());
+            }
         }
     }
     lease

@@ -3,10 +3,14 @@
 //! `db-1`, `any`, with ` accept-loss` behind it what that member lacks is given up; whatever else follows makes it another order than the
 //! last one, because the same is not followed twice.
 
+use std::fmt;
+
 /// Whoever is best.
 const ANY: &str = "any";
 /// What the target lacks is given up.
 const ACCEPT_LOSS: &str = "accept-loss";
+/// A replica that has more bytes than this still to receive is handed nothing: the master waits for it with its writes stopped.
+pub const MOST_BEHIND: u64 = 16 << 20;
 
 /// An order to switch over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +23,49 @@ pub struct Order {
     pub accepts_loss: bool,
 }
 
+/// A replica that streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Streaming {
+    /// Its pod.
+    pub pod: String,
+    /// Bytes of WAL that the master has on its disk and the replica has not.
+    pub behind: u64,
+}
+
+/// Why a master hands nothing over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The set has no such member.
+    NoMember {
+        /// Who is meant.
+        target: String,
+        /// Who could be.
+        members: Vec<String>,
+    },
+    /// The target does not stream from the master.
+    NotStreaming {
+        /// Who.
+        target: String,
+        /// Who does.
+        others: Vec<String>,
+    },
+    /// No member streams from the master.
+    NobodyStreams,
+    /// The target has too much still to receive.
+    Behind(Streaming),
+}
+
+// === impl Order ===
+
 impl Order {
+    /// An order that differs from all others by its token.
+    #[must_use]
+    pub fn new(target: Option<&str>, token: &str, accepts_loss: bool) -> Self {
+        let loss = if accepts_loss { format!(" {ACCEPT_LOSS}") } else { String::new() };
+        let text = format!("{} {token}{loss}", target.unwrap_or(ANY));
+        Self { text, target: target.map(str::to_owned), accepts_loss }
+    }
+
     /// Reads the annotation's value; absent if nothing is ordered.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -31,11 +77,97 @@ impl Order {
             accepts_loss: words.any(|word| word == ACCEPT_LOSS),
         })
     }
+
+    /// Whether it may be followed by letting this member lead.
+    #[must_use]
+    pub fn names(&self, pod: &str) -> bool {
+        self.target.as_deref().is_none_or(|target| target == pod)
+    }
+
+    /// To whom a master hands over. `streaming` are the replicas that stream from it, the best first; `members` are all others of the set.
+    pub fn successor(&self, members: &[String], streaming: &[Streaming]) -> Result<String, Refusal> {
+        let mut stays = streaming.iter().filter(|replica| members.contains(&replica.pod));
+        let found = match &self.target {
+            Some(target) if !members.contains(target) => {
+                return Err(Refusal::NoMember { target: target.clone(), members: members.to_vec() });
+            }
+            Some(target) => stays.clone().find(|replica| replica.pod == *target).ok_or_else(|| Refusal::NotStreaming {
+                target: target.clone(),
+                others: stays.map(|replica| replica.pod.clone()).collect(),
+            }),
+            None => stays.next().ok_or(Refusal::NobodyStreams),
+        }?;
+        if found.behind > MOST_BEHIND { Err(Refusal::Behind(found.clone())) } else { Ok(found.pod.clone()) }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A little time may mend it: a replica that has just lost its master is about to follow the next one.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        !matches!(self, Self::NoMember { .. })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMember { target, members } if members.is_empty() => {
+                write!(f, "{target} is no member of this set, which has no replica to hand over to: scale it up")
+            }
+            Self::NoMember { target, members } => {
+                write!(f, "{target} is no other member of this set: name one of {}", members.join(", "))
+            }
+            Self::NotStreaming { target, others } if others.is_empty() => {
+                write!(
+                    f,
+                    "{target} does not stream from the master, nor does any other member: see the log of {target}"
+                )
+            }
+            Self::NotStreaming { target, others } => {
+                let others = others.join(", ");
+                write!(
+                    f,
+                    "{target} does not stream from the master: see its log, or name another one that does ({others})"
+                )
+            }
+            Self::NobodyStreams => {
+                write!(f, "no other member streams from the master: see the logs of the replicas, or scale the set up")
+            }
+            Self::Behind(Streaming { pod, behind }) => write!(
+                f,
+                "{pod} has {behind} bytes of WAL still to receive, for which writes would stop: wait until there are less than \
+                 {MOST_BEHIND}, or name another member"
+            ),
+        }
+    }
+}
+
+// === the note on the Lease ===
+
+/// How the Lease tells that an order was refused, and why.
+#[must_use]
+pub fn refused(text: &str, why: &Refusal) -> String {
+    format!("{text}: {why}")
+}
+
+/// Why an order was refused, if the note on the Lease is about it and not about an earlier one.
+#[must_use]
+pub fn why_refused<'a>(note: &'a str, text: &str) -> Option<&'a str> {
+    note.strip_prefix(text)?.strip_prefix(": ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
+    use crate::election::claim::{self, Claim, Times, Told};
 
     #[test]
     fn an_order_names_a_member_or_leaves_that_to_the_set() {
@@ -44,5 +176,68 @@ mod tests {
         assert_eq!(Order::parse("any").unwrap().target, None);
         assert!(Order::parse("db-2 7 accept-loss").unwrap().accepts_loss);
         assert_eq!(Order::parse(" "), None);
+    }
+
+    #[test]
+    fn an_order_is_read_as_it_was_written() {
+        for (target, accepts_loss) in [(None, false), (Some("db-1"), false), (Some("db-1"), true)] {
+            let order = Order::new(target, "2026-11-25T05:00:00Z", accepts_loss);
+            assert_eq!(Order::parse(&order.text), Some(order));
+        }
+    }
+
+    fn streaming(pod: &str, behind: u64) -> Streaming {
+        Streaming { pod: pod.to_owned(), behind }
+    }
+
+    fn chosen(order: &str, replicas: &[Streaming]) -> Result<String, String> {
+        let members = ["db-1", "db-2"].map(str::to_owned);
+        Order::parse(order).unwrap().successor(&members, replicas).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_master_hands_over_to_the_member_that_was_named_or_to_the_best() {
+        let both = [streaming("db-2", 0), streaming("db-1", MOST_BEHIND)];
+        assert_eq!(chosen("db-1", &both).unwrap(), "db-1");
+        assert_eq!(chosen("any", &both).unwrap(), "db-2");
+        assert_eq!(chosen("any", &[streaming("db-7", 0), streaming("db-1", 0)]).unwrap(), "db-1", "db-7 is to leave");
+    }
+
+    #[test]
+    fn whoever_can_not_take_over_is_named_with_the_way() {
+        let why = |order: &str, replicas: &[Streaming]| chosen(order, replicas).unwrap_err();
+        assert_eq!(why("db-9", &[]), "db-9 is no other member of this set: name one of db-1, db-2");
+        let other = why("db-1", &[streaming("db-2", 0)]);
+        assert!(other.contains("db-1 does not stream") && other.contains("another one that does (db-2)"), "{other}");
+        assert!(why("db-1", &[]).contains("nor does any other"));
+        assert!(why("any", &[streaming("db-7", 0)]).contains("no other member streams"));
+        let behind = why("db-1", &[streaming("db-1", 20_000_000)]);
+        assert!(behind.contains("db-1 has 20000000 bytes") && behind.contains("less than 16777216"), "{behind}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_of_its_own_order_only() {
+        let note = refused("db-9 1", &Refusal::NobodyStreams);
+        assert!(why_refused(&note, "db-9 1").unwrap().starts_with("no other member"));
+        assert_eq!(why_refused(&note, "db-9 2"), None);
+        assert_eq!(why_refused(&note, "db-9"), None);
+    }
+
+    #[test]
+    fn what_became_of_an_order_stands_on_the_lease_until_another_is_done() {
+        let renew = |lease: &LeaseObject, done: &str, refused: Option<&str>| {
+            let (order_done, order_refused) = (Some(done.to_owned()), refused.map(str::to_owned));
+            let told = Told { order_done, order_refused, ..Told::default() };
+            claim::renewed(lease, None, Some(&told), Times::of_seconds(6), Timestamp::UNIX_EPOCH)
+        };
+        let why = |lease: &LeaseObject, order: &str| {
+            let claim = Claim::read(lease, Duration::ZERO);
+            (claim.order_done.as_deref() == Some(order))
+                .then(|| claim.order_refused.as_deref().and_then(|note| why_refused(note, order)).map(str::to_owned))
+        };
+        let refused = renew(&LeaseObject::default(), "db-9 1", Some("db-9 1: no member"));
+        assert_eq!(why(&refused, "db-9 1"), Some(Some("no member".to_owned())));
+        let followed = renew(&refused, "db-1 2", None);
+        assert_eq!((why(&followed, "db-9 1"), why(&followed, "db-1 2")), (None, Some(None)));
     }
 }

@@ -114,6 +114,22 @@ fn status_tells_what_is_no_set_from_what_waits(plane: &ControlPlane) {
     let said = plane.pgset("status -n apart");
     assert_eq!((said.code, said.out.as_str()), (0, "there is no set in the namespace apart"));
 
+    for (words, code, why) in [
+        ("switchover sts/absent", 2, "there is no StatefulSet default/absent; name its namespace by -n"),
+        ("failover sts/plain -n apart", 2, "StatefulSet apart/plain is no set"),
+        (
+            "failover sts/bare",
+            1,
+            "StatefulSet default/bare: it was stored without its injection; pgset explain sts/bare -n default",
+        ),
+        ("switchover sts/bare --to Bare-0", 2, "a member is named by its pod"),
+        ("switchover sts/bare --accept-loss", 2, "unexpected argument '--accept-loss'"),
+    ] {
+        let said = plane.pgset(words);
+        assert_eq!((said.code, said.out.as_str()), (code, ""), "{words}");
+        assert!(said.err.contains(why), "{words}: {}", said.err);
+    }
+
     let plugin = plane.folder.path().join("kubectl-pgset");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pgset"), &plugin).unwrap();
     let path = format!("PATH={}:{}", plane.folder.path().display(), std::env::var("PATH").unwrap());

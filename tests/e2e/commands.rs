@@ -1,19 +1,11 @@
 //! The commands that ask the cluster, where all is well.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use crate::{
-    lab::{self, Namespace, Said},
+    lab::{self, Namespace, pgset},
     manifests::{plain, set},
 };
-
-/// `pgset WORDS`, on the lab.
-fn pgset(words: &str) -> Result<Said, Said> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgset"));
-    lab::run(command.args(words.split_whitespace()).env("KUBECONFIG", lab::kubeconfig()), None)
-}
 
 fn explain(ns: &Namespace<'_>, words: &str) -> Value {
     let said = pgset(&format!("explain {words} --namespace {} --output=json", ns.name))

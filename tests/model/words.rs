@@ -59,7 +59,7 @@ pub fn small_quorum(quorum: &vote::Quorum) -> Quorum {
 }
 
 pub fn told(voters: Pods, quorum: &vote::Quorum) -> Told {
-    Told { voters: names(voters), quorum: quorum.clone(), order_done: None }
+    Told { voters: names(voters), quorum: quorum.clone(), ..Told::default() }
 }
 
 pub fn record(row: &Row) -> Record {

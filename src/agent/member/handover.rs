@@ -7,12 +7,14 @@ use tracing::{info, warn};
 
 use super::Member;
 use super::state::{Role, Running, State};
+use crate::agent::events::Reason;
 use crate::agent::label;
 use crate::agent::leadership::View;
 use crate::agent::server::Stop;
 use crate::election::claim::LastWord;
 use crate::election::lineage::Database;
-use crate::election::order::Order;
+use crate::election::order::{self, Order, Refusal, Streaming};
+use crate::election::{Lease, Waiting};
 use crate::errors::with_causes;
 
 /// How long the release of the Lease may wait for the position of a clean stop, which is worth less than the release.
@@ -23,12 +25,23 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(20);
 const SUCCESSOR_LIMIT: Duration = Duration::from_millis(500);
 /// A master that has handed over takes the Lease again if nobody else did for so long.
 const RESUMES_AFTER: Duration = Duration::from_secs(5);
+/// How long an order waits for what may pass: the target has just lost its master, and is about to follow this one.
+const ORDER_WAITS: Duration = Duration::from_secs(5);
+/// How long a member that is to lead, and does not yet, keeps that to itself.
+const SAYS_WHY_AFTER: Duration = Duration::from_secs(2);
 
 /// Who leads next, by plan.
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     successor: Option<String>,
+    /// The last order that this member has seen to.
     order: Option<String>,
+    /// Why, if it was refused.
+    refused: Option<String>,
+    /// The order that this member has met last, and when.
+    heard: Option<(String, Instant)>,
+    /// The order that stood when this member took the Lease, and that is followed by that.
+    took_by: Option<String>,
     /// This member has handed over and lets the other go first.
     until: Option<Instant>,
 }
@@ -40,13 +53,36 @@ impl Handover {
     pub(super) fn waits_for(&self) -> Option<String> {
         self.until.filter(|until| Instant::now() < *until).and(self.successor.clone())
     }
+
+    /// For how long this member knows of an order.
+    fn heard_for(&mut self, order: &Order) -> Duration {
+        match &self.heard {
+            Some((text, since)) if *text == order.text => since.elapsed(),
+            _ => {
+                self.heard = Some((order.text.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 impl Member {
     /// An order that nobody has seen to yet.
     pub(super) fn order(&self, view: &View) -> Option<Order> {
-        let done = view.seen().and_then(|seen| seen.order_done.clone());
-        self.set.borrow().as_ref()?.order.clone().filter(|order| Some(&order.text) != done.as_ref())
+        let done = view.seen().and_then(|seen| seen.order_done.as_ref());
+        let is_new = |order: &Order| ![done, self.handover.order.as_ref()].contains(&Some(&order.text));
+        self.set.borrow().as_ref()?.order.clone().filter(is_new)
+    }
+
+    /// What stands no more may be ordered again.
+    pub(super) fn forget_old_order(&mut self) {
+        let is_old = {
+            let set = self.set.borrow();
+            self.handover.order.as_ref() != set.as_ref().and_then(|set| set.order.as_ref()).map(|order| &order.text)
+        };
+        if is_old {
+            self.handover.order = None;
+        }
     }
 
     /// Follows an order to hand over, as the master. One that can't be followed is done with, and says why.
@@ -56,13 +92,17 @@ impl Member {
         if !self.leadership.leads() || view.is_by_leave() {
             return;
         }
-        let me = self.configuration().me.pod.clone();
-        if order.target.as_ref() == Some(&me) {
-            return self.note_order(&order);
+        let me = &self.midwife.configuration.me.pod;
+        if order.target.as_ref() == Some(me) || self.handover.took_by.as_ref() == Some(&order.text) {
+            self.handover.order = Some(order.text);
+            return;
         }
-        let Some(successor) = self.best_of(order.target.as_deref()).await else {
-            warn!(order = order.text, "no such member streams from this one: nothing is handed over");
-            return self.note_order(&order);
+        // What PostgreSQL does not say now it says at the next turn.
+        let Some(streaming) = self.streaming().await else { return };
+        let successor = match order.successor(&self.others(), &streaming) {
+            Ok(successor) => successor,
+            Err(why) if why.may_pass() && self.handover.heard_for(&order) < ORDER_WAITS => return,
+            Err(why) => return self.refuse_order(order, &why),
         };
         info!(successor, "handing over");
         self.handover.successor = Some(successor);
@@ -76,13 +116,50 @@ impl Member {
         self.release(last_word).await;
     }
 
-    fn note_order(&mut self, order: &Order) {
-        self.handover.order = Some(order.text.clone());
+    fn refuse_order(&mut self, order: Order, why: &Refusal) {
+        warn!(order = order.text, %why, "nothing is handed over");
+        self.teller.tell(Reason::OrderRefused, &format!("the order {:?} is refused: {why}", order.text));
+        self.handover.refused = Some(order::refused(&order.text, why));
+        self.handover.order = Some(order.text);
     }
 
-    /// The last order that was seen to, as it is to be recorded.
+    /// Whoever takes the Lease while an order names it has followed that.
+    pub(super) fn note_order_to_lead(&mut self) {
+        let order = self.order(&self.leadership.view());
+        self.handover.took_by = order.filter(|order| order.names(&self.configuration().me.pod)).map(|order| order.text);
+    }
+
+    /// A member that is to lead, where nobody does, says why it does not yet.
+    pub(super) fn tell_what_order_waits_for(&mut self, waiting: &Waiting) {
+        let view = self.leadership.view();
+        let is_passing = matches!(
+            waiting,
+            Waiting::ForLease | Waiting::ForPredecessor | Waiting::ForSuccessor(_) | Waiting::ForTheEnd
+        );
+        let Some(order) = self.order(&view).filter(|order| order.names(&self.configuration().me.pod)) else { return };
+        if is_passing || !matches!(view.at(Instant::now()), Lease::Vacant { .. }) {
+            return;
+        }
+        if self.handover.heard_for(&order) >= SAYS_WHY_AFTER {
+            let why = self.in_words(waiting);
+            self.teller.tell(Reason::OrderRefused, &format!("the order {:?} is not followed yet: {why}", order.text));
+        }
+    }
+
+    /// The last order that was seen to, as it is to be recorded. One that this member saw to, and that stands no more, is an old one.
     pub(super) fn order_done(&self, view: &View) -> Option<String> {
-        self.handover.order.clone().or_else(|| view.seen().and_then(|seen| seen.order_done.clone()))
+        self.order_done_here().or_else(|| view.seen().and_then(|seen| seen.order_done.clone()))
+    }
+
+    fn order_done_here(&self) -> Option<String> {
+        let set = self.set.borrow();
+        let stands = set.as_ref()?.order.as_ref()?;
+        self.handover.order.clone().filter(|done| *done == stands.text)
+    }
+
+    /// Why an order was refused, as it is to be recorded.
+    pub(super) fn order_refused(&self) -> Option<String> {
+        self.handover.refused.clone()
     }
 
     /// A master that stops hands over, if somebody can take over; what makes the stop short happens before it.
@@ -91,23 +168,28 @@ impl Member {
         {
             return;
         }
-        self.handover.successor = self.best_of(None).await;
+        self.handover.successor = self.best().await;
         if self.handover.successor.is_some() {
             self.checkpoint().await;
         }
     }
 
-    /// The member that has most and will stay, or the one that was asked for if it streams.
-    async fn best_of(&self, wanted: Option<&str>) -> Option<String> {
+    /// The member that has most and will stay.
+    async fn best(&self) -> Option<String> {
+        let others = self.others();
+        self.streaming().await?.into_iter().map(|replica| replica.pod).find(|pod| others.contains(pod))
+    }
+
+    /// Who streams from this master, the best first.
+    async fn streaming(&self) -> Option<Vec<Streaming>> {
         let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return None };
-        let set = self.set.borrow().clone();
-        let stays = |pod: &str| {
-            set.as_ref()
-                .is_some_and(|set| set.members.others(&self.midwife.configuration.me.pod).any(|other| other == pod))
-        };
-        let streaming = timeout(SUCCESSOR_LIMIT, sql.streaming()).await.ok()?.ok()?;
-        let chosen = streaming.into_iter().filter(|pod| stays(pod) && wanted.is_none_or(|wanted| wanted == pod));
-        chosen.take(1).next()
+        timeout(SUCCESSOR_LIMIT, sql.streaming()).await.ok()?.ok()
+    }
+
+    /// The other members that the set should have.
+    fn others(&self) -> Vec<String> {
+        let set = self.set.borrow();
+        set.as_ref().map(|set| set.members.others(&self.configuration().me.pod).collect()).unwrap_or_default()
     }
 
     async fn checkpoint(&mut self) {
@@ -141,7 +223,7 @@ impl Member {
         }
         let database = self.position_of_clean_stop().await;
         let successor = self.handover.successor.clone().filter(|_| database.is_some());
-        Some(LastWord { database, successor, order_done: self.handover.order.clone() })
+        Some(LastWord { database, successor, order_done: self.order_done_here() })
     }
 
     /// A `preStop` hook of the user's has stopped PostgreSQL already.

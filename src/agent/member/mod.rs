@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
-use self::refusing::{is_refusal, patience};
+use self::refusing::{Starts, is_refusal, patience};
 use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
@@ -57,6 +57,8 @@ const HOOK_LIMIT: Duration = Duration::from_secs(10);
 pub enum Parting {
     /// It was asked to.
     Stopped,
+    /// It was asked to, and what makes its database ends with the container only.
+    Left,
     /// It can't take over the database that it found, and the image runs it as before.
     Refused(Refusal),
 }
@@ -111,7 +113,7 @@ pub struct Member {
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
     report_due: Instant,
-    failed_starts: u32,
+    starts: Starts,
     refusal: Option<Refusal>,
     shortage: Shortage,
     catch_up: CatchUp,
@@ -155,7 +157,7 @@ impl Member {
             noted_leadership: None,
             was_promoted: false,
             report_due: Instant::now(),
-            failed_starts: 0,
+            starts: Starts::default(),
             refusal: None,
             shortage: Shortage::default(),
             catch_up: CatchUp::default(),
@@ -208,8 +210,7 @@ impl Member {
                 () = self.look_after() => {}
             }
         }
-        self.shut_down().await;
-        Parting::Stopped
+        self.shut_down().await
     }
 
     fn pace(&self) -> Duration {
@@ -313,7 +314,10 @@ impl Member {
         match action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
-            Action::TakeLease(taking) => self.take_lease(about, taking).await?,
+            Action::TakeLease(taking) => {
+                self.note_order_to_lead();
+                self.take_lease(about, taking).await?;
+            }
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
@@ -377,6 +381,7 @@ impl Member {
             info!("{text}");
             self.waits_since = Instant::now();
         }
+        self.tell_what_order_waits_for(&waiting);
         if is_refusal(&waiting) && self.waits_since.elapsed() >= patience(&waiting) {
             self.teller.tell(Reason::DataRefused, &text);
         }
@@ -530,7 +535,7 @@ impl Member {
         self.set.borrow().as_ref().is_some_and(|set| set.members.count <= 1)
     }
 
-    async fn shut_down(mut self) {
+    async fn shut_down(mut self) -> Parting {
         info!("stopping");
         self.prepare_successor().await;
         self.publisher.update(|status| {
@@ -548,12 +553,13 @@ impl Member {
         }
         if matches!(self.state, State::Bootstrapping(_)) {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
-            return;
+            return Parting::Left;
         }
         if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
         self.release(last_word).await;
+        Parting::Stopped
     }
 }
 

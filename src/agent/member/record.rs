@@ -46,8 +46,8 @@ impl Member {
         };
         // Whom this member might forget to ask for leave may not stand.
         let voters = if self.note_leadership(&voters).await { voters } else { recorded.voters };
-        let order_done = self.order_done(&view);
-        self.leadership.tell(Told { voters, quorum, order_done }).await;
+        let (order_done, order_refused) = (self.order_done(&view), self.order_refused());
+        self.leadership.tell(Told { voters, quorum, order_done, order_refused }).await;
         may_enable
     }
 

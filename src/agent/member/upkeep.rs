@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Member;
+use super::refusing::Starts;
 use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
@@ -117,6 +118,7 @@ impl Member {
                 status.system_identifier = Some(facts.system.to_string());
             });
             self.taken_with = None;
+            self.starts = Starts::default();
             self.note_served();
             self.complete_histories(facts.timeline).await;
         }

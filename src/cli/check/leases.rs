@@ -62,11 +62,11 @@ fn memory(lease: &Value) -> String {
     )
 }
 
-fn note<'a>(lease: &'a Value, key: &str) -> &'a str {
+pub(super) fn note<'a>(lease: &'a Value, key: &str) -> &'a str {
     text(lease, &pointer(key))
 }
 
-fn is_its_lease(lease: &Value, set: &Value) -> bool {
+pub(super) fn is_its_lease(lease: &Value, set: &Value) -> bool {
     text(lease, "/metadata/namespace") == text(set, "/metadata/namespace")
         && text(lease, "/metadata/name") == names::leader(text(set, "/metadata/name"))
 }

@@ -8,6 +8,7 @@ mod claims;
 mod compare;
 pub(super) mod installation;
 mod leases;
+mod orders;
 mod report;
 pub(super) mod routes;
 pub(super) mod selector;
@@ -18,7 +19,6 @@ use std::{io::Write as _, process::ExitCode};
 
 use self::report::{Id, Report, Verdict};
 use super::cluster::{self, Cluster, Connection};
-use crate::errors::with_causes;
 
 /// The flags of `pgset check`.
 #[derive(Debug, clap::Args)]
@@ -56,10 +56,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match report(arguments).and_then(|report| print(&report, arguments.output).map(|()| report)) {
         Ok(report) if report.is_failed() => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pgset: {}", with_causes(error.as_ref()));
-            ExitCode::from(UNCHECKED)
-        }
+        Err(error) => super::failed(error.as_ref(), UNCHECKED),
     }
 }
 
@@ -88,6 +85,7 @@ fn all_after(basics: &snapshot::Basics, after: &snapshot::After) -> Vec<(Id, Ver
     lines.extend(sets::checks(after));
     lines.extend(routes::checks(after));
     lines.extend(leases::checks(after));
+    lines.extend(orders::checks(basics, after));
     lines.extend(claims::checks(after));
     lines
 }

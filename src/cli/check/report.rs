@@ -54,6 +54,7 @@ ids! {
     OneMaster = "one-master",
     Routes = "routes",
     Leases = "leases",
+    Orders = "orders",
     Claims = "claims",
     SharedExports = "shared-exports",
 }

@@ -12,6 +12,7 @@ use crate::{
         lineage::Database,
         members::{self, Seen},
     },
+    names,
     set::Set,
 };
 
@@ -38,6 +39,8 @@ pub struct Leadership {
     pub database: Option<Database>,
     /// What the master knows of the others. An old word is none.
     pub seen: Option<Vec<Seen>>,
+    /// Why an order was refused, with its text before it.
+    pub order_refused: Option<String>,
 }
 
 /// Who holds a Lease.
@@ -74,6 +77,7 @@ impl Leadership {
             is_silent,
             is_announced,
             database: claim.set,
+            order_refused: claim.order_refused,
             seen: members::read(&lease).filter(|_| is_announced && !is_silent),
             holder,
         }
@@ -90,10 +94,7 @@ impl Leadership {
 
 fn holder(identity: Option<String>, set: &Set) -> Holder {
     let Some(identity) = identity else { return Holder::Nobody };
-    let is_member = |candidate: &Candidate| {
-        let ordinal = candidate.pod.strip_prefix(&set.name).and_then(|rest| rest.strip_prefix('-'));
-        ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
-    };
+    let is_member = |candidate: &Candidate| names::ordinal(&candidate.pod, &set.name).is_some();
     match Candidate::parse(&identity).filter(is_member) {
         Some(candidate) => Holder::Member(candidate),
         None => Holder::Stranger(identity),

@@ -2,11 +2,11 @@
 //!
 //! The edge ([`look`]) reads, the [`view`] is a pure function of what was read, and is [`told`].
 
-mod lease;
-mod look;
+pub(super) mod lease;
+pub(super) mod look;
 mod rows;
-mod told;
-mod view;
+pub(super) mod told;
+pub(super) mod view;
 mod waits;
 
 use std::{
@@ -81,10 +81,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(Health::Healthy) => ExitCode::SUCCESS,
         Ok(Health::Waiting) => ExitCode::FAILURE,
         Ok(Health::Unknown) => ExitCode::from(UNTOLD),
-        Err(error) => {
-            eprintln!("pgset: {}", with_causes(error.as_ref()));
-            ExitCode::from(UNTOLD)
-        }
+        Err(error) => super::failed(error.as_ref(), UNTOLD),
     }
 }
 

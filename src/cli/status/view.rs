@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     cli::{
-        check::sets::{Standing, standing},
+        check::sets::{Standing, pointer, standing},
         cluster::{Read, Unread, number, text, title},
     },
-    names,
+    election::order::why_refused,
+    names::{self, annotation},
     set::{Contract, Set},
 };
 
@@ -161,6 +162,7 @@ impl View {
             self.waits = Known { set, lease: read.as_ref(), rows: &self.members }.waits();
         }
         self.notes.extend(laggards(&self.members));
+        self.notes.extend(refused_order(object, leadership));
         if let Err(why) = pods {
             self.unread.push(unread("pods", "list pods", object, why));
         }
@@ -185,6 +187,13 @@ impl View {
         let leadership = self.leadership.clone().map(|it| Leadership { renewed: None, age: None, ..it });
         Self { now: Timestamp::UNIX_EPOCH, leadership, ..self.clone() }
     }
+}
+
+/// An order that stands on the set, and that the master has refused.
+fn refused_order(object: &Value, leadership: Option<&Leadership>) -> Option<String> {
+    let order = text(object, &pointer(annotation::SWITCHOVER));
+    let why = why_refused(leadership?.order_refused.as_deref()?, order)?;
+    Some(format!("the order {} {order:?} was refused: {why}", annotation::SWITCHOVER))
 }
 
 fn refused(why: &str, object: &Value) -> Wait {

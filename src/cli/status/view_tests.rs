@@ -125,6 +125,20 @@ fn for_programs_the_keys_are_those_of_the_manual() {
 }
 
 #[test]
+fn an_order_that_was_refused_is_noted_as_long_as_it_stands() {
+    let notes = |order: &str| {
+        let change = |facts: &mut Facts| {
+            facts.object["metadata"]["annotations"]["pgset.dev/switchover"] = json!(order);
+            let lease = facts.lease.as_mut().unwrap();
+            lease["metadata"]["annotations"]["pgset.dev/order-refused"] = json!("db-9 1: db-9 is no member");
+        };
+        of(change).notes
+    };
+    assert_eq!(notes("db-9 1"), ["the order pgset.dev/switchover \"db-9 1\" was refused: db-9 is no member"]);
+    assert_eq!(notes("db-1 2"), Vec::<String>::new());
+}
+
+#[test]
 fn a_manual_names_every_key_state_and_reason() {
     let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.md")).unwrap();
     let told = of(|facts| facts.events = Ok(vec![event("DataRefused", NOW)])).to_json();

@@ -177,11 +177,11 @@ impl Known<'_> {
     }
 
     fn nobody_leads(&self, leadership: &Leadership) -> Wait {
-        let manual = match self.set.failover {
-            Failover::Manual => {
-                format!("; {} is manual, so that no replica is promoted by itself", annotation::FAILOVER)
-            }
-            Failover::Automatic => String::new(),
+        let is_manual = self.set.failover == Failover::Manual && leadership.database.is_some();
+        let manual = if is_manual {
+            format!("; {} is manual, so that no replica is promoted by itself", annotation::FAILOVER)
+        } else {
+            String::new()
         };
         let says = match leadership.database {
             None => "no member leads, and none has led yet".to_owned(),
@@ -190,7 +190,7 @@ impl Known<'_> {
             }
         };
         let cure = format!("the Events of the set say what members refuse; {}", self.see_logs());
-        Wait { reason: Reason::NoMaster, says, cure }
+        Wait { reason: Reason::NoMaster, says, cure: format!("{}{cure}", self.fail_over(is_manual)) }
     }
 
     fn for_holder(&self, pod: &str, leadership: &Leadership) -> Option<Wait> {
@@ -208,7 +208,11 @@ impl Known<'_> {
                     "{pod} holds the Lease and has not renewed it for {age}, longer than the {good_for} that it is good for{gone}: it \
                      writes no more, and a member that has what the set has reached may lead"
                 ),
-                cure: if is_there { see } else { self.see_logs() },
+                cure: format!(
+                    "{}{}",
+                    self.fail_over(self.set.failover == Failover::Manual),
+                    if is_there { see } else { self.see_logs() }
+                ),
             });
         }
         if !is_there {
@@ -292,6 +296,14 @@ impl Known<'_> {
                 annotation::SYNCHRONOUS
             ),
         })
+    }
+
+    /// Where no member leads by itself, a person says who does.
+    fn fail_over(&self, is_manual: bool) -> String {
+        if !is_manual {
+            return String::new();
+        }
+        format!("pgset failover sts/{}{} lets the best replica lead; ", self.set.name, self.flag())
     }
 
     fn flag(&self) -> String {
