@@ -170,7 +170,8 @@ impl Keeper {
             if ends {
                 self.close(lead.as_ref()).await;
                 closed.send_replace(true);
-                return;
+                // Its end would be the agent's, which has yet to give the Lease back.
+                return std::future::pending().await;
             }
             due = match lead {
                 Some(epoch) => self.turn(epoch).await.map(|pause| Instant::now() + pause),

@@ -309,7 +309,7 @@ impl Member {
             self.waiting = None;
         }
         if label::is_stale(&action) {
-            self.label.set(label::Role::None);
+            self.take_label_off(&action);
         }
         match action {
             Action::Stay => {}
@@ -356,6 +356,16 @@ impl Member {
             Action::AbandonClone => self.stop_at_once().await,
         }
         Ok(())
+    }
+
+    /// A replica that waits for a master can be read meanwhile.
+    fn take_label_off(&self, action: &Action) {
+        let is_replica = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }));
+        if is_replica && matches!(action, Action::Wait(_) | Action::Promise(_) | Action::AskForVotes(_)) {
+            self.label.take_off_soon();
+        } else {
+            self.label.set(label::Role::None);
+        }
     }
 
     fn clone_from(&mut self, master: Master) {

@@ -173,7 +173,7 @@ impl Member {
             return Ok(());
         }
         let Some(follows) = follows.clone() else {
-            self.label.set(label::Role::None);
+            self.label.take_off_soon();
             self.not_ready("follows nobody: the set has no master");
             return Ok(());
         };
@@ -181,9 +181,11 @@ impl Member {
         *stuck_at = facts.stuck_at();
         let (system, pod) = (follows.system, follows.pod);
         self.report();
-        self.label.set(if streams { label::Role::Replica } else { label::Role::None });
         if streams {
+            self.label.set(label::Role::Replica);
             self.note_served();
+        } else {
+            self.label.take_off_soon();
         }
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
