@@ -1,9 +1,8 @@
 //! `pgset switchover` and `pgset failover`: a person says who leads next, and hears what became of it.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
@@ -129,19 +128,22 @@ fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_d
     // Of the two that confirm commits one is silent: the other may lack what was confirmed.
     node::signal_first(&ns, "pgset-2", "postgres", "STOP").unwrap();
     node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
-    let since = Instant::now();
-    wait_until(START, "nobody leads", || match switchover(&ns, "") {
-        Err(said) if said.err.contains("no member leads") => Ok(()),
-        said => Err(format!("{said:?}")),
+    wait_until(START, "the Lease has run out", || {
+        let lease = ns.get("lease pgset-leader");
+        let renewed: Timestamp =
+            lease["spec"]["renewTime"].as_str().and_then(|text| text.parse().ok()).ok_or("no time")?;
+        let age = Timestamp::now().duration_since(renewed);
+        if age.as_secs() >= 8 { Ok(()) } else { Err(format!("it was renewed {age:?} ago")) }
     });
+    let why = refused(switchover(&ns, ""));
+    assert!(why.contains("no member leads") && why.contains("pgset failover sts/pgset"), "{why}");
 
-    let why = refused(failover(&ns, "--to pgset-1 --timeout 12"));
+    let why = refused(failover(&ns, "--to pgset-1 --timeout 8"));
 
     println!("{why}");
     assert!(why.contains("pgset-1: the order \"pgset-1 ") && why.contains("can be asked"), "{why}");
     assert!(why.contains("was taken back") && why.contains("--to POD --accept-loss"), "{why}");
     assert!(!is_ordered(&ns), "the order stays");
-    println!("nobody has led for {:?}", since.elapsed());
 
     let said = failover(&ns, "--to pgset-1 --accept-loss").unwrap_or_else(|said| panic!("{said:?}"));
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
     time::{Duration, Instant},
 };
 
@@ -88,37 +89,39 @@ impl Errand<'_> {
     /// Does it, and says on standard output what happens.
     pub async fn run(&self, wish: &Wish) -> Result<Result<(), Undone>, Error> {
         let scope = Scope::Set { namespace: self.namespace.clone(), name: self.name.clone() };
-        let facts = Looker::new(self.cluster, scope, false).look().await?.remove(0);
+        let Some(facts) = Looker::new(self.cluster, scope, false).look().await?.pop() else {
+            return Ok(self.undone("it is gone".to_owned()));
+        };
         if let Some(why) = facts.lease.as_ref().err().filter(|why| **why != Unread::Absent) {
             return Err(self.unread_lease(why.clone()));
         }
         let (order, before, says) = match plan(wish, &facts) {
             Ok(Plan::Done(pod)) => {
-                println!("{pod} leads already");
-                return Ok(Ok(()));
+                say(&format!("{pod} leads already"));
+                return self.wait_for_others(&pod).await;
             }
             Ok(Plan::Order { order, before, says }) => (order, before, says),
             Err(refused) => return Ok(self.undone(refused.to_string())),
         };
         for words in says {
-            println!("{words}");
+            say(&words);
         }
         if let Err(why) = self.write(&order).await? {
             return Ok(self.undone(why));
         }
-        println!("ordered: {} {:?} on StatefulSet {}", annotation::SWITCHOVER, order.text, self.title());
+        say(&format!("ordered: {} {:?} on StatefulSet {}", annotation::SWITCHOVER, order.text, self.title()));
         let mut watch = Watch::new(self, Course::new(order.clone(), before), &order);
-        let outcome = watch.wait(self.limit).await?;
+        let outcome = watch.wait(self.limit).await;
         self.take_back(&order).await;
-        let outcome = match outcome {
-            Outcome::Open(_) => watch.last_look(outcome).await?,
+        let outcome = match outcome? {
+            open @ Outcome::Open(_) => watch.last_look(open).await?,
             ended @ Outcome::Ended(_) => ended,
         };
         let pod = match self.told(wish, &order, outcome, &watch.heard) {
             Ok(pod) => pod,
             Err(undone) => return Ok(Err(undone)),
         };
-        if self.is_to_wait { self.wait_for_others(&pod).await } else { Ok(Ok(())) }
+        self.wait_for_others(&pod).await
     }
 
     fn title(&self) -> String {
@@ -134,12 +137,8 @@ impl Errand<'_> {
     }
 
     fn path(&self) -> String {
-        format!(
-            "/apis/apps/v1/namespaces/{}/statefulsets/{}?fieldManager=pgset-{}",
-            self.namespace,
-            self.name,
-            annotation::SWITCHOVER.rsplit('/').next().unwrap_or_default()
-        )
+        let Self { namespace, name, .. } = self;
+        format!("/apis/apps/v1/namespaces/{namespace}/statefulsets/{name}?fieldManager=pgset-order")
     }
 
     /// Writes the order. What refuses the change of the set, such as a webhook that does not answer, is told as it says it.
@@ -168,7 +167,7 @@ impl Errand<'_> {
             {"op": "remove", "path": path},
         ]);
         if let Err(why) = self.cluster.patch(&self.path(), &steps).await {
-            eprintln!("pgset: the annotation {} {:?} stays on the set: {why}", annotation::SWITCHOVER, order.text);
+            eprintln!("pgset: failed to take the order {:?} off the set: {why}", order.text);
         }
     }
 
@@ -195,7 +194,7 @@ impl Errand<'_> {
         let logs = |pod: &str| format!("kubectl logs {pod} -n {} says more", self.namespace);
         match outcome {
             Outcome::Ended(End::Leads { pod, took }) => {
-                println!("{pod} leads and accepts writes: {took}");
+                say(&format!("{pod} leads and accepts writes: {took}"));
                 Ok(pod)
             }
             Outcome::Ended(End::Refused { by, why: Some(why) }) => {
@@ -223,15 +222,18 @@ impl Errand<'_> {
         }
     }
 
-    /// All other members follow, or it is told what is waited for.
+    /// All other members follow, or it is told what is waited for, if somebody wants to know.
     async fn wait_for_others(&self, master: &str) -> Result<Result<(), Undone>, Error> {
+        if !self.is_to_wait {
+            return Ok(Ok(()));
+        }
         let scope = Scope::Set { namespace: self.namespace.clone(), name: self.name.clone() };
         let mut looker = Looker::new(self.cluster, scope, true);
         let started = Instant::now();
         loop {
             let views: Vec<View> = looker.look().await?.iter().map(View::of).collect();
             if views.iter().all(|view| view.health() == Health::Healthy) {
-                println!("all members follow {master}");
+                say(&format!("all members follow {master}"));
                 return Ok(Ok(()));
             }
             if started.elapsed() >= self.limit {
@@ -294,7 +296,7 @@ impl<'a> Watch<'a> {
         let Some(look) = self.errand.look().await? else { return Ok(None) };
         let (says, end) = self.course.see(&look, self.since.elapsed());
         if let Some(words) = says {
-            println!("{words}");
+            say(&words);
         }
         Ok(end)
     }
@@ -313,7 +315,7 @@ impl<'a> Watch<'a> {
                 let notes: Vec<String> = events.iter().filter(about).map(note).collect();
                 for note in notes {
                     if self.heard.insert(note.clone()) {
-                        println!("{note}");
+                        say(&note);
                     }
                 }
             }
@@ -325,6 +327,11 @@ impl<'a> Watch<'a> {
             }
         }
     }
+}
+
+/// Whoever reads no more has not called the order off.
+fn say(words: &str) {
+    let _ = writeln!(std::io::stdout(), "{words}");
 }
 
 /// What others wrote has no say over the terminal.

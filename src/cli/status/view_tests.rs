@@ -220,6 +220,7 @@ fn failover_by_hand_is_said_where_it_is_what_keeps_a_set_waiting() {
         facts.lease.as_mut().unwrap()["spec"]["holderIdentity"] = json!("");
     });
     assert!(view.waits[0].says.ends_with("pgset.dev/failover is manual, so that no replica is promoted by itself"));
+    assert!(view.waits[0].cure.starts_with("pgset failover sts/db -n shop lets the best replica lead; "), "{view:?}");
 }
 
 #[test]
