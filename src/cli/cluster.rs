@@ -151,8 +151,8 @@ impl Cluster {
     }
 
     /// Merges something into an object.
-    pub async fn merge(&self, path: &str, patch: &Value) -> Read<Answer> {
-        self.send("PATCH", path, "application/merge-patch+json", patch.to_string().into_bytes()).await
+    pub async fn merge(&self, path: &str, change: &Value) -> Read<Answer> {
+        self.send("PATCH", path, "application/merge-patch+json", change.to_string().into_bytes()).await
     }
 
     /// Changes an object step by step, all or nothing.
