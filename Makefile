@@ -16,6 +16,7 @@ PROFILE ?= release
 CLUSTER ?= lab
 IMAGE ?= pgset.dev/pgset:$(VERSION)
 THREADS ?= 3
+HOURS ?= 1
 export IMAGE CLUSTER LAB
 
 PROGRAM := target/$(TARGET)/$(PROFILE)/pgset
@@ -28,7 +29,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e bench
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e faults soak bench bench-failover
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -87,6 +88,15 @@ fuzz: ## the fuzz targets, SECONDS_EACH each; needs a nightly compiler
 
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
+
+faults: ## random faults on the lab while clients write: PGSET_FAULTS_SEED, PGSET_FAULTS
+	$(LAB_ONLY) cargo test --locked --features lab --test faults -- --nocapture $(ONLY)
+
+soak: ## the same with one seed after the other, for HOURS
+	PGSET_FAULTS_HOURS=$(HOURS) $(MAKE) faults
+
+bench-failover: ## how long clients can't write when a master goes: REPEAT, CASES
+	@$(LAB_ONLY) tests/bench/run failover
 
 bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller or postgres for a part
 	@$(LAB_ONLY) tests/bench/run $(ONLY)

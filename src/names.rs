@@ -181,6 +181,25 @@ pub mod pod {
     pub const CA_FILE: &str = "ca.crt";
 }
 
+/// On the `EndpointSlice` of the Service to the master.
+pub mod slice {
+    /// The label by which kube-proxy finds the Service that a slice belongs to.
+    pub const SERVICE: &str = "kubernetes.io/service-name";
+    /// The label that says which program fills a slice.
+    pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+    /// The value of [`MANAGED_BY`] on the one that members fill.
+    pub const MANAGER: &str = "pgset.dev";
+    /// The value of [`MANAGED_BY`] on those that Kubernetes itself fills, for Services with a selector.
+    pub const BY_KUBERNETES: &str = "endpointslice-controller.k8s.io";
+    /// A label of the Service to the master, copied to whatever Kubernetes makes for it. Its meaning is: what is left in the old `Endpoints`
+    /// when the selector goes is not mirrored into a slice. And it tells the master's slices from all others.
+    pub const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+    /// The annotation that says when a member last wrote where the master is. It is Kubernetes' own, and in kube-proxy's metrics.
+    pub const WRITTEN_AT: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+    /// The annotation that says in which leadership it was written: one that is over writes nothing over its successor's.
+    pub const EPOCH: &str = "pgset.dev/epoch";
+}
+
 /// Keys of the `<set>-pgset-credentials` Secret, which are also the file names below [`pod::ACCESS_PATH`].
 pub mod credential {
     /// The superuser's password, used once at the first bootstrap where the environment gives none.

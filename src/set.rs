@@ -73,6 +73,8 @@ pub struct Set {
     pub synchronous: u32,
     /// For how many seconds the master's Lease is good.
     pub lease_seconds: u32,
+    /// Whether the agents, by the revision of the template, write themselves where the master is (`EndpointSlice` `<set>-master`).
+    pub routed: bool,
     /// `spec.serviceName`, or the set's name if that is empty.
     pub headless_service: String,
     /// `spec.replicas`, 1 if absent.

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -160,6 +161,7 @@ async fn grant(client: &Client, namespace: &str) {
         rule("", &["services", "serviceaccounts", "pods"], &look),
         rule("rbac.authorization.k8s.io", &["roles", "rolebindings"], &look),
         rule("coordination.k8s.io", &["leases"], &look),
+        rule("discovery.k8s.io", &["endpointslices"], &look),
         rule("policy", &["poddisruptionbudgets"], &look),
     ]);
     let write = json!([
@@ -168,6 +170,7 @@ async fn grant(client: &Client, namespace: &str) {
         rule("", &["secrets"], &["create"]),
         rule("rbac.authorization.k8s.io", &["roles", "rolebindings"], &["create", "patch"]),
         rule("coordination.k8s.io", &["leases"], &["create", "patch", "update"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "update", "delete"]),
         rule("policy", &["poddisruptionbudgets"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create"]),
     ]);
@@ -246,6 +249,7 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     eventually!("Role", room.api::<Role>().get_opt("pgset-sa").await.unwrap().is_some());
     eventually!("RoleBinding", room.api::<RoleBinding>().get_opt("pgset-sa").await.unwrap().is_some());
     eventually!("Lease", room.api::<Lease>().get_opt("pgset-leader").await.unwrap().is_some());
+    eventually!("slice", room.api::<EndpointSlice>().get_opt("pgset-master").await.unwrap().is_some());
     eventually!("budget", room.api::<PodDisruptionBudget>().get_opt("pgset").await.unwrap().is_some());
     eventually!("Secret", room.api::<Secret>().get_opt("pgset-pgset-credentials").await.unwrap().is_some());
     eventually!("told what was made", room.was_told("pgset", "Created").await);
@@ -265,7 +269,8 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     let members = async || {
         let role = roles.get("pgset-sa").await.unwrap();
         let granted = role.rules.unwrap_or_default();
-        granted.get(1).and_then(|rule| rule.resource_names.clone()).unwrap_or_default()
+        let pods = granted.into_iter().find(|rule| rule.resources.as_deref() == Some(&["pods".to_owned()]));
+        pods.and_then(|rule| rule.resource_names).unwrap_or_default()
     };
     eventually!("an emptied Role is right again", members().await == ["pgset-0", "pgset-1"]);
     room.api::<Lease>().delete("pgset-leader", &DeleteParams::default()).await.unwrap();
@@ -283,6 +288,7 @@ async fn everything_around_a_set_is_made_kept_right_and_taken_away_with_it() {
     put_right!(ServiceAccount, "pgset-sa");
     put_right!(RoleBinding, "pgset-sa");
     put_right!(PodDisruptionBudget, "pgset");
+    put_right!(EndpointSlice, "pgset-master");
     // As 0.1.0 made it: it would go with the set.
     let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "controller": true,
         "uid": sets.get("pgset").await.unwrap().uid().unwrap()}]);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use pgset::agent::fencer::{Moment, Order};
+use pgset::agent::fencer::{Leave, Message, Moment, Order};
 
 /// A busy machine is late, but never early.
 const LATE: Duration = Duration::from_millis(1500);
@@ -67,16 +67,21 @@ impl Container {
     }
 
     /// Returns when the fencer goes by it.
-    fn order(&mut self, order: Order) {
-        self.agent.write_all(&order.to_bytes()).unwrap();
-        let mut confirmed = [0; Order::SIZE];
+    fn order(&mut self, leave: Leave, order: Order) {
+        let message = Message { leave, order };
+        self.agent.write_all(&message.to_bytes()).unwrap();
+        let mut confirmed = [0; Message::SIZE];
         self.agent.read_exact(&mut confirmed).unwrap();
-        assert_eq!(confirmed, order.to_bytes());
+        assert_eq!(confirmed, message.to_bytes());
     }
 
     fn kill_after(&mut self, pause: Duration) -> Instant {
+        self.kill_without(Leave::Lease, pause)
+    }
+
+    fn kill_without(&mut self, leave: Leave, pause: Duration) -> Instant {
         let deadline = Instant::now() + pause;
-        self.order(Order::KillAt(Moment::now().after(pause)));
+        self.order(leave, Order::KillAt(Moment::now().after(pause)));
         deadline
     }
 }
@@ -121,9 +126,31 @@ fn nothing_dies_when_there_is_nothing_to_fence_any_more() {
     let Some(mut container) = Container::start(AS_FIRST_PROCESS) else { return };
     let end = container.end_of("one");
     container.kill_after(TICK * 3);
-    container.order(Order::Stand);
+    container.order(Leave::Lease, Order::Stand);
     lives(&end, TICK * 6);
     let deadline = container.kill_after(TICK);
+    dies_at(&end, deadline);
+}
+
+#[test]
+fn whichever_deadline_comes_first_kills() {
+    for first in [Leave::Lease, Leave::Storage] {
+        let Some(mut container) = Container::start(AS_FIRST_PROCESS) else { return };
+        let end = container.end_of("one");
+        let second = if first == Leave::Lease { Leave::Storage } else { Leave::Lease };
+        container.kill_without(second, Duration::from_secs(60));
+        let deadline = container.kill_without(first, TICK * 4);
+        container.kill_without(second, Duration::from_secs(90));
+        dies_at(&end, deadline);
+    }
+}
+
+#[test]
+fn a_replica_dies_with_its_storage_though_it_does_not_lead() {
+    let Some(mut container) = Container::start(AS_FIRST_PROCESS) else { return };
+    let end = container.end_of("one");
+    let deadline = container.kill_without(Leave::Storage, TICK * 4);
+    container.order(Leave::Lease, Order::Stand);
     dies_at(&end, deadline);
 }
 
@@ -166,8 +193,9 @@ fn the_fencer_takes_little_memory() {
         .stdin(Stdio::from(OwnedFd::from(input)))
         .spawn()
         .unwrap();
-    agent.write_all(&Order::Stand.to_bytes()).unwrap();
-    agent.read_exact(&mut [0; Order::SIZE]).unwrap();
+    let message = Message { leave: Leave::Lease, order: Order::Stand };
+    agent.write_all(&message.to_bytes()).unwrap();
+    agent.read_exact(&mut [0; Message::SIZE]).unwrap();
     let status = std::fs::read_to_string(Path::new("/proc").join(fencer.id().to_string()).join("status")).unwrap();
     let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let kilobytes: u32 = own.trim().trim_end_matches(" kB").parse().unwrap();

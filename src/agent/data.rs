@@ -30,6 +30,8 @@ use crate::set::OLDEST_POSTGRESQL;
 
 /// The lock's name, beside the data directory or inside it.
 const LOCK: &str = ".pgset-lock";
+/// The name of the file that says whose the directory is, in the same place.
+const OWNER: &str = ".pgset-owner";
 /// Where a database keeps what it is.
 const CONTROL_FILE: &str = "global/pg_control";
 /// In a data directory that a member has served from under the agent, and in all that were cloned from it.
@@ -110,7 +112,17 @@ pub struct Fingerprint {
 
 /// Held as long as this member may touch the data directory.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] Option<File>);
+pub struct Lock(Option<File>);
+
+// === impl Lock ===
+
+impl Lock {
+    /// The file system has locks, and this one is held.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 // === impl DataDirectory ===
 
@@ -158,10 +170,16 @@ impl DataDirectory {
             Ok(()) => Ok(Lock(Some(file))),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path }),
             Err(TryLockError::Error(error)) => {
-                tracing::warn!(path = %path.display(), %error, "the file system has no locks: only the Lease keeps two servers apart");
+                tracing::warn!(path = %path.display(), %error, "the file system has no locks: the owner file and the Lease keep two servers apart");
                 Ok(Lock(None))
             }
         }
+    }
+
+    /// The file that says whose the directory is.
+    #[must_use]
+    pub fn owner_file(&self) -> PathBuf {
+        self.named(OWNER)
     }
 
     /// Looks at what is there.

@@ -1,4 +1,4 @@
-//! The agent's end of the fencer: it starts it, tells it the deadline, and puts another one in its place when it dies or hangs.
+//! The agent's end of the fencer: it starts it, tells it the deadlines, and puts another one in its place when it dies or hangs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::fencer::{COMMAND, Moment, Order};
+use super::fencer::{COMMAND, Leave, Message, Moment, Order};
 use super::processes::{Process, Processes};
 
 /// How long a fencer may take to confirm an order. It needs microseconds for it; one that does not get to it in a third of the shortest
@@ -32,6 +32,7 @@ pub struct Handle {
 struct Line {
     /// What is in force, and what another fencer begins with.
     order: Order,
+    storage: Order,
     fencer: Option<Fencer>,
 }
 
@@ -49,7 +50,10 @@ impl Handle {
     /// Nobody fences yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { line: Arc::new(Mutex::new(Line { order: Order::Stand, fencer: None })), hangs: Arc::default() }
+        Self {
+            line: Arc::new(Mutex::new(Line { order: Order::Stand, storage: Order::Stand, fencer: None })),
+            hangs: Arc::default(),
+        }
     }
 
     /// A fencer lives and does what it is told.
@@ -58,24 +62,37 @@ impl Handle {
         self.line().fencer.is_some()
     }
 
-    /// From now on the deadline is this one. Returns whether a fencer was told: if not, nothing may write for longer than before.
+    /// From now on the Lease's deadline is this one. Returns whether a fencer was told: if not, nothing may write for longer than before.
     #[must_use]
     pub fn kill_at(&self, deadline: Moment) -> bool {
-        self.order(Order::KillAt(deadline))
+        self.order(Leave::Lease, Order::KillAt(deadline))
     }
 
     /// There is nothing to fence: nothing that may write runs, and this member does not lead.
     pub fn stand(&self) {
         if self.line().order != Order::Stand {
-            self.order(Order::Stand);
+            self.order(Leave::Lease, Order::Stand);
         }
     }
 
-    fn order(&self, order: Order) -> bool {
+    /// From now on the storage's deadline is this one. Returns whether a fencer was told; the next one is told otherwise.
+    pub fn storage_kill_at(&self, deadline: Moment) -> bool {
+        self.order(Leave::Storage, Order::KillAt(deadline))
+    }
+
+    /// The data directory is nobody's: nothing runs in it.
+    pub fn storage_stand(&self) {
+        self.order(Leave::Storage, Order::Stand);
+    }
+
+    fn order(&self, leave: Leave, order: Order) -> bool {
         let mut line = self.line();
-        line.order = order;
+        match leave {
+            Leave::Lease => line.order = order,
+            Leave::Storage => line.storage = order,
+        }
         let Some(fencer) = &mut line.fencer else { return false };
-        if let Err(error) = fencer.tell(order) {
+        if let Err(error) = fencer.tell(Message { leave, order }) {
             warn!(%error, "the fencer does not answer");
             line.fencer = None;
             self.hangs.notify_one();
@@ -126,8 +143,10 @@ impl Handle {
         stream.set_nonblocking(true)?;
         let mut line = self.line();
         let mut fencer = Fencer { stream, unconfirmed: 0, since: Instant::now() };
-        if line.order != Order::Stand {
-            fencer.tell(line.order)?;
+        for (leave, order) in [(Leave::Lease, line.order), (Leave::Storage, line.storage)] {
+            if order != Order::Stand {
+                fencer.tell(Message { leave, order })?;
+            }
         }
         line.fencer = Some(fencer);
         Ok(())
@@ -137,19 +156,19 @@ impl Handle {
 // === impl Fencer ===
 
 impl Fencer {
-    fn tell(&mut self, order: Order) -> io::Result<()> {
+    fn tell(&mut self, message: Message) -> io::Result<()> {
         self.hear()?;
         if self.unconfirmed == 0 {
             self.since = Instant::now();
         } else if self.since.elapsed() > CONFIRMED_WITHIN {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.unconfirmed += Order::SIZE;
-        self.stream.write_all(&order.to_bytes())
+        self.unconfirmed += Message::SIZE;
+        self.stream.write_all(&message.to_bytes())
     }
 
     fn hear(&mut self) -> io::Result<()> {
-        let mut bytes = [0; Order::SIZE];
+        let mut bytes = [0; Message::SIZE];
         loop {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -181,6 +200,11 @@ pub mod tests {
         handle.line().order
     }
 
+    /// What it goes by for the data directory.
+    pub fn storage_in_force(handle: &Handle) -> Order {
+        handle.line().storage
+    }
+
     /// The same, with an end that says nothing.
     fn silent(handle: &Handle) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -188,10 +212,10 @@ pub mod tests {
         theirs
     }
 
-    fn heard(stream: &mut UnixStream) -> Order {
-        let mut bytes = [0; Order::SIZE];
+    fn heard(stream: &mut UnixStream) -> Message {
+        let mut bytes = [0; Message::SIZE];
         stream.read_exact(&mut bytes).unwrap();
-        Order::from_bytes(&bytes).unwrap()
+        Message::from_bytes(&bytes).unwrap()
     }
 
     fn deadline(seconds: u64) -> Moment {
@@ -206,14 +230,17 @@ pub mod tests {
     }
 
     #[test]
-    fn another_fencer_begins_with_the_deadline_that_is_in_force() {
+    fn another_fencer_begins_with_the_deadlines_that_are_in_force() {
         let handle = Handle::new();
         let last = deadline(7);
+        let of_storage = deadline(30);
         for at in [deadline(5), last] {
             let _ = handle.kill_at(at);
+            let _ = handle.storage_kill_at(of_storage);
         }
         let mut fencer = silent(&handle);
-        assert_eq!(heard(&mut fencer), Order::KillAt(last));
+        assert_eq!(heard(&mut fencer), Message { leave: Leave::Lease, order: Order::KillAt(last) });
+        assert_eq!(heard(&mut fencer), Message { leave: Leave::Storage, order: Order::KillAt(of_storage) });
     }
 
     #[test]
@@ -224,9 +251,9 @@ pub mod tests {
         handle.stand();
         handle.stand();
         drop(handle);
-        assert!(matches!(heard(&mut fencer), Order::KillAt(_)));
-        assert_eq!(heard(&mut fencer), Order::Stand);
-        assert_eq!(fencer.read(&mut [0; Order::SIZE]).unwrap(), 0, "and then no more");
+        assert!(matches!(heard(&mut fencer).order, Order::KillAt(_)));
+        assert_eq!(heard(&mut fencer), Message { leave: Leave::Lease, order: Order::Stand });
+        assert_eq!(fencer.read(&mut [0; Message::SIZE]).unwrap(), 0, "and then no more");
     }
 
     #[test]

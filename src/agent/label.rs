@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::election::claim::Candidate;
@@ -16,6 +16,10 @@ use crate::set::RoleLabel;
 
 /// How soon a label that could not be written is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a replica that no longer streams keeps its label, if it can still be read: as long as its readiness probe takes to say so. At a
+/// change of master it streams again before that, and the first change that kube-proxy sees is where the new master is. On a second one,
+/// within a second, it would act a second later.
+const GRACE: Duration = Duration::from_secs(2);
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -57,20 +61,39 @@ pub fn is_stale(action: &Action) -> bool {
     }
 }
 
+/// What the main loop wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wish {
+    role: Role,
+    not_before: Instant,
+}
+
 /// The main loop's end.
 #[derive(Debug)]
 pub struct Handle {
-    wanted: watch::Sender<Option<Role>>,
+    wanted: watch::Sender<Option<Wish>>,
     written: watch::Receiver<Option<Role>>,
 }
 
 impl Handle {
     /// Wants a role; the task writes it as soon as it can.
     pub fn set(&self, role: Role) {
+        self.want(Wish { role, not_before: Instant::now() });
+    }
+
+    /// Wants no role after a while, unless another one is wanted by then.
+    pub fn take_off_soon(&self) {
+        self.want(Wish { role: Role::None, not_before: Instant::now() + GRACE });
+    }
+
+    /// What was wanted before is not put off by wanting it again.
+    fn want(&self, wish: Wish) {
         self.wanted.send_if_modified(|wanted| {
-            let changed = *wanted != Some(role);
-            *wanted = Some(role);
-            changed
+            let stands = wanted.is_some_and(|before| before.role == wish.role && before.not_before <= wish.not_before);
+            if !stands {
+                *wanted = Some(wish);
+            }
+            !stands
         });
     }
 
@@ -98,14 +121,21 @@ async fn keep(
     api: Api<Pod>,
     me: Candidate,
     label: RoleLabel,
-    mut wishes: watch::Receiver<Option<Role>>,
+    mut wishes: watch::Receiver<Option<Wish>>,
     done: watch::Sender<Option<Role>>,
 ) {
     while wishes.changed().await.is_ok() {
         loop {
-            let Some(role) = *wishes.borrow_and_update() else { break };
+            let Some(Wish { role, not_before }) = *wishes.borrow_and_update() else { break };
             if *done.borrow() == Some(role) {
                 break;
+            }
+            tokio::select! {
+                changed = wishes.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                () = sleep_until(not_before) => {}
             }
             match timeout(LIMIT, write(&api, &me, &label, role)).await {
                 Ok(Ok(())) => {
@@ -153,6 +183,31 @@ async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) ->
 mod tests {
     use super::*;
     use crate::election::claim::Taking;
+
+    fn handle() -> Handle {
+        Handle { wanted: watch::channel(None).0, written: watch::channel(None).1 }
+    }
+
+    fn wanted(handle: &Handle) -> (Role, bool) {
+        let wish = handle.wanted.borrow().unwrap();
+        (wish.role, wish.not_before > Instant::now())
+    }
+
+    #[test]
+    fn a_label_that_goes_soon_goes_no_later_by_being_asked_for_again_and_at_once_by_being_asked_for_at_once() {
+        let handle = handle();
+        handle.set(Role::Replica);
+        handle.take_off_soon();
+        let first = *handle.wanted.borrow();
+        handle.take_off_soon();
+        assert_eq!((*handle.wanted.borrow(), wanted(&handle)), (first, (Role::None, true)));
+        handle.set(Role::None);
+        assert_eq!(wanted(&handle), (Role::None, false));
+        handle.take_off_soon();
+        assert_eq!(wanted(&handle), (Role::None, false), "it is not put off");
+        handle.set(Role::Master);
+        assert_eq!(wanted(&handle), (Role::Master, false));
+    }
 
     #[test]
     fn a_member_that_waits_is_nobodys_master() {

@@ -25,6 +25,7 @@ use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
 use crate::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
+use crate::election::epoch::Epoch;
 use crate::election::members;
 use crate::election::sight::{self, Sight};
 use crate::election::vote::{Record, Version};
@@ -90,6 +91,13 @@ impl View {
     #[must_use]
     pub fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
+    }
+
+    /// The leadership that this member has at `now`.
+    #[must_use]
+    pub fn epoch(&self, now: Instant) -> Option<Epoch> {
+        let seen = self.seen.as_ref().filter(|_| matches!(self.at(now), Lease::Mine { .. }))?;
+        Some(Epoch::new(&seen.version, seen.record.epoch))
     }
 
     /// It leads by the leave of the other members: the API server does not answer.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use kube::Api;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::as_before::{self, Found, Kind, Refusal};
 use super::birth::Midwife;
@@ -23,14 +24,15 @@ use super::events::{Reason, Teller};
 use super::member::{Member, Parting, Parts};
 use super::mounts::OffVolume;
 use super::notes::Notes;
-use super::processes::Processes;
+use super::owner::{self, Lost, Ownership};
+use super::processes::{Processes, end_container};
 use super::programs::Programs;
 use super::promises::Promises;
 use super::responder::Responder;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, privileges};
+use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, postmasters, privileges, route};
 use crate::election::SystemIdentifier;
-use crate::election::claim::Claim;
+use crate::election::claim::{Candidate, Claim};
 use crate::election::promise::Attempt;
 use crate::errors::with_causes;
 use crate::names;
@@ -60,6 +62,12 @@ pub enum Unsettled {
     OffVolume(OffVolume),
     /// There is no such user, or the data is not his.
     User(privileges::Error),
+}
+
+/// The data directory is not this life's any more: with the first process of the container everything in it ends.
+fn end(lost: &Lost) -> ! {
+    error!("{lost}: the container ends");
+    end_container()
 }
 
 /// What all stages of the agent's life use.
@@ -103,29 +111,89 @@ impl Life {
             lock = self.lock(&data) => lock?,
             () = &mut shutdown => return Ok(Ending::Stopped),
         };
-        data.recover()?;
-        data.remove_released();
-        let found = found();
-        let programs = match Programs::find(home.clone()) {
-            Ok(programs) => programs,
-            Err(why) => return self.leave(found, Kind::Programs, why.into(), home.as_deref(), shutdown).await,
-        };
-        let outcome = tokio::select! {
-            outcome = self.prepare(found, &data) => outcome,
-            () = &mut shutdown => return Ok(Ending::Stopped),
-        };
-        let outcome = match outcome {
-            Ok(()) => self.be_a_member(found, data, programs.clone(), questions, shutdown.as_mut()).await?,
-            Err(refusal) => Parting::Refused(refusal),
-        };
-        let ending = match outcome {
-            Parting::Stopped => Ok(Ending::Stopped),
-            Parting::Refused(refusal) => {
-                self.run_as_before(&refusal, Some(programs.path("postgres")), home.as_deref(), shutdown).await
+        let fencer = fencing::Handle::new();
+        let mut ownership = self.start_to_own(&data, &lock, &fencer)?;
+        let life = async {
+            let (ending, may_let_go) =
+                self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
+            if may_let_go && self.processes.are_ended().await && postmasters::all(data.path()).is_empty() {
+                ownership.release().await;
             }
+            Ok(ending)
+        };
+        let ending = tokio::select! {
+            ending = life => ending,
+            () = fencer.clone().keep(self.processes.clone()) => Err(Error::Ended("keeper of the fencer")),
         };
         drop(lock);
         ending
+    }
+
+    /// What says, beside the lock, that the data directory is this life's. It is known from another life of this pod by a random token.
+    fn start_to_own(
+        &self,
+        data: &DataDirectory,
+        lock: &data::Lock,
+        fencer: &fencing::Handle,
+    ) -> Result<Ownership, Error> {
+        let path = data.owner_file();
+        let mut token = [0; 16];
+        getrandom::fill(&mut token).map_err(|error| Error::Start(io::Error::other(error.to_string())))?;
+        let token = u128::from_ne_bytes(token);
+        let Candidate { pod, uid } = self.configuration.me.clone();
+        let lock_proves = lock.is_held() && owner::has_locks_for_all(data.path());
+        let slate = owner::Volume::new(path, &uid, !lock_proves);
+        let me = owner::Note { pod, uid, token: format!("{token:032x}"), beat: 0 };
+        Ownership::start(slate, me, lock_proves, owner::TIMES, fencer.clone(), |lost| end(&lost)).map_err(Error::Start)
+    }
+
+    /// Owns the data directory, and lives there. Returns how it ended, and whether nothing of this life writes there any more.
+    async fn own(
+        &self,
+        ownership: &mut Ownership,
+        data: DataDirectory,
+        fencer: fencing::Handle,
+        home: Option<PathBuf>,
+        questions: Questions,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(Ending, bool), Error> {
+        tokio::select! {
+            outcome = ownership.taken(|why| self.wait(why)) => outcome?,
+            () = &mut shutdown => return Ok((Ending::Stopped, true)),
+        }
+        data.recover()?;
+        data.remove_released();
+        let place = &self.configuration.place;
+        let found = Found::at(&place.directory, self.configuration.brings_database);
+        let programs = match Programs::find(home.clone()) {
+            Ok(programs) => programs,
+            Err(why) => {
+                let ending = self.leave(found, Kind::Programs, why.into(), home.as_deref(), shutdown).await?;
+                return Ok((ending, ending == Ending::Stopped));
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = self.prepare(found, &data) => outcome,
+            () = &mut shutdown => return Ok((Ending::Stopped, true)),
+        };
+        let outcome = match outcome {
+            Ok(()) => {
+                self.be_a_member(found, data, programs.clone(), fencer.clone(), questions, shutdown.as_mut()).await?
+            }
+            Err(refusal) => Parting::Refused(refusal),
+        };
+        match outcome {
+            Parting::Stopped => Ok((Ending::Stopped, true)),
+            Parting::Left => Ok((Ending::Stopped, false)),
+            Parting::Refused(refusal) => {
+                // What the image runs needs no Lease, only the directory.
+                fencer.stand();
+                let server = Some(programs.path("postgres"));
+                let ending = self.run_as_before(&refusal, server, home.as_deref(), shutdown).await?;
+                // An image that ended by itself may have left anything; the next life of its container takes over at once.
+                Ok((ending, ending == Ending::Stopped))
+            }
+        }
     }
 
     /// What a member needs before it looks at anything else.
@@ -148,13 +216,12 @@ impl Life {
         found: Found,
         data: DataDirectory,
         programs: Programs,
+        fencer: fencing::Handle,
         questions: Questions,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Parting, Error> {
         let Self { configuration, processes, publisher, teller, .. } = self.clone();
         let client = kubernetes::client(&configuration.namespace)?;
-        let fencer = fencing::Handle::new();
-        let fencing = fencer.clone().keep(processes.clone());
         let notes = Notes::of(&data);
         let earlier = notes.leadership();
         let led = earlier.clone().map(|led| Attempt { lease: String::new(), holder: led.holder, epoch: led.epoch });
@@ -168,7 +235,7 @@ impl Life {
             name: names::leader(&configuration.set),
             me: configuration.me.clone(),
             times: configuration.times,
-            fencer: fencer.clone(),
+            fencer,
             promises: promises.clone(),
             electorate: electorate.clone(),
             earlier,
@@ -179,6 +246,7 @@ impl Life {
             configuration.me.clone(),
             configuration.role_label.clone(),
         );
+        let (route, router) = route::start(&client, &configuration, leadership.watch());
         let (set, follower) =
             kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
         let (ballot, ballots) = mpsc::channel(BALLOTS);
@@ -196,6 +264,7 @@ impl Life {
             client,
             leadership,
             label,
+            route,
             publisher,
             teller,
             found,
@@ -211,7 +280,7 @@ impl Life {
             _ = labeller => Err(Error::Ended("labeller")),
             _ = follower => Err(Error::Ended("watch of the set")),
             () = responder.run(questions) => Err(Error::Ended("responder")),
-            () = fencing => Err(Error::Ended("keeper of the fencer")),
+            _ = router => Err(Error::Ended("keeper of the route")),
         }
     }
 

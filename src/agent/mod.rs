@@ -18,6 +18,7 @@ mod member;
 mod mounts;
 mod nameless;
 mod notes;
+mod owner;
 pub mod peers;
 mod place;
 mod postmasters;
@@ -27,6 +28,7 @@ mod programs;
 mod promises;
 mod responder;
 mod rewind;
+mod route;
 mod search;
 mod server;
 mod settings;
@@ -75,6 +77,9 @@ pub enum Error {
     /// The image, which should run as it did before the set was annotated.
     #[error("failed to run the image as it was")]
     Image(#[source] std::io::Error),
+    /// The owner of the data directory.
+    #[error(transparent)]
+    Owner(#[from] owner::Ended),
     /// The runtime.
     #[error("failed to start")]
     Start(#[source] std::io::Error),

@@ -87,7 +87,9 @@ impl Identity {
     }
 }
 
-fn all(directory: &Path) -> Vec<i32> {
+/// All processes of a server on this directory.
+#[must_use]
+pub fn all(directory: &Path) -> Vec<i32> {
     let Some(identity) = Identity::of(directory) else { return Vec::new() };
     processes::all().filter(|process| is_postgres(*process) && works_in(*process, identity)).collect()
 }

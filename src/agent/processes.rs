@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -16,6 +16,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often orphans are looked for besides each SIGCHLD: signals of one kind merge, and one child of ours may hide them.
 const REAP_EVERY: Duration = Duration::from_secs(5);
 
+/// How long processes that were killed may take to end, and how often they are looked for.
+const END_LIMIT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// Ends the container: with its first process, the kernel ends all others in it, also those that nobody can name. The kubelet starts it
 /// anew, and later each time if it happens again.
 pub fn end_container() -> ! {
@@ -26,8 +30,16 @@ pub fn end_container() -> ! {
 #[must_use]
 pub fn parent(process: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; state and parent follow it.
+    // The name, in parentheses, may hold anything; state, parent and group follow it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The group of a process that has not ended.
+fn group(process: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let lives = fields.next().is_some_and(|state| !["Z", "X"].contains(&state));
+    fields.nth(1)?.parse().ok().filter(|_| lives)
 }
 
 /// The numbers of all processes, by the kernel's table.
@@ -40,6 +52,8 @@ pub fn all() -> impl Iterator<Item = i32> {
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     own: Arc<Mutex<HashSet<i32>>>,
+    /// Those that were killed and not waited for, by their groups.
+    killed: Arc<Mutex<HashSet<i32>>>,
 }
 
 /// A running child.
@@ -60,6 +74,7 @@ impl Processes {
         let child = command.process_group(0).kill_on_drop(true).spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
         own.insert(pid);
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
         Ok(Process { child, pid, processes: self.clone() })
     }
 
@@ -97,6 +112,19 @@ impl Processes {
             if own.contains(&pid.as_raw()) || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Whether all that were killed have ended, or do so in a moment: what they were at may have to be over.
+    pub async fn are_ended(&self) -> bool {
+        let killed: Vec<i32> = self.killed.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let began = Instant::now();
+        loop {
+            let lives = all().any(|process| group(process).is_some_and(|group| killed.contains(&group)));
+            if !lives || began.elapsed() > END_LIMIT {
+                return !lives;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -155,6 +183,7 @@ impl Drop for Process {
         if self.child.id().is_some() {
             // Its own children too: a half-killed pg_basebackup would keep the slot busy.
             let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+            self.processes.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(self.pid);
         }
         self.processes.forget(self.pid);
     }
@@ -162,6 +191,20 @@ impl Drop for Process {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_was_killed_is_known_until_it_has_ended_with_all_of_its_group() {
+        let processes = Processes::default();
+        let process = processes.start(Command::new("sh").args(["-c", "sleep 60 & wait"])).unwrap();
+        let number = process.number();
+        assert!(processes.are_ended().await, "one that nobody killed is somebody's");
+        assert_eq!(group(number), Some(number));
+        drop(process);
+        assert!(processes.are_ended().await);
+        assert!(all().all(|process| group(process) != Some(number)));
+    }
+
     #[test]
     fn a_process_has_its_parent_in_the_kernels_table() {
         let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();

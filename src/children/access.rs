@@ -25,11 +25,17 @@ pub fn role(set: &Set, owner: &Owner, grants: &Grants<'_>) -> Role {
 
 fn rules(set: &Set, grants: &Grants<'_>) -> Vec<PolicyRule> {
     let members = grants.members;
-    let mut rules = Vec::with_capacity(4);
+    let mut rules = Vec::with_capacity(5);
     if set.contract == Contract::Agent && grants.lease {
         // The Lease is the election: a member reads it, watches it, and the one that may holds it. It can't make or delete it.
         let verbs = ["get", "list", "watch", "update", "patch"];
         rules.push(named_rule("coordination.k8s.io", "leases", &verbs, vec![names::leader(&set.name)]));
+    }
+    if grants.route.slice.is_some() {
+        // The leader replaces it in one write when it has become the master, so that clients are never without one. It can't make or delete
+        // it, and the policy lets a member write its own pod into it and no other.
+        let slice = vec![names::master(&set.name)];
+        rules.push(named_rule("discovery.k8s.io", "endpointslices", &["get", "update"], slice));
     }
     // No names would mean all pods of the namespace: a set without members has no such rule.
     if !members.is_empty() {

@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod disruption;
 pub mod event;
 pub mod leader;
+pub mod route;
 pub mod services;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use crate::names;
 use crate::set::{Contract, Set};
+use route::Route;
 use services::GoverningService;
 
 /// From how many members on a set has a disruption budget: with one, it could only stand in the way of draining a node.
@@ -46,6 +48,8 @@ pub enum Kind {
     RoleBinding,
     /// Who the master is.
     Lease,
+    /// Where the master is.
+    EndpointSlice,
     /// How clients reach the members.
     Service,
     /// How many members may be away at once.
@@ -54,8 +58,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which a new set needs them: without the account its first pod is refused.
-    pub const ALL: [Self; 6] =
-        [Self::ServiceAccount, Self::Role, Self::RoleBinding, Self::Lease, Self::Service, Self::PodDisruptionBudget];
+    pub const ALL: [Self; 7] = [
+        Self::ServiceAccount,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Lease,
+        Self::EndpointSlice,
+        Self::Service,
+        Self::PodDisruptionBudget,
+    ];
 
     /// The kind's name as Kubernetes writes it.
     #[must_use]
@@ -65,6 +76,7 @@ impl Kind {
             Self::Role => "Role",
             Self::RoleBinding => "RoleBinding",
             Self::Lease => "Lease",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Service => "Service",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
         }
@@ -127,6 +139,8 @@ pub struct Grants<'a> {
     pub members: &'a [String],
     /// The Lease; not where another program has its own under that name.
     pub lease: bool,
+    /// How clients come to the master: the slice is the members' to fill.
+    pub route: Route,
 }
 
 /// The places of everything that must stand beside a set, in the order in which a new set needs it.
@@ -141,6 +155,9 @@ pub fn places(set: &Set) -> Vec<(Kind, String)> {
     // An image that implements the contract itself elects nobody.
     if set.contract == Contract::Agent {
         places.push((Kind::Lease, names::leader(&set.name)));
+    }
+    if set.routed {
+        places.push((Kind::EndpointSlice, names::master(&set.name)));
     }
     places.extend([names::master(&set.name), names::replica(&set.name)].map(|name| (Kind::Service, name)));
     if services::governing_service(&set.name, &set.headless_service) == GoverningService::Made {
@@ -159,12 +176,16 @@ pub fn desired(set: &Set, owner: &Owner, grants: &Grants<'_>) -> Result<Vec<Chil
         Kind::Role => Child::new(kind, name, &access::role(set, owner, grants)),
         Kind::RoleBinding => Child::new(kind, name, &access::role_binding(set, owner)),
         Kind::Lease => Child::new(kind, name, &leader::lease(set, owner)),
-        Kind::Service if name == names::master(&set.name) => Child::new(kind, name, &services::master(set, owner)),
+        Kind::EndpointSlice => Child::new(kind, name, &route::slice(owner, grants.route.slice.unwrap_or_default())),
+        Kind::Service if name == names::master(&set.name) => {
+            Child::new(kind, name, &services::master(set, owner, grants.route))
+        }
         Kind::Service if name == names::replica(&set.name) => Child::new(kind, name, &services::replica(set, owner)),
         Kind::Service => Child::new(kind, name, &services::headless(set, owner)),
         Kind::PodDisruptionBudget => Child::new(kind, name, &disruption::budget(set, owner)),
     };
-    places(set).into_iter().map(child).collect()
+    let is_wanted = |(kind, _): &(Kind, String)| *kind != Kind::EndpointSlice || grants.route.slice.is_some();
+    places(set).into_iter().filter(is_wanted).map(child).collect()
 }
 
 /// Whether a set of this size has a disruption budget.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::route::Route;
 use super::{Owner, members_of, owned};
 use crate::names;
 use crate::set::Set;
 
 /// What the port is called in every Service.
-const PORT_NAME: &str = "postgres";
+pub const PORT_NAME: &str = "postgres";
 
 /// What may end the name of a governing Service that pgset makes; people call theirs so.
 const GOVERNING: [&str; 6] = ["-headless", "-hl", "-svc", "-service", "-pods", "-members"];
@@ -61,8 +62,20 @@ pub fn headless(set: &Set, owner: &Owner) -> Service {
 
 /// The Service to the master, whichever member that is.
 #[must_use]
-pub fn master(set: &Set, owner: &Owner) -> Service {
-    to_role(set, owner, names::master(&set.name), &set.role_label.master)
+pub fn master(set: &Set, owner: &Owner, route: Route) -> Service {
+    let mut service = to_role(set, owner, names::master(&set.name), &set.role_label.master);
+    if set.routed {
+        // Before the selector goes, so that Kubernetes has it on what it leaves behind.
+        let labels = service.metadata.labels.get_or_insert_default();
+        labels.insert(names::slice::SKIP_MIRROR.to_owned(), "true".to_owned());
+    }
+    if !route.selector
+        && let Some(spec) = &mut service.spec
+    {
+        // Said, so that one is taken off.
+        spec.selector = Some(BTreeMap::new());
+    }
+    service
 }
 
 /// The Service to the replicas.
@@ -71,9 +84,16 @@ pub fn replica(set: &Set, owner: &Owner) -> Service {
     to_role(set, owner, names::replica(&set.name), &set.role_label.replica)
 }
 
-fn to_role(set: &Set, owner: &Owner, name: String, role: &str) -> Service {
+/// What chooses the set's members in a role.
+#[must_use]
+pub fn in_role(set: &Set, role: &str) -> BTreeMap<String, String> {
     let mut selector = members_of(set);
     selector.insert(set.role_label.key.clone(), role.to_owned());
+    selector
+}
+
+fn to_role(set: &Set, owner: &Owner, name: String, role: &str) -> Service {
+    let selector = in_role(set, role);
     // A member that is not ready answers no client: said, so that an edit to the contrary is taken back.
     let spec = ServiceSpec { publish_not_ready_addresses: Some(false), ..chooses(set, selector) };
     service(owner, name, spec)

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::compare::{Standing, correction, standing};
+use super::route::AddressType;
 use super::services::governing_service;
 use super::*;
 use crate::set::{Data, Failover, RoleLabel};
@@ -25,6 +26,7 @@ pub(crate) fn pgset() -> Set {
         failover: Failover::Automatic,
         synchronous: 0,
         lease_seconds: 6,
+        routed: true,
         headless_service: "pgset".to_owned(),
         replicas: 2,
         first_ordinal: 0,
@@ -38,6 +40,7 @@ pub(crate) fn article() -> Set {
     let pod_labels = [("app", "pgset"), ("pgset.dev/set", "pgset"), ("name", "pgset-replica")];
     Set {
         contract: Contract::Image,
+        routed: false,
         role_label: RoleLabel::new("name", "pgset"),
         pod_labels: pod_labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         ..pgset()
@@ -52,7 +55,8 @@ pub(crate) fn owner() -> Owner {
 /// All that a set wants, with the members it has by its replicas.
 pub(crate) fn all(set: &Set) -> Vec<Child> {
     let members: Vec<_> = set.members().collect();
-    desired(set, &owner(), &Grants { members: &members, lease: true }).unwrap()
+    let route = Route { selector: !set.routed, slice: set.routed.then_some(AddressType::Ipv4) };
+    desired(set, &owner(), &Grants { members: &members, lease: true, route }).unwrap()
 }
 
 pub(crate) fn child(set: &Set, kind: Kind, name: &str) -> Value {
@@ -72,6 +76,7 @@ fn a_set_of_two_has_everything_of_the_designs_table() {
             "Role pgset-sa",
             "RoleBinding pgset-sa",
             "Lease pgset-leader",
+            "EndpointSlice pgset-master",
             "Service pgset-master",
             "Service pgset-replica",
             "Service pgset",
@@ -85,8 +90,13 @@ fn everything_made_carries_our_labels_and_all_but_the_lease_is_owned_by_the_set(
     for child in all(&pgset()) {
         let metadata = &child.body["metadata"];
         assert_eq!(metadata["namespace"], "shop", "{}", child.name);
+        let mut labels = metadata["labels"].clone();
+        labels
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !key.contains("service-name") && !key.contains("endpointslice"));
         assert_eq!(
-            metadata["labels"],
+            labels,
             json!({"app.kubernetes.io/instance": "pgset", "app.kubernetes.io/managed-by": "pgset",
                 "app.kubernetes.io/name": "postgresql", "pgset.dev/set": "pgset"})
         );
@@ -116,12 +126,14 @@ fn an_account_of_the_users_own_is_bound_and_not_made() {
 }
 
 #[test]
-fn members_may_touch_their_own_lease_pods_and_set_by_name_and_write_events_and_nothing_else() {
+fn members_may_touch_their_own_lease_slice_pods_and_set_by_name_and_write_events_and_nothing_else() {
     assert_eq!(
         child(&pgset(), Kind::Role, "pgset-sa")["rules"],
         json!([
             {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["pgset-leader"],
                 "verbs": ["get", "list", "watch", "update", "patch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "resourceNames": ["pgset-master"],
+                "verbs": ["get", "update"]},
             {"apiGroups": [""], "resources": ["pods"], "resourceNames": ["pgset-0", "pgset-1"], "verbs": ["get", "patch"]},
             {"apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["pgset"], "verbs": ["get", "list", "watch"]},
             {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
@@ -150,7 +162,7 @@ fn a_set_scaled_to_nothing_gives_no_right_to_all_pods() {
 #[test]
 fn the_role_follows_the_first_ordinal() {
     let set = Set { first_ordinal: 3, ..pgset() };
-    assert_eq!(child(&set, Kind::Role, "pgset-sa")["rules"][1]["resourceNames"], json!(["pgset-3", "pgset-4"]));
+    assert_eq!(child(&set, Kind::Role, "pgset-sa")["rules"][2]["resourceNames"], json!(["pgset-3", "pgset-4"]));
 }
 
 #[test]
@@ -165,11 +177,38 @@ fn the_headless_service_names_members_before_they_are_ready() {
 }
 
 #[test]
-fn the_master_and_replica_services_choose_by_set_and_role() {
+fn the_service_to_the_replicas_chooses_by_set_and_role_and_so_does_an_images_to_its_master() {
     let selector = |set: &Set, name: &str| child(set, Kind::Service, name)["spec"]["selector"].clone();
-    assert_eq!(selector(&pgset(), "pgset-master"), json!({"pgset.dev/set": "pgset", "pgset.dev/role": "master"}));
     assert_eq!(selector(&pgset(), "pgset-replica"), json!({"pgset.dev/set": "pgset", "pgset.dev/role": "replica"}));
     assert_eq!(selector(&article(), "pgset-master"), json!({"pgset.dev/set": "pgset", "name": "pgset-master"}));
+}
+
+#[test]
+fn the_service_to_the_master_has_no_selector_and_one_slice_which_members_fill() {
+    let service = child(&pgset(), Kind::Service, "pgset-master");
+    assert_eq!(service["spec"]["selector"], json!({}));
+    assert_eq!(service["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"], "true");
+    let slice = child(&pgset(), Kind::EndpointSlice, "pgset-master");
+    let labels = &slice["metadata"]["labels"];
+    assert_eq!(labels["kubernetes.io/service-name"], "pgset-master");
+    assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], "pgset.dev");
+    assert_eq!((&slice["addressType"], &slice["endpoints"]), (&json!("IPv4"), &json!([])));
+    let mut filled = stored(&slice, "1");
+    filled["endpoints"] = json!([{"addresses": ["10.0.0.1"]}]);
+    filled["ports"] = json!([{"name": "postgres", "port": 5432}]);
+    assert_eq!(correction(&filled, &slice), None, "what members wrote stays");
+    assert!(!names_of(&all(&article())).contains(&"EndpointSlice pgset-master".to_owned()));
+}
+
+#[test]
+fn as_long_as_no_member_has_filled_the_slice_a_selector_that_is_there_stays() {
+    let members: Vec<_> = pgset().members().collect();
+    let route = Route { selector: true, slice: Some(AddressType::Ipv6) };
+    let all = desired(&pgset(), &owner(), &Grants { members: &members, lease: true, route }).unwrap();
+    let body =
+        |kind| &all.iter().find(|child| (child.kind, child.name.as_str()) == (kind, "pgset-master")).unwrap().body;
+    assert_eq!(body(Kind::Service)["spec"]["selector"], json!({"pgset.dev/set": "pgset", "pgset.dev/role": "master"}));
+    assert_eq!(body(Kind::EndpointSlice)["addressType"], "IPv6");
 }
 
 #[test]
@@ -306,13 +345,13 @@ fn whose_an_object_is_shows_in_its_owner_and_never_in_its_labels() {
 
 #[test]
 fn a_correction_says_what_differs_and_nothing_else() {
-    let body = child(&pgset(), Kind::Service, "pgset-master");
+    let body = child(&pgset(), Kind::Service, "pgset-replica");
     let mut live = stored(&body, "1");
     live["spec"]["selector"] = json!({"app": "web", "pgset.dev/set": "pgset"});
     live["metadata"]["labels"]["theirs"] = json!("stays");
     assert_eq!(
         correction(&live, &body),
-        Some(json!({"spec": {"selector": {"app": null, "pgset.dev/role": "master"}}}))
+        Some(json!({"spec": {"selector": {"app": null, "pgset.dev/role": "replica"}}}))
     );
 }
 

@@ -7,26 +7,32 @@ use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::plan::Member;
+use super::pods::{Readiness, SeenPod};
 use super::shape::{Names, Shapes, unfold};
 use crate::children::Kind;
+use crate::children::route::AddressType;
 use crate::names;
 
 /// The fields that are read, of any kind: what pgset itself says of its objects, and what it wants to know of other people's Services.
-const FIELDS: [&str; 5] = ["metadata", "spec", "rules", "roleRef", "subjects"];
+const FIELDS: [&str; 7] = ["metadata", "spec", "rules", "roleRef", "subjects", "addressType", "endpoints"];
 /// Of `metadata`; UID and version are kept apart.
 const METADATA: [&str; 6] = ["name", "namespace", "labels", "annotations", "ownerReferences", "deletionTimestamp"];
 /// Of `spec`. Of a Lease it is the holder: the rest changes every few seconds.
 const SPEC: [&str; 7] =
     ["type", "selector", "ports", "publishNotReadyAddresses", "clusterIP", "maxUnavailable", "holderIdentity"];
+/// Of an endpoint: which pod it is, and whether it is ready.
+const ENDPOINT: [&str; 2] = ["targetRef", "conditions"];
+const TARGET: [&str; 2] = ["name", "uid"];
 /// A label of pods that no role is in, and that would make each set's pods differ.
 const REVISION_HASH: &str = "controller-revision-hash";
 
@@ -62,6 +68,8 @@ pub struct KeptPod {
     uid: Box<str>,
     version: Box<str>,
     leaving: bool,
+    readiness: Readiness,
+    family: Option<AddressType>,
     labels: Arc<str>,
 }
 
@@ -134,11 +142,18 @@ fn reduce(object: &mut Value) {
             spec.as_object_mut().map(|spec| spec.remove("clusterIP"));
         }
     }
+    for endpoint in object.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        retain(endpoint, &ENDPOINT);
+        if let Some(target) = endpoint.get_mut("targetRef") {
+            retain(target, &TARGET);
+        }
+    }
 }
 
 /// Whether pgset reads an annotation. What a master notes on its Lease changes with every renewal.
 fn is_read(annotation: &str) -> bool {
-    annotation.starts_with(names::PREFIX) && !names::lease::OF_THE_MASTER.contains(&annotation)
+    annotation == names::slice::WRITTEN_AT
+        || (annotation.starts_with(names::PREFIX) && !names::lease::OF_THE_MASTER.contains(&annotation))
 }
 
 fn retain(object: &mut Value, fields: &[&str]) {
@@ -199,6 +214,7 @@ fn names_of(kind: Kind) -> ResourceNames {
         Kind::Role => of::<Role>(),
         Kind::RoleBinding => of::<RoleBinding>(),
         Kind::Lease => of::<Lease>(),
+        Kind::EndpointSlice => of::<EndpointSlice>(),
         Kind::Service => of::<Service>(),
         Kind::PodDisruptionBudget => of::<PodDisruptionBudget>(),
     }
@@ -234,7 +250,7 @@ impl Kept {
 impl KeptPod {
     /// A pod, to be kept; `None` if nobody is its controller.
     #[must_use]
-    pub fn new(pod: &PartialObjectMeta<Pod>, shapes: &Shapes) -> Option<Self> {
+    pub fn new(pod: &SeenPod, shapes: &Shapes) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
         let set = pod.labels().get(names::label::SET).map(String::as_str).unwrap_or_default();
         let labels: BTreeMap<_, _> = pod.labels().iter().filter(|(key, _)| *key != REVISION_HASH).collect();
@@ -244,7 +260,9 @@ impl KeptPod {
             owner: owner.uid.as_str().into(),
             uid: pod.uid().unwrap_or_default().into(),
             version: pod.resource_version().unwrap_or_default().into(),
-            leaving: pod.metadata.deletion_timestamp.is_some(),
+            leaving: pod.meta().deletion_timestamp.is_some(),
+            readiness: pod.readiness(),
+            family: pod.family(),
             labels: shapes.share(&labels, [set, "", ""]),
         })
     }
@@ -264,6 +282,8 @@ impl KeptPod {
             resource_version: self.version.as_ref().into(),
             labels: serde_json::from_str(&unfold(&self.labels, [&self.set, "", ""])).unwrap_or_default(),
             leaving: self.leaving,
+            readiness: self.readiness,
+            family: self.family,
         }
     }
 }
@@ -306,7 +326,7 @@ mod tests {
                 Kind::PodDisruptionBudget => "/spec/maxUnavailable",
                 Kind::Role => "/rules/0/verbs",
                 Kind::RoleBinding => "/subjects/0/name",
-                Kind::ServiceAccount | Kind::Lease => continue,
+                Kind::ServiceAccount | Kind::Lease | Kind::EndpointSlice => continue,
             };
             *live.pointer_mut(field).unwrap() = json!("changed");
             assert!(correction(&kept(&live).value("shop"), &child.body).is_some(), "{}", child.kind);
@@ -370,8 +390,8 @@ mod tests {
 
     #[test]
     fn a_pod_is_a_member_of_the_set_that_owns_it() {
-        let pod = |controller: bool| -> PartialObjectMeta<Pod> {
-            serde_json::from_value(json!({"metadata": {
+        let pod = |controller: bool| -> SeenPod {
+            serde_json::from_value(json!({"status": {"podIP": "fd00::1", "conditions": [{"type": "Ready", "status": "True"}]}, "metadata": {
                 "name": "pgset-0", "namespace": "shop", "uid": "u", "resourceVersion": "7",
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
                 "labels": { "pgset.dev/set": "pgset", "name": "pgset-replica", "controller-revision-hash": "pgset-1" },
@@ -389,6 +409,8 @@ mod tests {
             resource_version: "7".to_owned(),
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             leaving: true,
+            readiness: Readiness::Ready,
+            family: Some(AddressType::Ipv6),
         };
         assert_eq!(kept.member("pgset-0".to_owned()), member);
         assert!(KeptPod::new(&pod(false), &Shapes::default()).is_none());

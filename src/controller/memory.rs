@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::notice::Notice;
+use super::route::Doubt;
 use crate::children::Kind;
 
 /// How long an answer about somebody else's object is good: such an object is not watched, and its owner waits after he removed it.
@@ -29,6 +30,11 @@ const SECRET_LATELY_FOR: Duration = Duration::from_secs(600);
 const SECRET_FOR: Duration = Duration::from_secs(6 * 3600);
 /// How long a set is let be that goes with its namespace.
 const FAREWELL_FOR: Duration = Duration::from_secs(300);
+/// How long an endpoint is in doubt before it is closed: whoever leads next replaces it sooner, and kube-proxy, which acts on one change a
+/// second, is to be free for that.
+const DOUBTED_FOR: Duration = Duration::from_secs(10);
+/// How long a master may have its label and not have written the slice, before its Service has a selector again.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(5);
 /// The longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -72,6 +78,10 @@ pub struct Memory {
     refused: Option<(Notice, Instant)>,
     /// When the namespace was found to be going away.
     farewell: Option<Instant>,
+    /// The endpoint that is in doubt, and since when.
+    doubt: Option<(Doubt, Instant)>,
+    /// Since when clients have had no way to a master that there is.
+    unreachable: Option<Instant>,
 }
 
 impl Memory {
@@ -158,6 +168,19 @@ impl Memory {
         let changed = self.secret.is_some_and(|(last, _)| last != occasion);
         let good_for = if changed { SECRET_LATELY_FOR } else { SECRET_FOR };
         self.secret.replace((occasion, now + spread(set, good_for))).is_some()
+    }
+
+    /// Remembers whether the endpoint is in doubt, and answers for how long it still has to be before it is closed.
+    pub fn doubts(&mut self, doubt: Option<&Doubt>, now: Instant) -> Option<Duration> {
+        let since = self.doubt.take().filter(|(known, _)| Some(known) == doubt).map_or(now, |(_, since)| since);
+        self.doubt = doubt.map(|doubt| (doubt.clone(), since));
+        doubt.and_then(|_| DOUBTED_FOR.checked_sub(now.duration_since(since))).filter(|rest| !rest.is_zero())
+    }
+
+    /// Remembers whether clients have no way to the master, and answers for how long that still has to be before they get one.
+    pub fn is_unreachable(&mut self, is_so: bool, now: Instant) -> Option<Duration> {
+        self.unreachable = is_so.then(|| self.unreachable.unwrap_or(now));
+        UNREACHABLE_FOR.checked_sub(now.duration_since(self.unreachable?)).filter(|rest| !rest.is_zero())
     }
 
     /// Remembers that the namespace goes away, and answers how long to let the set be.
@@ -349,6 +372,36 @@ mod tests {
         assert_eq!(memory.goes_with_its_namespace(start), Duration::from_secs(300));
         assert_eq!(memory.lets_be_for(start + Duration::from_secs(100)), Some(Duration::from_secs(200)));
         assert_eq!(memory.lets_be_for(start + Duration::from_secs(300)), None);
+    }
+
+    #[test]
+    fn an_endpoint_is_closed_when_it_has_been_in_the_same_doubt_for_ten_seconds() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let doubt = |pod: &str| Doubt {
+            slice: "s".to_owned(),
+            pod: pod.to_owned(),
+            pod_uid: "u".to_owned(),
+            written_at: String::new(),
+            why: "is gone",
+        };
+        let after = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(memory.doubts(Some(&doubt("db-0")), start), Some(Duration::from_secs(10)));
+        assert_eq!(memory.doubts(Some(&doubt("db-0")), after(4)), Some(Duration::from_secs(6)));
+        assert_eq!(memory.doubts(Some(&doubt("db-0")), after(10)), None, "now");
+        assert_eq!(memory.doubts(Some(&doubt("db-1")), after(11)), Some(Duration::from_secs(10)), "another");
+        assert_eq!(memory.doubts(None, after(12)), None);
+        assert_eq!(memory.doubts(Some(&doubt("db-1")), after(30)), Some(Duration::from_secs(10)), "again");
+    }
+
+    #[test]
+    fn a_master_that_has_not_written_the_slice_for_five_seconds_is_found_by_its_label() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let after = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(memory.is_unreachable(true, start), Some(Duration::from_secs(5)));
+        assert_eq!(memory.is_unreachable(true, after(2)), Some(Duration::from_secs(3)));
+        assert_eq!(memory.is_unreachable(true, after(5)), None, "now");
+        assert_eq!(memory.is_unreachable(false, after(6)), None);
+        assert_eq!(memory.is_unreachable(true, after(7)), Some(Duration::from_secs(5)), "again");
     }
 
     #[test]

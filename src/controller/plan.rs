@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::notice::{Notice, Reason};
+use super::pods::Readiness;
+use super::route::{self, Doubt};
 use super::selection::{self, Service};
 use super::taken;
 use crate::children::compare::{Standing, correction, is_labelled, is_made, standing};
+use crate::children::route::AddressType;
 use crate::children::{self, Child, Kind, Owner, leader};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
@@ -25,6 +28,10 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// Whether it is being deleted.
     pub leaving: bool,
+    /// Whether clients can be sent to it.
+    pub readiness: Readiness,
+    /// The family of its address, once it has one.
+    pub family: Option<AddressType>,
 }
 
 /// What stands in the set's namespace.
@@ -36,6 +43,10 @@ pub struct World {
     pub services: Vec<Value>,
     /// The pods that the set owns.
     pub members: Vec<Member>,
+    /// The slices behind the Service to the master that are not the members' own.
+    pub slices: Vec<Value>,
+    /// Whether a master has been labelled for a while and has not written the slice: clients find it by its label.
+    pub by_label: bool,
 }
 
 /// One change to the cluster.
@@ -77,6 +88,8 @@ pub enum Step {
         /// The role label's value.
         value: String,
     },
+    /// Let no client be sent to an endpoint where nobody answers.
+    Close(Doubt),
 }
 
 impl Step {
@@ -91,7 +104,7 @@ impl Step {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Create(child) | Self::Restore { child, .. } => Some(child.kind),
-            Self::Remove { .. } | Self::Label { .. } | Self::Follow { .. } => None,
+            Self::Remove { .. } | Self::Label { .. } | Self::Follow { .. } | Self::Close(_) => None,
         }
     }
 }
@@ -149,14 +162,19 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Pla
             continue;
         };
         match standing(child.kind, live, owner) {
+            // The family can't be changed. Its deletion is an event, and then there is room for a new one.
+            Standing::Ours if is_of_another_family(&child, live) => plan.steps.push(route::removal(live)),
             Standing::Ours => plan.steps.extend(restoration(child, live)),
             // Its deletion is an event, and then there is room for a new one.
             Standing::Leaving => {}
             Standing::Foreign => plan.notices.extend(taken::notice(&child, live, set, owner, world)),
         }
     }
+    plan.notices.extend(taken::slice(set, owner, world));
     plan.notices.extend(taken::no_governing_service(set, owner, world));
     plan.steps.extend(disruption_budget_to_remove(set, owner, world));
+    plan.steps.extend(route::to_remove(set, owner, world));
+    plan.steps.extend(route::doubt(set, owner, world).map(Step::Close));
     if set.contract == Contract::Image {
         plan.steps.extend(world.members.iter().filter_map(|member| role_to_set(set, member)));
     }
@@ -192,6 +210,10 @@ fn role_to_set(set: &Set, member: &Member) -> Option<Step> {
         key: key.clone(),
         value: value.clone(),
     })
+}
+
+fn is_of_another_family(child: &Child, live: &Value) -> bool {
+    child.kind == Kind::EndpointSlice && AddressType::of_slice(&child.body) != AddressType::of_slice(live)
 }
 
 fn disruption_budget_to_remove(set: &Set, owner: &Owner, world: &World) -> Option<Step> {

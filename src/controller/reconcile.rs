@@ -14,6 +14,7 @@ use super::memory::{Memory, Occasion, spread};
 use super::notice::{Notice, Reason};
 use super::plan::{self, Plan, Step, World};
 use super::requests::{Error, Requests};
+use super::route;
 use super::view::{Means, View};
 use super::watches::Stores;
 use super::words::Place;
@@ -112,11 +113,16 @@ async fn look_after(
     memory: &mut Memory,
 ) -> Result<Duration, Error> {
     let owner = requests.owner;
-    let world = observe(requests, stores, memory, set).await?;
+    let mut world = observe(requests, stores, memory, set).await?;
+    let is_unreachable = route::is_unreachable(set, &world);
+    let unreachable_for = memory.is_unreachable(is_unreachable, Instant::now());
+    world.by_label = is_unreachable && unreachable_for.is_none();
     let members = plan::role_members(set, &world.members);
-    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &world) };
+    let route = route::route(set, owner, &world);
+    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &world), route };
     let Plan { steps, mut notices } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &world);
     let steps = uncontested(steps, memory, &mut notices);
+    let (steps, doubted_for) = past_doubt(steps, memory);
 
     let occasion = Occasion::new(generation, world.members.iter().map(|member| member.uid.as_str()));
     let mut created = Vec::new();
@@ -157,6 +163,7 @@ async fn look_after(
     tell(requests, memory, &notices).await;
     let is_in_the_way = notices.iter().any(|notice| notice.reason == Reason::NameTaken);
     let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
+    let pause = [doubted_for, unreachable_for].into_iter().flatten().fold(pause, Duration::min);
     failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
 }
 
@@ -181,11 +188,15 @@ async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Ste
 async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, set: &Set) -> Result<World, Error> {
     let now = Instant::now();
     let owner = requests.owner;
-    let mut world = World { members: stores.members(owner), ..World::default() };
+    let mut world = World { members: stores.members(owner), slices: stores.other_slices(owner), ..World::default() };
     let mut unknown = Vec::new();
     let places = children::places(set);
     // What the set may have had, and what its user may have made for it, is only looked for among what is known.
-    let others = [(Kind::PodDisruptionBudget, set.name.clone()), (Kind::Service, set.headless_service.clone())];
+    let others = [
+        (Kind::PodDisruptionBudget, set.name.clone()),
+        (Kind::Service, set.headless_service.clone()),
+        (Kind::EndpointSlice, names::master(&set.name)),
+    ];
     let others: Vec<_> = others.into_iter().filter(|place| !places.contains(place)).collect();
     for (place, is_desired) in
         places.into_iter().map(|place| (place, true)).chain(others.into_iter().map(|p| (p, false)))
@@ -233,6 +244,16 @@ fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>)
     steps.into_iter().filter(|step| free(step)).collect()
 }
 
+/// The steps without one that closes an endpoint which has not been in doubt for long; and for how long it still has to be.
+fn past_doubt(mut steps: Vec<Step>, memory: &mut Memory) -> (Vec<Step>, Option<Duration>) {
+    let doubt = steps.iter().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
+    let rest = memory.doubts(doubt, Instant::now());
+    if rest.is_some() {
+        steps.retain(|step| !matches!(step, Step::Close(_)));
+    }
+    (steps, rest)
+}
+
 /// What a step puts right that somebody else may want otherwise, and what it is to say.
 fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
     match step {
@@ -240,7 +261,7 @@ fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
         Step::Follow { service, value, .. } => {
             Some(((Kind::Service, service.name.clone()), Value::from(value.as_str())))
         }
-        Step::Create(_) | Step::Remove { .. } | Step::Label { .. } => None,
+        Step::Create(_) | Step::Remove { .. } | Step::Label { .. } | Step::Close(_) => None,
     }
 }
 
@@ -260,6 +281,8 @@ fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
             Step::Follow { service, key, value } => {
                 news.entry(Reason::ServiceFollows).or_default().push(format!("{} ({key}={value})", service.name));
             }
+            // It says so itself, if it was done.
+            Step::Close(_) => {}
         }
     }
     if !created.is_empty() {

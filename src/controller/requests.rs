@@ -6,9 +6,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
+use tracing::info;
 
+use super::kept::KeptPod;
 use super::notice::Notice;
 use super::plan::Step;
+use super::pods::SeenPod;
+use super::route::{Doubt, doubt_of};
+use super::shape::Shapes;
 use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
 use crate::children::event::{Report, event};
@@ -132,6 +137,7 @@ impl Requests<'_> {
                 let patched = api.patch(&service.name, &manager(), &Patch::Merge(patch)).await;
                 patched.map(drop).map_err(|cause| Error::request("patch", "Service", &service.name, cause))
             }
+            Step::Close(doubt) => self.close(doubt).await,
         }
     }
 
@@ -156,6 +162,37 @@ impl Requests<'_> {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(cause) => Err(Error::request("delete", kind.as_str(), name, cause)),
+        }
+    }
+
+    /// Lets no client be sent to an endpoint. First it is asked whether that is still true: one watch may be behind the other.
+    async fn close(&self, doubt: &Doubt) -> Result<(), Error> {
+        let (kind, name) = (Kind::EndpointSlice, names::master(&self.owner.name));
+        let failed = |verb, cause| Error::request(verb, kind.as_str(), &name, cause);
+        let pods: Api<SeenPod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+        let pod = pods.get_opt(&doubt.pod).await.map_err(|cause| Error::request("get", "Pod", &doubt.pod, cause))?;
+        let member = pod.and_then(|pod| KeptPod::new(&pod, &Shapes::default()));
+        let member = member.filter(|pod| pod.is_of(&self.owner.uid)).map(|pod| pod.member(doubt.pod.clone()));
+        let Some(mut slice) = self.get(kind, &name).await? else { return Ok(()) };
+        let live = serde_json::to_value(&slice).unwrap_or_default();
+        if doubt_of(&live, |_| member.as_ref()).as_ref() != Some(doubt) {
+            return Ok(());
+        }
+        if let Some(endpoint) = slice.data.pointer_mut("/endpoints/0").and_then(Value::as_object_mut) {
+            let conditions = endpoint.entry("conditions").or_insert_with(|| json!({}));
+            if let Some(conditions) = conditions.as_object_mut() {
+                conditions.insert("ready".to_owned(), Value::Bool(false));
+            }
+        }
+        match self.api(kind).replace(&name, &creator(), &slice).await {
+            Ok(_) => {
+                let Owner { namespace, name: set, .. } = self.owner;
+                info!(namespace, set, pod = doubt.pod, "the master's pod {}: no client is sent there", doubt.why);
+                Ok(())
+            }
+            // Somebody leads now.
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
+            Err(cause) => Err(failed("update", cause)),
         }
     }
 

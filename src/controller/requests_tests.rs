@@ -5,6 +5,7 @@ use super::super::plan::Member;
 use super::*;
 use crate::children::compare::correction;
 use crate::children::tests::{child, owner, pgset};
+use crate::controller::pods::Readiness;
 
 #[test]
 fn passwords_are_long_plain_and_never_the_same() {
@@ -67,6 +68,8 @@ async fn a_role_is_put_on_the_very_pod_and_version_that_was_seen() {
         resource_version: "7".to_owned(),
         labels: std::collections::BTreeMap::new(),
         leaving: false,
+        readiness: Readiness::Ready,
+        family: None,
     };
     let step = Step::Label { member, key: "name".to_owned(), value: "pgset-master".to_owned() };
     let (method, path, _, body) = asked(step).await;

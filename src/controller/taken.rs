@@ -28,10 +28,26 @@ pub fn notice(child: &Child, live: &Value, set: &Set, owner: &Owner, world: &Wor
         }
         // The user's own account serves as well as ours: pods run as it because their template says so, and all that pgset gives it
         // are the members' rights. His own budget is his choice.
-        Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::Service | Kind::RoleBinding => return None,
+        Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::Service | Kind::RoleBinding | Kind::EndpointSlice => {
+            return None;
+        }
     };
     let note = format!("{} {} is not pgset's for set {} and is left alone, {why}", child.kind, child.name, set.name);
     Some(Notice::new(Reason::NameTaken, note))
+}
+
+/// What to say of somebody else's slice under the name of the members' own.
+pub fn slice(set: &Set, owner: &Owner, world: &World) -> Option<Notice> {
+    let name = names::master(&set.name);
+    let live = world.children.get(&(Kind::EndpointSlice, name.clone())).filter(|_| set.routed)?;
+    (standing(Kind::EndpointSlice, live, owner) == Standing::Foreign).then(|| {
+        let note = format!(
+            "EndpointSlice {name} is not pgset's for set {} and is left alone, so that clients find the master by its label, a second or two \
+             later at each change; delete it and pgset makes its own (\"kubectl delete endpointslice {name}\")",
+            set.name
+        );
+        Notice::new(Reason::NameTaken, note)
+    })
 }
 
 /// What to say where the members have no names in the DNS and pgset makes no Service that gives them any.

@@ -205,6 +205,7 @@ struct SetText {
     failover: Failover,
     synchronous: u32,
     lease_seconds: u32,
+    routed: bool,
     headless_service: String,
     replicas: u32,
     first_ordinal: u32,

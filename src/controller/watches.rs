@@ -6,10 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, ApiResource, PartialObjectMeta};
+use kube::api::{Api, ApiResource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -22,11 +23,12 @@ use tracing::warn;
 use super::index::{self, Index, index};
 use super::kept::{Kept, KeptPod, Seen};
 use super::plan::Member;
+use super::pods::SeenPod;
 use super::selection;
 use super::shape::Shapes;
 use super::view::{Means, View};
 use super::words::{Place, Word, Words, place};
-use crate::children::{Kind, Owner};
+use crate::children::{Kind, Owner, route};
 use crate::names;
 use crate::set::Set;
 
@@ -76,6 +78,7 @@ pub fn resource(kind: Kind) -> ApiResource {
         Kind::Role => ApiResource::erase::<Role>(&()),
         Kind::RoleBinding => ApiResource::erase::<RoleBinding>(&()),
         Kind::Lease => ApiResource::erase::<Lease>(&()),
+        Kind::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
         Kind::Service => ApiResource::erase::<Service>(&()),
         Kind::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
     }
@@ -90,7 +93,10 @@ impl Stores {
         let turns = Arc::new(Semaphore::new(1));
         let shapes = Arc::new(Shapes::default());
         let everything = watcher::Config::default().page_size(PAGE);
-        let made = everything.clone().labels(&format!("{}={}", names::label::MANAGED_BY, names::MANAGER));
+        let by_us = format!("{}={}", names::label::MANAGED_BY, names::MANAGER);
+        let made = everything.clone().labels(&by_us);
+        // The members' slices, and those of Kubernetes' for the same Services; not those of all the other Services.
+        let slices = everything.clone().labels(&format!("{by_us},{}", names::slice::SKIP_MIRROR));
         let members = everything.clone().labels(names::label::SET);
 
         let (take, sets, labels) = sets(Arc::clone(&shapes));
@@ -107,7 +113,7 @@ impl Stores {
             children.insert(kind, index);
             tasks.spawn(follow(
                 Api::all_with(client.clone(), &kind),
-                made.clone(),
+                if kind == Kind::EndpointSlice { slices.clone() } else { made.clone() },
                 take,
                 sender.clone(),
                 Arc::clone(&turns),
@@ -132,6 +138,16 @@ impl Stores {
         let ours = self.children.get(&kind)?.get(namespace, name);
         let any = ours.or_else(|| if kind == Kind::Service { self.strangers.get(namespace, name) } else { None })?;
         Some(any.value(namespace))
+    }
+
+    /// The slices behind the set's Service to the master that have other names than the members' own.
+    #[must_use]
+    pub fn other_slices(&self, owner: &Owner) -> Vec<Value> {
+        let (service, namespace) = (names::master(&owner.name), &owner.namespace);
+        let alike =
+            self.children.get(&Kind::EndpointSlice).map(|it| it.starting_with(namespace, &format!("{service}-")));
+        let slices = alike.unwrap_or_default().into_iter().map(|(_, kept)| kept.value(namespace));
+        slices.filter(|slice| route::is_behind(slice, &service)).collect()
     }
 
     /// The annotated `StatefulSet` at a place.
@@ -230,11 +246,11 @@ fn label_words(set: &Set) -> Vec<Word> {
 }
 
 /// Keeps the pods that are labelled as members.
-fn pods(shapes: Arc<Shapes>) -> (impl Take<PartialObjectMeta<Pod>>, Index<KeptPod>) {
+fn pods(shapes: Arc<Shapes>) -> (impl Take<SeenPod>, Index<KeptPod>) {
     let (mut writer, index) = index();
-    let take = move |event: Event<PartialObjectMeta<Pod>>| {
+    let take = move |event: Event<SeenPod>| {
         writer.apply(&event, |pod| KeptPod::new(pod, &shapes));
-        let set = |pod: &PartialObjectMeta<Pod>| place_in(pod.labels().get(names::label::SET)?, pod);
+        let set = |pod: &SeenPod| place_in(pod.labels().get(names::label::SET)?, pod);
         touched(&event).and_then(set).into_iter().collect()
     };
     (take, index)

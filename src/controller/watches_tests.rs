@@ -44,7 +44,7 @@ fn choosing(name: &str, selector: Value) -> Seen {
     serde_json::from_value(json!({"metadata": metadata, "spec": {"selector": selector}})).unwrap()
 }
 
-fn pod(name: &str, owner: &str) -> PartialObjectMeta<Pod> {
+fn pod(name: &str, owner: &str) -> SeenPod {
     serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
         "labels": {"pgset.dev/set": "db"}, "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet",
             "name": "db", "uid": owner, "controller": true}]}}))
@@ -57,7 +57,7 @@ fn names(sets: Vec<Place>) -> Vec<String> {
 }
 
 /// Stores with what the events have brought.
-fn stores(views: Vec<View>, owned: Vec<PartialObjectMeta<Pod>>, live: Vec<Seen>) -> Stores {
+fn stores(views: Vec<View>, owned: Vec<SeenPod>, live: Vec<Seen>) -> Stores {
     let shapes = Arc::new(Shapes::default());
     let (mut take, sets, labels) = sets(Arc::default());
     for set in views {
@@ -181,7 +181,7 @@ async fn one_list_comes_after_the_other() {
     let (stores, _queue, _tasks) = Stores::start(&Client::new(service, "default"));
     let mut watches = Vec::new();
     let mut lists = 0;
-    while lists < 8 {
+    while lists < 9 {
         let (request, answer) = server.next_request().await.unwrap();
         if request.uri().query().unwrap_or_default().contains("watch=true") {
             watches.push(answer);

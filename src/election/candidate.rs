@@ -24,6 +24,8 @@ pub struct Standing {
     pub gave_leave: bool,
     /// The Lease names this very pod as its last holder.
     pub is_last_holder: bool,
+    /// Its server has failed to start as the master too often, lately.
+    pub fails_to_start: bool,
     /// To whom the last master handed over, as long as that one is let go first; not this member.
     pub successor: Option<String>,
     /// What the others answered.
@@ -73,6 +75,12 @@ impl Standing {
     #[must_use]
     pub fn may_stand(&self) -> bool {
         self.why_not().is_none()
+    }
+
+    /// Its server does not start, and somebody else may lead.
+    #[must_use]
+    pub fn lets_others_go_first(&self) -> bool {
+        self.fails_to_start && self.record.voters.iter().any(|voter| *voter != self.me)
     }
 
     fn why_not(&self) -> Option<Waiting> {

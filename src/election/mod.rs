@@ -3,6 +3,7 @@
 pub mod anew;
 pub mod candidate;
 pub mod claim;
+pub mod epoch;
 pub mod leave;
 pub mod lineage;
 pub mod members;
@@ -256,6 +257,8 @@ pub enum Waiting {
     Diverged(Divergence),
     /// The data can't be used.
     Unusable(String),
+    /// PostgreSQL does not start on this data, and another member may lead.
+    DoesNotStart,
 }
 
 impl fmt::Display for Waiting {
@@ -300,6 +303,11 @@ impl fmt::Display for Waiting {
                 "the rewind of this data, a former master's, was broken off: it will be cloned anew when there is a master"
             ),
             Self::Unusable(why) => write!(f, "the data directory can't be used: {why}"),
+            Self::DoesNotStart => write!(
+                f,
+                "PostgreSQL does not start as the master on this data (its log says why): another member may lead, and this one tries \
+                 again from time to time"
+            ),
         }
     }
 }
@@ -405,6 +413,7 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
         (Lease::Mine { set }, Data::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::ReleaseLease(waiting),
+                None if standing.lets_others_go_first() => Action::ReleaseLease(Waiting::DoesNotStart),
                 None => Action::StartMaster,
             }
         }
@@ -423,6 +432,7 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::Wait(waiting),
                 None if standing.gave_leave => Action::Wait(Waiting::ForMaster),
+                None if standing.lets_others_go_first() => Action::Wait(Waiting::DoesNotStart),
                 None => match &standing.successor {
                     Some(pod) => Action::Wait(Waiting::ForSuccessor(pod.clone())),
                     None => Action::TakeLease(standing.taking()),

@@ -450,3 +450,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_master_whose_server_does_not_start_lets_others_lead_if_there_are_any() {
+    let set = Some(Database { system: SystemIdentifier(7), reached: None });
+    let data = Data::Cluster {
+        system: SystemIdentifier(7),
+        standby: false,
+        lineage: Lineage { timeline: 1, ..Lineage::default() },
+    };
+    let decided = |lease: Lease, voters: &[&str]| {
+        let record =
+            vote::Record { voters: voters.iter().map(|&voter| voter.to_owned()).collect(), ..vote::Record::default() };
+        let standing = Standing { me: "db-0".into(), fails_to_start: true, record, ..Standing::default() };
+        decide(&Observation { lease, data: data.clone(), server: Server::Stopped, first: true, standing })
+    };
+    assert_eq!(decided(Lease::Mine { set }, &["db-0", "db-1"]), Action::ReleaseLease(Waiting::DoesNotStart));
+    assert_eq!(decided(Lease::Vacant { set }, &["db-0", "db-1"]), Action::Wait(Waiting::DoesNotStart));
+    assert_eq!(decided(Lease::Mine { set }, &["db-0"]), Action::StartMaster, "there is nobody else");
+}

@@ -70,6 +70,7 @@ impl<'a> Reading<'a> {
             failover: annotations.failover.unwrap_or(Failover::Automatic),
             synchronous: annotations.synchronous.unwrap_or(0),
             lease_seconds: annotations.lease_seconds.unwrap_or(6),
+            routed: contract == Contract::Agent && settled.shape.is_routed(),
             headless_service: headless_service(&object, name)?,
             replicas,
             first_ordinal,

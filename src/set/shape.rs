@@ -15,7 +15,8 @@ use crate::names::{self, annotation, env, pod};
 pub(crate) enum Shape {
     /// 0.1.0.
     First,
-    /// 0.2.0: the volume is recorded, the Secret is optional and has a name of its own, shared volumes are used in place.
+    /// 0.2.0: the volume is recorded, the Secret is optional and has a name of its own, shared volumes are used in place, and the agent
+    /// writes where the master is.
     Recorded,
 }
 
@@ -23,6 +24,11 @@ impl Shape {
     /// Of a revision; one that nobody knows yet is taken for the newest.
     pub(crate) fn of(revision: &str) -> Self {
         if revision == "0.1.0" { Self::First } else { Self::Recorded }
+    }
+
+    /// Whether its agent writes where the master is.
+    pub(crate) fn is_routed(self) -> bool {
+        self >= Self::Recorded
     }
 
     /// What the Secret with the passwords is called where the user names none.

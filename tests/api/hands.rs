@@ -13,6 +13,8 @@ use super::{
 
 const SYSTEM: &str = names::SYSTEM_NAMESPACE;
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/pgset";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
+const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/db-master";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces";
 
 fn labels(set: &str) -> Value {
@@ -145,6 +147,8 @@ async fn a_victim(plane: &ControlPlane, admin: &Somebody) {
     let lease = json!({"metadata": {"name": "kube-scheduler"}, "spec": {"holderIdentity": "scheduler"}});
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
     admin.send("POST", leases, lease).await.unwrap();
+    let slice = json!({"metadata": {"name": "till", "labels": {"kubernetes.io/service-name": "till"}}, "addressType": "IPv4", "endpoints": []});
+    admin.send("POST", "/apis/discovery.k8s.io/v1/namespaces/bank/endpointslices", slice).await.unwrap();
     let own = json!({"metadata": {"name": "own", "annotations": {"pgset.dev/follow": "master"}},
         "spec": {"selector": {"app": "db"}, "ports": [{"port": 5432}]}});
     admin.send("POST", "/api/v1/namespaces/shop/services", own).await.unwrap();
@@ -170,6 +174,7 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
             &format!("{rbac}/roles/db-sa"),
             &format!("{rbac}/rolebindings/db-sa"),
             "/apis/coordination.k8s.io/v1/namespaces/shop/leases/db-leader",
+            SLICE,
             "/api/v1/namespaces/shop/services/db-master",
             "/api/v1/namespaces/shop/services/db-replica",
             "/api/v1/namespaces/shop/services/db",
@@ -230,13 +235,55 @@ async fn the_controllers_token(plane: &ControlPlane, admin: &Somebody) {
             other => Err(other.to_string()),
         })
         .await;
+        the_selector_of_an_older_revision_goes_with_all_that_it_leaves(admin).await;
         who_loses_the_lease_is_a_candidate_again(&mut process, admin).await;
     }
+    // A member's word, to be spoiled.
+    admin.send("PATCH", SLICE, endpoint("db-0", "u", true)).await.unwrap();
     what_its_policy_refuses(&controller).await;
+    where_its_policy_lets_it_send_no_client(&controller).await;
     what_its_rights_refuse(&controller).await;
     let role = json!({"metadata": {"labels": {"pgset.dev/role": "master"}}});
     // The role of a member.
     controller.send("PATCH", "/api/v1/namespaces/shop/pods/db-0", role).await.unwrap();
+}
+
+/// What a member says.
+fn endpoint(pod: &str, uid: &str, ready: bool) -> Value {
+    json!({"ports": [{"name": "postgres", "port": 5432, "protocol": "TCP"}], "endpoints": [{"addresses": ["10.0.0.1"],
+        "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod, "uid": uid}}]})
+}
+
+async fn the_selector_of_an_older_revision_goes_with_all_that_it_leaves(admin: &Somebody) {
+    let service = "/api/v1/namespaces/shop/services/db-master";
+    let behind = async || {
+        let found = admin.get(&format!("{SLICES}?labelSelector=kubernetes.io/service-name=db-master")).await?;
+        let names = found["items"].as_array().unwrap().iter().map(|slice| slice["metadata"]["name"].clone());
+        Ok::<_, String>(names.collect::<Vec<_>>())
+    };
+    // As the controller of 0.1.0 made it, for agents that write nothing.
+    let selector = json!({"spec": {"selector": {"pgset.dev/set": "db", "pgset.dev/role": "master"}}});
+    admin.send("PATCH", service, selector).await.unwrap();
+    eventually("Kubernetes finds members by the label", async || match behind().await? {
+        names if names.len() == 2 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    admin.send("PATCH", SLICE, endpoint("db-0", "gone", true)).await.unwrap();
+    eventually("the selector goes, and what it leaves", async || match (admin.get(service).await?, behind().await?) {
+        (service, names) if service["spec"]["selector"].is_null() && names == [json!("db-master")] => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let endpoints = "/api/v1/namespaces/shop/endpoints/db-master";
+    let left = admin.get(endpoints).await.unwrap();
+    assert_eq!(left["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"], "true", "{left}");
+    eventually("an endpoint whose pod is gone is closed", async || {
+        let found = admin.get(SLICE).await?;
+        if found["endpoints"][0]["conditions"]["ready"] == false { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
+    assert_eq!(behind().await.unwrap(), [json!("db-master")], "nothing is mirrored");
 }
 
 /// What the policy lets the controller do about a Lease.
@@ -376,6 +423,44 @@ async fn what_its_policy_refuses(controller: &Somebody) {
     }
 }
 
+async fn where_its_policy_lets_it_send_no_client(controller: &Somebody) {
+    let elsewhere = {
+        let mut endpoints = endpoint("db-0", "u", true);
+        endpoints["endpoints"][0]["addresses"] = json!(["10.0.0.66"]);
+        endpoints
+    };
+    let more = {
+        let mut endpoints = endpoint("db-0", "u", true);
+        let second = json!({"addresses": ["10.0.0.66"], "conditions": {"ready": true}});
+        endpoints["endpoints"].as_array_mut().unwrap().push(second);
+        endpoints
+    };
+    let slices = "/apis/discovery.k8s.io/v1/namespaces";
+    let filled = json!({"metadata": pretended("x-master", "x"), "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.66"]}]});
+    let tills = json!({"metadata": {"name": "x-master", "labels": {"kubernetes.io/service-name": "till"}}, "addressType": "IPv4", "endpoints": []});
+    let routed = json!({"metadata": pretended("x-sa", "x"), "rules": [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+        "verbs": ["update"], "resourceNames": ["till"]}]});
+    let attacks = [
+        ("PATCH", SLICE.to_owned(), elsewhere),
+        ("PATCH", SLICE.to_owned(), more),
+        ("PATCH", SLICE.to_owned(), endpoint("db-1", "u", true)),
+        ("PATCH", SLICE.to_owned(), json!({"ports": [{"name": "postgres", "port": 6666}]})),
+        ("PATCH", SLICE.to_owned(), json!({"metadata": {"labels": {"kubernetes.io/service-name": "till"}}})),
+        ("PATCH", SLICE.to_owned(), json!({"metadata": {"annotations": {"a": "b"}}})),
+        ("POST", format!("{slices}/bank/endpointslices"), filled),
+        ("POST", format!("{slices}/bank/endpointslices"), tills),
+        ("PATCH", format!("{slices}/bank/endpointslices/till"), json!({"endpoints": [{"addresses": ["10.0.0.66"]}]})),
+        ("DELETE", format!("{slices}/bank/endpointslices/till"), json!({})),
+        ("POST", format!("{RBAC}/bank/roles"), routed),
+    ];
+    for (method, path, body) in attacks {
+        controller.is_refused("pgset-controller", method, &path, body).await;
+    }
+    // To close an endpoint, and not to open it again.
+    controller.send("PATCH", SLICE, endpoint("db-0", "u", false)).await.unwrap();
+    controller.is_refused("pgset-controller", "PATCH", SLICE, endpoint("db-0", "u", true)).await;
+}
+
 async fn what_its_rights_refuse(controller: &Somebody) {
     let admin_rule = json!({"metadata": pretended("x-sa", "x"),
         "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["x"]}]});
@@ -438,9 +523,65 @@ async fn a_members_token(plane: &ControlPlane, admin: &Somebody) {
     let lease = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/db-leader";
     // Its set's Lease.
     member.send("PATCH", lease, json!({"spec": {"holderIdentity": "db-0"}})).await.unwrap();
+    a_members_route(plane, admin, &member).await;
     // A pod that nobody made a member stays none, even with the account.
     let stranger = json!({"metadata": {"name": "db-7", "labels": {"app": "db"}},
         "spec": {"serviceAccountName": "db-sa", "containers": [{"name": "a", "image": "a"}]}});
     admin.send("POST", "/api/v1/namespaces/shop/pods", stranger).await.unwrap();
     member.is_refused("RBAC", "PATCH", "/api/v1/namespaces/shop/pods/db-7", master).await;
+}
+
+/// Where a member may send the clients of its set's master: to itself.
+async fn a_members_route(plane: &ControlPlane, admin: &Somebody, member: &Somebody) {
+    let uid = async |pod: &str| {
+        let pod = admin.get(&format!("/api/v1/namespaces/shop/pods/{pod}")).await.unwrap();
+        pod["metadata"]["uid"].as_str().unwrap().to_owned()
+    };
+    let (own, other) = (uid("db-0").await, uid("db-1").await);
+    let found = member.get(SLICE).await.unwrap();
+    let says = |fields: Value| {
+        let mut slice = found.clone();
+        slice["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        for (field, value) in fields.as_object().unwrap() {
+            slice[field] = value.clone();
+        }
+        slice
+    };
+    let mut written = says(endpoint("db-0", &own, true));
+    written["metadata"]["annotations"] =
+        json!({names::slice::WRITTEN_AT: "2026-01-01T00:00:00Z", names::slice::EPOCH: "u/7"});
+    member.send("PUT", SLICE, written).await.unwrap();
+    let mut two = endpoint("db-0", &own, true);
+    two["endpoints"].as_array_mut().unwrap().push(json!({"addresses": ["10.0.0.66"]}));
+    let mut nobodys = endpoint("db-0", &own, true);
+    nobodys["endpoints"][0]["targetRef"] = Value::Null;
+    let mut relabelled = says(endpoint("db-0", &own, true));
+    relabelled["metadata"]["labels"]["kubernetes.io/service-name"] = json!("own");
+    let mut orphaned = says(endpoint("db-0", &own, true));
+    orphaned["metadata"]["ownerReferences"] = json!([]);
+    let mut noted = says(endpoint("db-0", &own, true));
+    noted["metadata"]["annotations"] = json!({"a": "b"});
+    for body in [
+        noted,
+        says(endpoint("db-1", &other, true)),
+        says(endpoint("db-0", &other, true)),
+        says(two),
+        says(nobodys),
+        relabelled,
+        orphaned,
+    ] {
+        member.is_refused("pgset-routes", "PUT", SLICE, body).await;
+    }
+    for (method, path) in [
+        ("DELETE", SLICE),
+        ("PATCH", SLICE),
+        ("POST", SLICES),
+        ("GET", SLICES),
+        ("PUT", "/apis/discovery.k8s.io/v1/namespaces/bank/endpointslices/till"),
+    ] {
+        member.is_refused("RBAC", method, path, json!({"metadata": {"name": "till"}})).await;
+    }
+    // The same account without its pod, as whoever may ask for tokens gets it.
+    let unbound = Somebody::with_token_of(plane, "shop", "db-sa", "").await;
+    unbound.is_refused("pgset-routes", "PUT", SLICE, says(endpoint("db-0", &own, true))).await;
 }

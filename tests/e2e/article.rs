@@ -101,7 +101,7 @@ fn the_articles_own_objects_work_with_the_official_image() {
 fn the_articles_own_objects_work_with_an_image_that_knows_pg_mode_itself() {
     // by its name, such an image is known without an annotation
     let name = "docker.io/crunchydata/crunchy-postgres:lab";
-    node::tag("docker.io/library/pg-mode-set:15", name);
+    node::tag("docker.io/library/pg-mode-set:15", name).unwrap();
     the_articles_own_objects_work_with("pg-mode", name);
 }
 

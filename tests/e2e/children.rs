@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What is made for a set `pgset`.
-const MADE: [&str; 9] = [
+const MADE: [&str; 10] = [
     "service pgset",
     "service pgset-master",
     "service pgset-replica",
@@ -17,6 +17,7 @@ const MADE: [&str; 9] = [
     "rolebinding pgset-sa",
     "secret pgset-pgset-credentials",
     "lease pgset-leader",
+    "endpointslice pgset-master",
     "poddisruptionbudget pgset",
 ];
 
@@ -134,10 +135,11 @@ fn an_object_that_is_not_ours_is_left_alone() {
     let own = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pgset-master"},
         "spec": {"selector": {"app": "something-else"}, "ports": [{"port": 5432}]}});
     ns.apply(&own.to_string());
-    objects_of_a_set(&ns);
+    ns.apply(&set("pgset").manifest());
     wait_until(SOON, "an Event that names the Service", || {
         let events = ns.events("StatefulSet", "pgset");
         events.iter().find(|event| event.contains("pgset-master")).map(drop).ok_or_else(|| format!("{events:#?}"))
     });
     assert_eq!(ns.get("service pgset-master")["spec"]["selector"], json!({"app": "something-else"}));
+    assert!(ns.try_get("endpointslice pgset-master").is_err(), "it would send this Service's clients elsewhere");
 }

@@ -1,6 +1,9 @@
 //! A set survives its master: whoever has most leads next, nothing that was promised is lost, and clients follow.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::{
     lab::{self, Database, Namespace, SOON, START, same, wait_until},
@@ -76,7 +79,7 @@ fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
     db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
     let before = epoch(&ns);
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
     let since = Instant::now();
 
     let next =
@@ -88,7 +91,7 @@ fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
     assert_eq!(epoch(&ns), before + 1);
     db.wait_for("pgset-master", "select count(*) from numbers where n >= 0", "10000");
 
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
 
     let rows = db.master("select count(*) from numbers");
     all_stream_from(&ns, &db, &next, rows.trim());
@@ -150,7 +153,7 @@ fn commits_that_waited_for_replicas_survive_the_master() {
     });
     db.write_numbers();
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
 
     let next = wait_until(START, "another one leads", || {
         master(&ns)
@@ -158,7 +161,7 @@ fn commits_that_waited_for_replicas_survive_the_master() {
             .map_err(|seen| format!("{seen}\n{}", ns.kubectl("logs pgset-1 --container=postgres --tail=20")))
     });
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
     all_stream_from(&ns, &db, &next, "10000");
 }
 
@@ -170,13 +173,39 @@ fn with_manual_failover_replicas_wait_until_a_person_says_who_leads() {
     db.write_numbers();
     db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
     std::thread::sleep(Duration::from_secs(12));
     assert!(db.at("pgset-master", "select 1").is_err(), "somebody leads");
 
     ns.kubectl("annotate statefulset pgset --overwrite pgset.dev/switchover=pgset-1");
 
     wait_master(&ns, "pgset-1");
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
     all_stream_from(&ns, &db, "pgset-1", "10000");
+}
+
+#[test]
+fn a_master_whose_server_does_not_start_any_more_lets_another_lead() {
+    let lab = lab::shared();
+    let ns = lab.namespace("failover-start");
+    let db = three_members(&ns, |set| set);
+    db.write_numbers();
+    db.wait_for("pgset-1.pgset", "select count(*) from numbers", "10000");
+    let settings = ns.data_directory("pgset-0").0.join("postgresql.auto.conf");
+    let before = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{before}work_mem = 'much'\n")).unwrap();
+
+    let postmaster = node::running(&ns, "pgset-0", "postgres", "/usr/lib/postgresql/").unwrap();
+    node::signal_process(postmaster[0], "KILL").unwrap();
+
+    let next = wait_until(START, "another one leads", || {
+        master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) })
+    });
+    db.wait_for("pgset-master", "select count(*) from numbers", "10000");
+    let told = ns.events("Pod", "pgset-0");
+    assert!(told.iter().any(|event| event.contains("does not start as the master")), "{told:?}");
+
+    let broken = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, broken.replace("work_mem = 'much'\n", "")).unwrap();
+    all_stream_from(&ns, &db, &next, "10000");
 }

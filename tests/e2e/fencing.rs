@@ -14,8 +14,11 @@ use crate::{
 const POSTMASTER: &str = "/pgdata/data/postmaster.pid";
 
 /// How many processes of PostgreSQL's server a member runs: the postmaster goes by its path, the others by what they do.
-fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
-    ["/usr/lib/postgresql/", "postgres: "].map(|command| node::running(ns, pod, "postgres", command).len()).iter().sum()
+pub fn servers(ns: &Namespace<'_>, pod: &str) -> usize {
+    ["/usr/lib/postgresql/", "postgres: "]
+        .map(|command| node::running(ns, pod, "postgres", command).unwrap().len())
+        .iter()
+        .sum()
 }
 
 fn number_of_postmaster(ns: &Namespace<'_>, pod: &str) -> String {
@@ -27,7 +30,7 @@ fn renewed(ns: &Namespace<'_>) -> Timestamp {
 }
 
 /// The time at the beginning of the first line with these words.
-fn told(log: &str, words: &str) -> Option<Timestamp> {
+pub fn told(log: &str, words: &str) -> Option<Timestamp> {
     log.lines().find(|line| line.contains(words))?.split(' ').next()?.parse().ok()
 }
 
@@ -38,7 +41,7 @@ fn a_master_whose_agent_is_stopped_is_dead_before_anyone_else_leads_and_comes_ba
     let db = ns.two_members(&set("pgset"));
     db.write_numbers();
 
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
 
     let watched = Instant::now();
     while servers(&ns, "pgset-0") > 0 {
@@ -53,7 +56,7 @@ fn a_master_whose_agent_is_stopped_is_dead_before_anyone_else_leads_and_comes_ba
         same(ns.label("pod pgset-1", "pgset.dev/role"), &Some("master".to_owned()))
     });
 
-    node::signal_first(&ns, "pgset-0", "postgres", "CONT");
+    node::signal_first(&ns, "pgset-0", "postgres", "CONT").unwrap();
 
     db.wait_streaming(&["pgset-0"]);
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");
@@ -93,12 +96,12 @@ fn a_member_whose_fencer_is_killed_has_another_at_once_and_stays_what_it_is() {
     let db = ns.two_members(&set("pgset"));
     let server = number_of_postmaster(&ns, "pgset-0");
     let fencer = || {
-        let found = node::running(&ns, "pgset-0", "postgres", "pgset fencer");
+        let found = node::running(&ns, "pgset-0", "postgres", "pgset fencer").unwrap_or_default();
         found.first().copied().ok_or_else(|| "no fencer".to_owned())
     };
     let first = wait_until(SOON, "a fencer", fencer);
 
-    node::signal_process(first, "KILL");
+    node::signal_process(first, "KILL").unwrap();
 
     wait_until(SOON, "another fencer", || {
         fencer().and_then(|number| if number == first { Err("the first".to_owned()) } else { Ok(()) })

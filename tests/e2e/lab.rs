@@ -202,6 +202,13 @@ impl Namespace<'_> {
         self.try_kubectl_with(&["exec", pod, "--container", container, "--", "sh", "-c", line], None)
     }
 
+    /// A script in the client's pod, below `/tmp`.
+    pub fn script(&self, name: &str, text: &str) {
+        let write = format!("cat > /tmp/{name}");
+        let words = ["exec", "--stdin", "client", "--", "sh", "-c", &write];
+        self.try_kubectl_with(&words, Some(text)).unwrap_or_else(|said| panic!("{name}: {}", said.err));
+    }
+
     // --- volumes ---
 
     /// The directory on the node that stands for the NFS export.
@@ -213,7 +220,12 @@ impl Namespace<'_> {
     pub fn shared_claim(&self, claim: &str) {
         let export = self.export();
         open_to_all(&export);
-        self.volume(claim, &export, "ReadWriteMany");
+        self.claim_on(claim, &export);
+    }
+
+    /// A shared claim on a directory of the node.
+    pub fn claim_on(&self, claim: &str, directory: &Path) {
+        self.volume(claim, directory, "ReadWriteMany");
         self.apply(
             &json!({
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
@@ -438,6 +450,12 @@ pub struct Database<'ns> {
 }
 
 impl Database<'_> {
+    /// The same database, seen from another namespace.
+    pub fn from<'other>(&self, namespace: &'other Namespace<'other>) -> Database<'other> {
+        let Self { set, user, password, name, .. } = self;
+        namespace.database_as(set, user, password, name)
+    }
+
     /// `psql -h HOST -c SQL`: the rows, columns separated by `|`; or what psql says.
     pub fn at(&self, host: &str, sql: &str) -> Result<String, String> {
         let password = format!("PGPASSWORD={}", self.password);
@@ -451,6 +469,12 @@ impl Database<'_> {
     pub fn psql(&self, host: &str, sql: &str) -> String {
         let Self { user, password, name, .. } = self;
         format!("PGPASSWORD='{password}' PGCONNECT_TIMEOUT=3 psql -X -A -t -q -h {host} -U {user} {name} -c \"{sql}\"")
+    }
+
+    /// The line by which a shell in the client's pod runs another of PostgreSQL's programs on it.
+    pub fn program(&self, host: &str, program: &str) -> String {
+        let Self { user, password, name, .. } = self;
+        format!("PGPASSWORD='{password}' PGCONNECT_TIMEOUT=3 {program} -h {host} -U {user} {name}")
     }
 
     /// Through the Service to the master.

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
 #![allow(unused_crate_dependencies, missing_docs)]
 
+#[allow(dead_code)] // the faults use more of it
 mod lab;
 mod manifests;
+#[allow(dead_code)]
 mod node;
 #[path = "../support/load.rs"]
 mod pace;
@@ -26,9 +28,11 @@ mod load;
 mod names;
 mod orders;
 mod outage;
+mod owner;
 mod pinning;
 mod refusals;
 mod restart;
+mod route;
 mod scale;
 mod secrets;
 mod squash;

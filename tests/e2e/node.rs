@@ -1,105 +1,134 @@
-//! What only the node can do: kill a container as a crash does, look into its processes.
+//! What only the node can do: kill a container as a crash does, look into its processes, cut its network.
+//!
+//! All of it may fail where a container is just being made or ended, and says so.
 
-use std::{fs, process::Command};
+use std::{
+    fs::{self, File},
+    os::fd::AsRawFd,
+    process::Command,
+};
 
 use crate::lab::{Namespace, run};
 
 /// The socket of the lab's containerd.
 const CONTAINERD: &str = "/run/pgset-lab/containerd.sock";
+/// The address under which pods find the API server.
+const API_SERVER: &str = "198.19.0.1";
 
-fn ctr(arguments: &[&str]) {
-    let mut command = Command::new("ctr");
-    command.args(["--address", CONTAINERD, "--namespace", "k8s.io"]).args(arguments);
-    run(&mut command, None).unwrap_or_else(|said| panic!("{command:?}: {}", said.err));
+type Result<T> = std::result::Result<T, String>;
+
+fn tool(program: &str, arguments: &[&str]) -> Result<()> {
+    run(Command::new(program).args(arguments), None)
+        .map(drop)
+        .map_err(|said| format!("{program} {arguments:?}: {}", said.err))
 }
 
-fn container_id(namespace: &Namespace<'_>, pod: &str, container: &str) -> String {
-    let object = namespace.get(&format!("pod {pod}"));
+fn ctr(arguments: &[&str]) -> Result<()> {
+    tool("ctr", &[&["--address", CONTAINERD, "--namespace", "k8s.io"], arguments].concat())
+}
+
+fn container_id(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<String> {
+    let object = namespace.try_get(&format!("pod {pod}"))?;
     object["status"]["containerStatuses"]
         .as_array()
         .and_then(|all| all.iter().find(|status| status["name"] == container))
         .and_then(|status| status["containerID"].as_str())
         .and_then(|id| id.strip_prefix("containerd://"))
-        .unwrap_or_else(|| panic!("{pod} has no running container {container}"))
-        .to_owned()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{pod} has no running container {container}"))
 }
 
 /// `kill -9` of a container's first process: all others in it die with it, and the kubelet starts it anew in the same pod.
-pub fn kill(namespace: &Namespace<'_>, pod: &str, container: &str) {
-    let id = container_id(namespace, pod, container);
-    ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
+pub fn kill(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<()> {
+    let id = container_id(namespace, pod, container)?;
+    ctr(&["task", "kill", "--signal", "SIGKILL", &id])
+}
+
+/// All processes of a container stand still, as on a virtual machine that is frozen. Returns which container it is, for [`thaw`].
+pub fn freeze(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<String> {
+    let id = container_id(namespace, pod, container)?;
+    ctr(&["task", "pause", &id])?;
+    Ok(id)
+}
+
+/// Ends [`freeze`].
+pub fn thaw(container: &str) -> Result<()> {
+    ctr(&["task", "resume", container])
 }
 
 /// A signal to a container's first process, which cannot refuse the node's root.
-pub fn signal_first(namespace: &Namespace<'_>, pod: &str, container: &str, signal: &str) {
-    signal_process(first_process(namespace, pod, container), signal);
+pub fn signal_first(namespace: &Namespace<'_>, pod: &str, container: &str, signal: &str) -> Result<()> {
+    signal_process(first_process(namespace, pod, container)?, signal)
 }
 
 /// A signal to a process of the node.
-pub fn signal_process(number: u32, signal: &str) {
-    let mut command = Command::new("kill");
-    command.args(["-s", signal, &number.to_string()]);
-    run(&mut command, None).unwrap_or_else(|said| panic!("{command:?}: {}", said.err));
+pub fn signal_process(number: u32, signal: &str) -> Result<()> {
+    tool("kill", &["-s", signal, &number.to_string()])
 }
 
 /// The processes in a container whose command line begins so, without those that have ended and were not reaped.
-pub fn running(namespace: &Namespace<'_>, pod: &str, container: &str, command: &str) -> Vec<u32> {
-    let id = container_id(namespace, pod, container);
+pub fn running(namespace: &Namespace<'_>, pod: &str, container: &str, command: &str) -> Result<Vec<u32>> {
+    let id = container_id(namespace, pod, container)?;
     let begins = |number: &u32| {
         fs::read(format!("/proc/{number}/cmdline"))
             .is_ok_and(|words| String::from_utf8_lossy(&words).replace('\0', " ").starts_with(command))
     };
-    numbers(&id).filter(begins).collect()
+    Ok(numbers(&id).filter(begins).collect())
 }
 
-/// The address under which pods find the API server.
-const API_SERVER: &str = "198.19.0.1";
+/// A pod's network, in which something is dropped. It stays the pod's whatever becomes of its containers.
+pub struct Network(File);
 
 /// Drops all that a pod sends to the API server, and so all answers: neither side is told.
-pub fn cut_off(namespace: &Namespace<'_>, pod: &str, container: &str) {
-    let rules = format!(
-        "add table inet cut; add chain inet cut out {{ type filter hook output priority 0; }}; add rule inet cut out ip daddr {API_SERVER} drop"
-    );
-    in_network_of(namespace, pod, container, &rules);
+pub fn cut_off(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<Network> {
+    drop_all(namespace, pod, container, &[&format!("ip daddr {API_SERVER}")])
 }
 
 /// The same, and all that it asks of the other members.
-pub fn isolate(namespace: &Namespace<'_>, pod: &str, container: &str) {
-    let rules = format!(
-        "add table inet cut; add chain inet cut out {{ type filter hook output priority 0; }}; add rule inet cut out ip daddr {API_SERVER} drop; \
-         add rule inet cut out tcp dport 8008 drop"
-    );
-    in_network_of(namespace, pod, container, &rules);
+pub fn isolate(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<Network> {
+    drop_all(namespace, pod, container, &[&format!("ip daddr {API_SERVER}"), "tcp dport 8008"])
 }
 
-/// Ends [`cut_off`] and [`isolate`].
-pub fn heal(namespace: &Namespace<'_>, pod: &str, container: &str) {
-    in_network_of(namespace, pod, container, "delete table inet cut");
+fn drop_all(namespace: &Namespace<'_>, pod: &str, container: &str, what: &[&str]) -> Result<Network> {
+    let process = first_process(namespace, pod, container)?;
+    let network = File::open(format!("/proc/{process}/ns/net")).map(Network).map_err(|error| error.to_string())?;
+    let chain =
+        ["add table inet cut", "add chain inet cut out { type filter hook output priority 0; }"].map(str::to_owned);
+    let rules = what.iter().map(|what| format!("add rule inet cut out {what} drop"));
+    let all: Vec<String> = chain.into_iter().chain(rules).collect();
+    network.nft(&all.join("; "))?;
+    Ok(network)
 }
 
-fn in_network_of(namespace: &Namespace<'_>, pod: &str, container: &str, rules: &str) {
-    let process = first_process(namespace, pod, container);
-    let mut command = Command::new("nsenter");
-    command.args(["--net", "--target", &process.to_string(), "nft", rules]);
-    run(&mut command, None).unwrap_or_else(|said| panic!("{command:?}: {}", said.err));
+impl Network {
+    /// Ends [`cut_off`] and [`isolate`].
+    pub fn heal(&self) -> Result<()> {
+        self.nft("delete table inet cut")
+    }
+
+    fn nft(&self, rules: &str) -> Result<()> {
+        let path = format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd());
+        tool("nsenter", &[&path, "nft", rules])
+    }
 }
 
-fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> u32 {
-    let id = container_id(namespace, pod, container);
+/// A container's first process, by the node's number.
+pub fn first_process(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<u32> {
+    let id = container_id(namespace, pod, container)?;
     // Numbers begin anew when they have come to their end: the lowest of them says nothing.
     let is_first = |number: &u32| {
         fs::read_to_string(format!("/proc/{number}/status")).is_ok_and(|status| {
             status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
         })
     };
-    numbers(&id).find(is_first).unwrap_or_else(|| panic!("{container} of {pod} has no process"))
+    numbers(&id).find(is_first).ok_or_else(|| format!("{container} of {pod} has no process"))
 }
 
 /// The processes in a container, by the node's numbers.
 fn numbers(id: &str) -> impl Iterator<Item = u32> {
     let numbers = fs::read_dir("/proc")
         .unwrap()
-        .filter_map(Result::ok)
+        .filter_map(std::result::Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(move |number: &u32| {
         fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
@@ -107,26 +136,22 @@ fn numbers(id: &str) -> impl Iterator<Item = u32> {
 }
 
 /// Another name for an image that the node has.
-pub fn tag(image: &str, name: &str) {
-    ctr(&["images", "tag", "--force", image, name]);
+pub fn tag(image: &str, name: &str) -> Result<()> {
+    ctr(&["images", "tag", "--force", image, name])
 }
 
 /// The command lines and environments of all processes in a container, as the node's root sees them: what it is, and its text.
-pub fn processes(namespace: &Namespace<'_>, pod: &str, container: &str) -> Vec<(String, String)> {
-    let id = container_id(namespace, pod, container);
+pub fn processes(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<Vec<(String, String)>> {
+    let id = container_id(namespace, pod, container)?;
     let mut texts = Vec::new();
-    for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        let path = process.path();
-        // a process may end while it is looked at
-        let Ok(cgroup) = fs::read_to_string(path.join("cgroup")) else { continue };
-        if !cgroup.contains(&id) {
-            continue;
-        }
+    for number in numbers(&id) {
         for file in ["cmdline", "environ"] {
-            if let Ok(bytes) = fs::read(path.join(file)) {
-                texts.push((path.join(file).display().to_string(), String::from_utf8_lossy(&bytes).replace('\0', " ")));
+            let path = format!("/proc/{number}/{file}");
+            // a process may end while it is looked at
+            if let Ok(bytes) = fs::read(&path) {
+                texts.push((path, String::from_utf8_lossy(&bytes).replace('\0', " ")));
             }
         }
     }
-    texts
+    Ok(texts)
 }

@@ -2,6 +2,8 @@
 
 use std::{thread, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
     lab::{self, Database, Namespace, SOON, START, Said, pgset, wait_until},
@@ -100,14 +102,14 @@ fn refuses_what_can_not_lead(ns: &Namespace<'_>) {
 }
 
 fn refuses_who_is_far_behind(ns: &Namespace<'_>, db: &Database<'_>) {
-    let receiver = node::running(ns, "pgset-2", "postgres", "postgres: walreceiver");
+    let receiver = node::running(ns, "pgset-2", "postgres", "postgres: walreceiver").unwrap();
     assert_eq!(receiver.len(), 1, "{receiver:?}");
-    node::signal_process(receiver[0], "STOP");
+    node::signal_process(receiver[0], "STOP").unwrap();
     db.master("create table much as select n, repeat('x', 200) as x from generate_series(1, 200000) n");
 
     let why = refused(switchover(ns, "--to pgset-2"));
 
-    node::signal_process(receiver[0], "CONT");
+    node::signal_process(receiver[0], "CONT").unwrap();
     assert!(why.contains("is refused by pgset-1: pgset-2 has") && why.contains("still to receive"), "{why}");
     assert!(why.contains("wait until there are less than 16777216, or name another member"), "{why}");
     db.wait_for("pgset-2.pgset", "select count(*) from much", "200000");
@@ -126,10 +128,15 @@ fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_d
         db.wait_for(replica, "select count(*) from numbers", "10000");
     }
     // Of the two that confirm commits one is silent: the other may lack what was confirmed.
-    node::signal_first(&ns, "pgset-2", "postgres", "STOP");
-    node::signal_first(&ns, "pgset-0", "postgres", "STOP");
-    // The Lease runs out after 6 s.
-    thread::sleep(Duration::from_secs(10));
+    node::signal_first(&ns, "pgset-2", "postgres", "STOP").unwrap();
+    node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
+    wait_until(START, "the Lease has run out", || {
+        let lease = ns.get("lease pgset-leader");
+        let renewed: Timestamp =
+            lease["spec"]["renewTime"].as_str().and_then(|text| text.parse().ok()).ok_or("no time")?;
+        let age = Timestamp::now().duration_since(renewed);
+        if age.as_secs() >= 8 { Ok(()) } else { Err(format!("it was renewed {age:?} ago")) }
+    });
     let why = refused(switchover(&ns, ""));
     assert!(why.contains("no member leads") && why.contains("pgset failover sts/pgset"), "{why}");
 
@@ -148,7 +155,7 @@ fn where_nobody_leads_a_person_says_who_does_and_gives_up_only_what_he_says_he_d
     assert!(said.out.contains(second) && said.out.contains("commits were confirmed by replicas"), "{}", said.out);
     assert_eq!(master(&ns).as_deref(), Ok("pgset-1"));
     for pod in ["pgset-0", "pgset-2"] {
-        node::signal_first(&ns, pod, "postgres", "CONT");
+        node::signal_first(&ns, pod, "postgres", "CONT").unwrap();
     }
     thread::sleep(Duration::from_secs(1));
     all_stream_from(&ns, &db, "pgset-1", "10000");

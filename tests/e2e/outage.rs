@@ -34,7 +34,7 @@ fn a_set_of_one_goes_on_and_restarts_without_the_api_server() {
     wait_recorded(&ns, "pgset-0");
     thread::sleep(Duration::from_secs(2)); // its own note on the volume follows with the next turn
 
-    node::cut_off(&ns, "pgset-0", "postgres");
+    let network = node::cut_off(&ns, "pgset-0", "postgres").unwrap();
     let began = std::time::Instant::now();
     while began.elapsed() < OUTAGE {
         db.at("pgset-0.pgset", "insert into numbers values (0)").unwrap_or_else(|why| {
@@ -46,13 +46,13 @@ fn a_set_of_one_goes_on_and_restarts_without_the_api_server() {
         });
         thread::sleep(Duration::from_millis(200));
     }
-    node::kill(&ns, "pgset-0", "postgres");
+    node::kill(&ns, "pgset-0", "postgres").unwrap();
     wait_until(START, "it restarts", || {
         db.at("pgset-0.pgset", "insert into numbers values (-1)")
             .map_err(|why| format!("{why}\n{}", ns.kubectl("logs pgset-0 --container=postgres --tail=20")))
     });
     assert_eq!(restarts(&ns, "pgset-0"), 1);
-    node::heal(&ns, "pgset-0", "postgres");
+    network.heal().unwrap();
     thread::sleep(Duration::from_secs(8));
     db.at("pgset-0.pgset", "insert into numbers values (-2)").unwrap();
     db.wait_for("pgset-master", "select count(*) from numbers where n < 0", "2");
@@ -67,7 +67,7 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
     wait_recorded(&ns, "pgset-0,pgset-1");
     thread::sleep(Duration::from_secs(3)); // the replica has told where it is
 
-    node::cut_off(&ns, "pgset-0", "postgres");
+    let network = node::cut_off(&ns, "pgset-0", "postgres").unwrap();
     let began = std::time::Instant::now();
     while began.elapsed() < OUTAGE {
         db.at("pgset-0.pgset", "insert into numbers values (0)").unwrap_or_else(|why| {
@@ -79,7 +79,7 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
         });
         thread::sleep(Duration::from_millis(200));
     }
-    node::heal(&ns, "pgset-0", "postgres");
+    network.heal().unwrap();
     thread::sleep(Duration::from_secs(4));
     assert_eq!(ns.label("pod pgset-0", "pgset.dev/role").as_deref(), Some("master"));
     db.wait_streaming(&["pgset-1"]);

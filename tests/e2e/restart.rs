@@ -17,7 +17,7 @@ fn a_killed_member_comes_back(theme: &str, victim: &str) {
     let directories = ["pgset-0", "pgset-1"].map(|pod| ns.data_directory(pod));
     let uid = ns.get(&format!("pod {victim}"))["metadata"]["uid"].clone();
 
-    node::kill(&ns, victim, "postgres");
+    node::kill(&ns, victim, "postgres").unwrap();
 
     wait_until(START, &format!("{victim} is Ready again"), || {
         let pod = ns.try_get(&format!("pod {victim}"))?;
@@ -52,7 +52,7 @@ fn a_master_that_reaches_neither_the_api_server_nor_a_member_stops_before_anothe
     let db = ns.two_members(&set("pgset"));
     db.write_numbers();
 
-    node::isolate(&ns, "pgset-0", "postgres");
+    let network = node::isolate(&ns, "pgset-0", "postgres").unwrap();
 
     let stopped = wait_until(START, "PostgreSQL is stopped", || {
         let log = ns.kubectl("logs pgset-0 --container=postgres");
@@ -68,7 +68,7 @@ fn a_master_that_reaches_neither_the_api_server_nor_a_member_stops_before_anothe
     let before = taken.duration_since(stopped).as_secs_f64();
     assert!(before > 0.5, "it stopped only {before} s before the other one led");
 
-    node::heal(&ns, "pgset-0", "postgres");
+    network.heal().unwrap();
 
     db.wait_streaming(&["pgset-0"]);
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");

@@ -27,7 +27,7 @@ fn no_password_is_in_a_command_line_an_environment_a_log_or_on_the_data_volume()
     assert!(passwords.len() >= 3 && passwords.iter().all(|(_, password)| password.len() >= 16));
 
     for pod in ["pgset-0", "pgset-1"] {
-        let mut places = node::processes(&ns, pod, "postgres");
+        let mut places = node::processes(&ns, pod, "postgres").unwrap();
         assert!(places.iter().any(|(place, _)| place.contains("cmdline")), "no process seen");
         places.push(("its log".to_owned(), ns.kubectl(&format!("logs {pod} --all-containers"))));
         places.push(("its object".to_owned(), ns.get(&format!("pod {pod}")).to_string()));

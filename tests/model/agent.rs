@@ -46,6 +46,7 @@ impl Election {
             record,
             voted: member.voted.map(words::version),
             gave_leave: member.leave.is_some() && self.rules.leave_excludes_votes,
+            fails_to_start: false,
             is_last_holder: self.rules.elected_stays_elected && seen.is_some_and(|row| row.holder == Some(pod)),
             successor: None,
             votes,

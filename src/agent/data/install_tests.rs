@@ -386,7 +386,9 @@ fn what_the_masters_agent_keeps_in_its_data_directory_is_not_taken_over() {
         for came_along in [OLD, ".pgset-old-2", REMOVED, "lost+found"] {
             fill(&data.named(STAGING).join(came_along), "the master's", SET);
         }
-        fs::write(data.named(STAGING).join(".pgset-lock"), "").unwrap();
+        for came_along in [".pgset-lock", ".pgset-owner", ".pgset-owner-7c9e"] {
+            fs::write(data.named(STAGING).join(came_along), "the master's").unwrap();
+        }
         data.install(Origin::Clone(SET)).unwrap();
         assert!(names_in(&data.path).unwrap().iter().all(|name| !is_own(name) && name != "lost+found"));
     }

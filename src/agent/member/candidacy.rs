@@ -40,8 +40,6 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(700);
 const SUCCESSOR_GOES_FIRST: Duration = Duration::from_secs(3);
 /// How long a look at one pod may take: where it is not known, the address that was heard last is as good.
 const POD_LIMIT: Duration = Duration::from_millis(500);
-/// So often the data of the last master may fail to start before others may lead with what they have.
-const STARTS: u32 = 3;
 
 /// Another member that asks for this one's vote.
 pub struct Asked {
@@ -149,6 +147,7 @@ impl Member {
             record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
             voted: self.promises.voted(),
             gave_leave: self.promises.leave(now).is_some(),
+            fails_to_start: self.starts.are_failing(now),
             is_last_holder: seen.is_some_and(|seen| seen.holder.as_deref() == Some(holder.as_str())),
             successor: self.candidacy.successor(view, &me).or_else(|| self.handover.waits_for()),
             votes: self.candidacy.votes(),
@@ -302,7 +301,7 @@ impl Member {
             return;
         }
         let view = self.leadership.view();
-        let copy = Copy::of(observation, self.failed_starts < STARTS);
+        let copy = Copy::of(observation, !self.starts.are_failing(Instant::now()));
         let (voted, gave_leave) = (self.promises.voted(), self.promises.leave(Instant::now()).is_some());
         let mut promise = None;
         for (until, asked) in std::mem::take(&mut self.candidacy.waiting) {

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
-use self::refusing::{is_refusal, patience};
+use self::refusing::{Starts, is_refusal, patience};
 use self::returning::Return;
 use self::state::{Birth, Ended, Retry, Role, Running, State};
 use super::as_before::{Found, Refusal};
@@ -38,7 +38,7 @@ use super::promises::Promises;
 use super::server::{Ready, Server, Stop};
 use super::status::Publisher;
 use super::synchronous::{CatchUp, Shortage};
-use super::{label, leadership, postmasters};
+use super::{label, leadership, postmasters, route};
 use crate::election::claim::LastWord;
 use crate::election::vote::{Quorum, Version};
 use crate::election::way_out::way_out;
@@ -57,6 +57,8 @@ const HOOK_LIMIT: Duration = Duration::from_secs(10);
 pub enum Parting {
     /// It was asked to.
     Stopped,
+    /// It was asked to, and what makes its database ends with the container only.
+    Left,
     /// It can't take over the database that it found, and the image runs it as before.
     Refused(Refusal),
 }
@@ -71,6 +73,8 @@ pub struct Parts {
     pub leadership: leadership::Handle,
     /// The role label.
     pub label: label::Handle,
+    /// Where the master is.
+    pub route: route::Handle,
     /// The member's own account.
     pub publisher: Publisher,
     /// Its Events.
@@ -95,6 +99,7 @@ pub struct Member {
     client: Client,
     leadership: leadership::Handle,
     label: label::Handle,
+    route: route::Handle,
     publisher: Publisher,
     teller: Teller,
     found: Found,
@@ -108,7 +113,7 @@ pub struct Member {
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
     report_due: Instant,
-    failed_starts: u32,
+    starts: Starts,
     refusal: Option<Refusal>,
     shortage: Shortage,
     catch_up: CatchUp,
@@ -131,13 +136,14 @@ impl Member {
     /// A member that has done nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { midwife, client, leadership, label, publisher, teller, found, .. } = parts;
+        let Parts { midwife, client, leadership, label, route, publisher, teller, found, .. } = parts;
         let Parts { set, promises, notes, electorate, ballots, .. } = parts;
         Self {
             midwife,
             client,
             leadership,
             label,
+            route,
             publisher,
             teller,
             found,
@@ -151,7 +157,7 @@ impl Member {
             noted_leadership: None,
             was_promoted: false,
             report_due: Instant::now(),
-            failed_starts: 0,
+            starts: Starts::default(),
             refusal: None,
             shortage: Shortage::default(),
             catch_up: CatchUp::default(),
@@ -204,8 +210,7 @@ impl Member {
                 () = self.look_after() => {}
             }
         }
-        self.shut_down().await;
-        Parting::Stopped
+        self.shut_down().await
     }
 
     fn pace(&self) -> Duration {
@@ -304,7 +309,7 @@ impl Member {
             self.waiting = None;
         }
         if label::is_stale(&action) {
-            self.label.set(label::Role::None);
+            self.take_label_off(&action);
         }
         match action {
             Action::Stay => {}
@@ -351,6 +356,16 @@ impl Member {
             Action::AbandonClone => self.stop_at_once().await,
         }
         Ok(())
+    }
+
+    /// A replica that waits for a master can be read meanwhile.
+    fn take_label_off(&self, action: &Action) {
+        let is_replica = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }));
+        if is_replica && matches!(action, Action::Wait(_) | Action::Promise(_) | Action::AskForVotes(_)) {
+            self.label.take_off_soon();
+        } else {
+            self.label.set(label::Role::None);
+        }
     }
 
     fn clone_from(&mut self, master: Master) {
@@ -515,7 +530,12 @@ impl Member {
         }
     }
 
-    async fn shut_down(mut self) {
+    /// Whether there is nobody who could follow.
+    fn is_last(&self) -> bool {
+        self.set.borrow().as_ref().is_some_and(|set| set.members.count <= 1)
+    }
+
+    async fn shut_down(mut self) -> Parting {
         info!("stopping");
         self.prepare_successor().await;
         self.publisher.update(|status| {
@@ -524,17 +544,22 @@ impl Member {
             "stopping".clone_into(&mut status.doing);
         });
         let last_word = self.stop_for_good().await;
+        if last_word.is_some() && self.is_last() {
+            // Where somebody follows, kube-proxy's one change in a second is his.
+            self.route.close().await;
+        }
         if let State::Running(running) = &self.state {
             self.look_at_data_of(&running.role);
         }
         if matches!(self.state, State::Bootstrapping(_)) {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
-            return;
+            return Parting::Left;
         }
         if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
         self.release(last_word).await;
+        Parting::Stopped
     }
 }
 

@@ -11,8 +11,12 @@ use crate::agent::as_before::{self, Content, Kind, Refusal};
 use crate::election::{Action, Lease, SystemIdentifier, Waiting};
 use crate::errors::with_causes;
 
-/// So often a database that ran before may fail to start as a member: what fails by chance does not fail three times.
-const FIRST_STARTS: u32 = 3;
+/// So often a database may fail to start before it is run as before the annotation, or another member may lead: what fails by chance does
+/// not fail three times.
+const STARTS: u32 = 3;
+/// So long the others are let lead then, before one more start is tried: an election takes a second or two, and what a person mends may be
+/// mended at any time.
+const TRIES_AGAIN: Duration = Duration::from_secs(30);
 /// So long nobody has led whom a member without data could be cloned from, though the Lease was free: a restart in place takes less.
 const LOST_FOR_GOOD: Duration = Duration::from_secs(10);
 
@@ -47,8 +51,8 @@ impl Member {
 
     /// A database that ran before does not start as a member.
     pub(super) fn note_failed_start(&mut self, why: String) {
-        self.failed_starts += 1;
-        if self.failed_starts >= FIRST_STARTS
+        self.starts.failed(Instant::now());
+        if self.starts.are_failing(Instant::now())
             && let Lease::Mine { set } = self.leadership.view().at(Instant::now())
         {
             self.refuse(Kind::FirstStart, why, set.map(|set| set.system));
@@ -68,6 +72,26 @@ impl Member {
     }
 }
 
+/// The starts as the master that failed in a row.
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    failed: u32,
+    last: Option<Instant>,
+}
+
+// === impl Starts ===
+
+impl Starts {
+    fn failed(&mut self, now: Instant) {
+        (self.failed, self.last) = (self.failed.saturating_add(1), Some(now));
+    }
+
+    /// Too many, and the last one not long ago.
+    pub(super) fn are_failing(&self, now: Instant) -> bool {
+        self.failed >= STARTS && self.last.is_some_and(|last| now.saturating_duration_since(last) < TRIES_AGAIN)
+    }
+}
+
 /// How long a member waits before a person has to hear why: without data it waits whenever the master restarts.
 pub(super) fn patience(waiting: &Waiting) -> Duration {
     let is_brief =
@@ -84,6 +108,7 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
         | Waiting::Diverged(_)
         | Waiting::ForFailover
         | Waiting::ForVotes(_)
+        | Waiting::DoesNotStart
         | Waiting::Unusable(_) => true,
         Waiting::ForLease
         | Waiting::ForPredecessor
@@ -103,5 +128,19 @@ mod tests {
     fn a_member_without_data_is_no_news_while_the_master_restarts() {
         assert!(is_refusal(&Waiting::DataLost) && patience(&Waiting::DataLost) >= Duration::from_secs(10));
         assert_eq!(patience(&Waiting::Unusable(String::new())), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_three_failed_starts_others_go_first_and_then_one_more_is_tried_at_a_time() {
+        let mut starts = Starts::default();
+        for _ in 0..3 {
+            assert!(!starts.are_failing(Instant::now()));
+            starts.failed(Instant::now());
+        }
+        assert!(starts.are_failing(Instant::now()));
+        tokio::time::sleep(TRIES_AGAIN).await;
+        assert!(!starts.are_failing(Instant::now()), "a person may have mended it");
+        starts.failed(Instant::now());
+        assert!(starts.are_failing(Instant::now()));
     }
 }

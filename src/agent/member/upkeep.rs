@@ -1,13 +1,15 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Member;
+use super::refusing::Starts;
 use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::{label, leadership, sql};
+use crate::agent::{label, leadership, route, sql};
 use crate::election::Master;
 use crate::election::claim::Progress;
 use crate::errors::with_causes;
@@ -76,12 +78,18 @@ impl Member {
             return Ok(());
         };
         if let Some(announced) = announced {
+            send_clients_here(&self.leadership, &self.route);
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
+            if !self.publisher.current().ready {
+                self.route.look_again();
+            }
         } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
                 return Ok(());
             }
+            // Clients first: the label is for people, and for Services of the user's own.
+            send_clients_here(&self.leadership, &self.route);
             let configuration = &self.midwife.configuration;
             sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
             self.label.set(label::Role::Master);
@@ -100,6 +108,8 @@ impl Member {
             self.leadership.note_members(Vec::new());
             *announced = Some(master.clone());
             self.leadership.announce(master).await;
+            // In the same leadership as before, it may have been closed while the server was away.
+            self.route.look_again();
             self.retry = Retry::none();
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
             self.publisher.update(|status| {
@@ -108,6 +118,7 @@ impl Member {
                 status.system_identifier = Some(facts.system.to_string());
             });
             self.taken_with = None;
+            self.starts = Starts::default();
             self.note_served();
             self.complete_histories(facts.timeline).await;
         }
@@ -162,7 +173,7 @@ impl Member {
             return Ok(());
         }
         let Some(follows) = follows.clone() else {
-            self.label.set(label::Role::None);
+            self.label.take_off_soon();
             self.not_ready("follows nobody: the set has no master");
             return Ok(());
         };
@@ -170,9 +181,11 @@ impl Member {
         *stuck_at = facts.stuck_at();
         let (system, pod) = (follows.system, follows.pod);
         self.report();
-        self.label.set(if streams { label::Role::Replica } else { label::Role::None });
         if streams {
+            self.label.set(label::Role::Replica);
             self.note_served();
+        } else {
+            self.label.take_off_soon();
         }
         if streams && !self.publisher.current().ready {
             self.retry = Retry::none();
@@ -202,6 +215,13 @@ impl Member {
             };
         });
         Ok(())
+    }
+}
+
+/// The server accepts writes: clients of the master are to come here, if this member still leads.
+fn send_clients_here(leadership: &leadership::Handle, route: &route::Handle) {
+    if let Some(epoch) = leadership.view().epoch(Instant::now()) {
+        route.lead_here(epoch);
     }
 }
 

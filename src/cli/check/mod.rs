@@ -10,6 +10,7 @@ pub(super) mod installation;
 mod leases;
 mod orders;
 mod report;
+pub(super) mod routes;
 pub(super) mod selector;
 pub(super) mod sets;
 pub(super) mod snapshot;
@@ -82,6 +83,7 @@ fn all_after(basics: &snapshot::Basics, after: &snapshot::After) -> Vec<(Id, Ver
     lines.extend(installation::checks(after));
     lines.extend(certificates::checks(basics, after));
     lines.extend(sets::checks(after));
+    lines.extend(routes::checks(after));
     lines.extend(leases::checks(after));
     lines.extend(orders::checks(basics, after));
     lines.extend(claims::checks(after));

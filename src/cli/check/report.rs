@@ -52,6 +52,7 @@ ids! {
     SetsBehind = "sets-behind",
     SetsReady = "sets-ready",
     OneMaster = "one-master",
+    Routes = "routes",
     Leases = "leases",
     Orders = "orders",
     Claims = "claims",

@@ -77,6 +77,8 @@ pub struct After {
     pub sets: Read<Vec<Value>>,
     /// The members' pods.
     pub members: Read<Vec<Value>>,
+    /// The `EndpointSlices` behind the Services of sets.
+    pub slices: Read<Vec<Value>>,
     /// The Leases that pgset made.
     pub leases: Read<Vec<Value>>,
     /// The namespaces.
@@ -237,6 +239,7 @@ pub async fn after(cluster: &Cluster, namespace: Option<&str>) -> Result<After, 
         ),
         of("apis/apps/v1", "statefulsets"),
         of("api/v1", &format!("pods?labelSelector={}", names::label::SET)),
+        of("apis/discovery.k8s.io/v1", &format!("endpointslices?labelSelector={}", names::label::SET)),
         of(
             "apis/coordination.k8s.io/v1",
             &format!("leases?labelSelector={}={}", names::label::MANAGED_BY, names::MANAGER),
@@ -257,6 +260,7 @@ pub async fn after(cluster: &Cluster, namespace: Option<&str>) -> Result<After, 
         canary: canary(cluster, namespace.unwrap_or(CANARY_NAMESPACE)).await,
         sets: next().map(|sets| sets.into_iter().filter(speaks_of_pgset).collect()),
         members: next(),
+        slices: next(),
         leases: next(),
         namespaces: next(),
         claims: next(),

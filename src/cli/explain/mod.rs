@@ -149,6 +149,18 @@ async fn facts(
 ) -> Facts {
     let configuration =
         format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{}", names::WEBHOOK_CONFIGURATION);
+    // Of a set that is only written there are none.
+    let (slices, members) = if is_stored {
+        let service = names::master(text(&object, "/metadata/name"));
+        let slices = format!(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector={}={service}",
+            names::slice::SERVICE
+        );
+        let members = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={}", names::label::SET);
+        (cluster.list(&slices).await, cluster.list(&members).await)
+    } else {
+        (Ok(Vec::new()), Ok(Vec::new()))
+    };
     Facts {
         object,
         is_stored,
@@ -156,5 +168,7 @@ async fn facts(
         namespace: cluster.get(&format!("/api/v1/namespaces/{namespace}")).await,
         configuration: cluster.get(&configuration).await,
         services: cluster.list(&format!("/api/v1/namespaces/{namespace}/services")).await,
+        slices,
+        members,
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cli::{
         check::{
-            selector,
+            routes, selector,
             sets::{Standing, pointer, standing},
         },
         cluster::{Answer, Read, Unread, items, text, title},
@@ -34,6 +34,10 @@ pub struct Facts {
     pub configuration: Read<Value>,
     /// The Services of the namespace.
     pub services: Read<Vec<Value>>,
+    /// The `EndpointSlices` behind its Service to the master.
+    pub slices: Read<Vec<Value>>,
+    /// The pods of sets in its namespace.
+    pub members: Read<Vec<Value>>,
 }
 
 /// Why, and what to do about it.
@@ -46,6 +50,10 @@ pub fn explain(facts: &Facts) -> Explanation {
     let mut warnings = local.warnings;
     if let Ok(answer) = &facts.again {
         warnings.extend(answer.warnings.iter().filter(|it| !warnings.contains(it)).cloned().collect::<Vec<_>>());
+    }
+    if facts.is_stored {
+        let trouble = routes::trouble_of(&facts.object, &facts.slices, &facts.members);
+        warnings.extend(trouble.map(|trouble| format!("{trouble}; {}", routes::CURE)));
     }
     // Of a set without an injection, the one that it would get.
     let would_be = facts.again.as_ref().ok().map(|answer| &answer.value);

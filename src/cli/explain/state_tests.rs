@@ -53,6 +53,8 @@ fn facts(object: Value) -> Facts {
         namespace: Ok(json!({"metadata": {"name": "shop", "labels": {"kubernetes.io/metadata.name": "shop"}}})),
         configuration: Ok(configuration()),
         services: Ok(Vec::new()),
+        slices: Ok(Vec::new()),
+        members: Ok(Vec::new()),
     }
 }
 
@@ -168,4 +170,14 @@ fn whoever_else_stands_in_the_way_is_named() {
     assert_eq!(state(refused(policy)), State::Unconfigured);
     assert_eq!(state(refused("admission webhook \"other\" denied the request: no")), State::Refused);
     assert_eq!(state(Err(Unread::Forbidden("no".to_owned()))), State::Pending);
+}
+
+#[test]
+fn an_endpoint_that_leads_nowhere_is_told_of_a_stored_set() {
+    let endpoint = json!([{"addresses": ["10.0.0.9"], "targetRef": {"name": "db-0", "uid": "gone"}}]);
+    let slice = json!({"metadata": {"namespace": "shop", "name": "db-master", "labels": {names::slice::SERVICE: "db-master"}},
+        "endpoints": endpoint});
+    let told = explain(&Facts { slices: Ok(vec![slice]), ..facts(injected()) });
+    let Some(warning) = told.warnings.last() else { panic!() };
+    assert!(warning.starts_with("its endpoint leads to db-0 at 10.0.0.9, and there is no such pod; "), "{warning}");
 }

@@ -1,0 +1,201 @@
+//! The faults, each with its end.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::MEMBERS;
+use crate::chance::Chance;
+use crate::lab::Namespace;
+use crate::node;
+
+/// No fault is held for longer, with the time that it takes to end it.
+pub const LONGEST: Duration = Duration::from_secs(16);
+
+const CONTAINER: &str = "postgres";
+/// How its command begins.
+const POSTMASTER: &str = "/usr/lib/postgresql/";
+
+/// Whom a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    Master,
+    /// Another member, by its place among them.
+    Replica(usize),
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    PostmasterIsKilled,
+    FencerIsKilled,
+    ContainerIsKilled,
+    AgentIsStopped,
+    PostmasterIsStopped,
+    /// As a virtual machine is that stands still: all that is in the container.
+    IsFrozen,
+    PodIsDeleted,
+    PodIsDeletedByForce,
+    IsCutOffFromTheApiServer,
+    IsIsolated,
+    IsOrderedToLead,
+    IsPromotedByHand,
+    LastMemberLeavesAndReturns,
+}
+
+use What::{
+    AgentIsStopped, ContainerIsKilled, FencerIsKilled, IsCutOffFromTheApiServer, IsFrozen, IsIsolated, IsOrderedToLead,
+    IsPromotedByHand, LastMemberLeavesAndReturns, PodIsDeleted, PodIsDeletedByForce, PostmasterIsKilled,
+    PostmasterIsStopped,
+};
+
+const ALL: [What; 13] = [
+    PostmasterIsKilled,
+    FencerIsKilled,
+    ContainerIsKilled,
+    AgentIsStopped,
+    PostmasterIsStopped,
+    IsFrozen,
+    PodIsDeleted,
+    PodIsDeletedByForce,
+    IsCutOffFromTheApiServer,
+    IsIsolated,
+    IsOrderedToLead,
+    IsPromotedByHand,
+    LastMemberLeavesAndReturns,
+];
+
+/// A fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Strike {
+    what: What,
+    whom: Whom,
+    /// What tells an order from the last one.
+    order: Duration,
+}
+
+/// A fault that has begun, with what has to be done to end it.
+pub struct Struck(Option<End>);
+
+type End = Box<dyn FnOnce(&Namespace<'_>) -> Result<(), String>>;
+
+impl Strike {
+    /// Every second one strikes the master.
+    pub fn choose(chance: &mut Chance) -> Self {
+        let what = *chance.of(&ALL);
+        let whom = *chance.of(&[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
+        // A master can't be ordered to lead, nor promoted.
+        let whom = if matches!(what, IsOrderedToLead | IsPromotedByHand) {
+            *chance.of(&[Whom::Replica(0), Whom::Replica(1)])
+        } else {
+            whom
+        };
+        Self { what, whom, order: chance.seconds(1000..900_000) }
+    }
+
+    pub fn begin(self, ns: &Namespace<'_>) -> Struck {
+        let pod = self.pod(ns);
+        println!("  it is {pod}");
+        // A member that is just being made has no process to strike.
+        self.strike(ns, &pod).unwrap_or_else(|why| {
+            println!("  which could not be struck: {why}");
+            Struck(None)
+        })
+    }
+
+    fn pod(self, ns: &Namespace<'_>) -> String {
+        let holder = ns
+            .try_get("lease pgset-leader")
+            .ok()
+            .and_then(|lease| lease["spec"]["holderIdentity"].as_str().map(str::to_owned));
+        let master = holder
+            .as_deref()
+            .and_then(|holder| holder.split('/').next())
+            .filter(|pod| !pod.is_empty())
+            .unwrap_or(MEMBERS[0]);
+        match self.whom {
+            Whom::Master => master.to_owned(),
+            Whom::Replica(place) => MEMBERS.iter().filter(|pod| **pod != master).nth(place).unwrap().to_string(),
+        }
+    }
+
+    fn strike(self, ns: &Namespace<'_>, pod: &str) -> Result<Struck, String> {
+        let first = |command| {
+            let found = node::running(ns, pod, CONTAINER, command)?;
+            found.first().copied().ok_or_else(|| format!("there is no {command}"))
+        };
+        let kubectl = |words: &str| ns.try_kubectl(words).map(drop).map_err(|said| said.err);
+        match self.what {
+            PostmasterIsKilled => node::signal_process(first(POSTMASTER)?, "KILL")?,
+            FencerIsKilled => node::signal_process(first("pgset fencer")?, "KILL")?,
+            ContainerIsKilled => node::kill(ns, pod, CONTAINER)?,
+            AgentIsStopped => return stopped(node::first_process(ns, pod, CONTAINER)?),
+            PostmasterIsStopped => return stopped(first(POSTMASTER)?),
+            IsFrozen => {
+                let container = node::freeze(ns, pod, CONTAINER)?;
+                return Ok(Struck::until(move |_| node::thaw(&container)));
+            }
+            PodIsDeleted => kubectl(&format!("delete pod {pod} --wait=false"))?,
+            PodIsDeletedByForce => kubectl(&format!("delete pod {pod} --wait=false --force --grace-period=0"))?,
+            IsCutOffFromTheApiServer => {
+                let network = node::cut_off(ns, pod, CONTAINER)?;
+                return Ok(Struck::until(move |_| network.heal()));
+            }
+            IsIsolated => {
+                let network = node::isolate(ns, pod, CONTAINER)?;
+                return Ok(Struck::until(move |_| network.heal()));
+            }
+            IsOrderedToLead => {
+                let order = format!("pgset.dev/switchover={pod} {}", self.order.as_millis());
+                let words = ["annotate", "statefulset", "pgset", "--overwrite", &order];
+                ns.try_kubectl_with(&words, None).map_err(|said| said.err)?;
+            }
+            IsPromotedByHand => {
+                ns.shell("client", "client", &format!("sh /tmp/promote-{pod}")).map_err(|said| said.err)?;
+                return Ok(Struck::until(|ns| {
+                    put_away(ns);
+                    Ok(())
+                }));
+            }
+            LastMemberLeavesAndReturns => {
+                kubectl("scale statefulset pgset --replicas=2")?;
+                return Ok(Struck::until(|ns| {
+                    ns.try_kubectl("scale statefulset pgset --replicas=3").map(drop).map_err(|said| said.err)
+                }));
+            }
+        }
+        Ok(Struck(None))
+    }
+}
+
+impl Struck {
+    fn until(end: impl FnOnce(&Namespace<'_>) -> Result<(), String> + 'static) -> Self {
+        Self(Some(Box::new(end)))
+    }
+
+    /// What was struck may be gone by then, and that is as good.
+    pub fn end(self, ns: &Namespace<'_>) {
+        if let Some(Err(why)) = self.0.map(|end| end(ns)) {
+            println!("  which has ended by itself: {why}");
+        }
+    }
+}
+
+/// Data that was promoted by hand is left alone, and its member waits, until a person moves it away.
+pub fn put_away(ns: &Namespace<'_>) {
+    for pod in MEMBERS {
+        let data = ns.export().join(pod).join("data");
+        if data.join("pgset-promoted").exists() {
+            let place = (0..100)
+                .map(|number| ns.export().join(format!("{pod}-promoted-{number}")))
+                .find(|place| !place.exists());
+            println!("  the data of {pod} is moved away: it was promoted by hand");
+            fs::rename(&data, place.unwrap()).unwrap();
+        }
+    }
+}
+
+/// Its number may be another's by the time that it is to go on; going on harms nobody.
+fn stopped(process: u32) -> Result<Struck, String> {
+    node::signal_process(process, "STOP")?;
+    Ok(Struck::until(move |_| node::signal_process(process, "CONT")))
+}
