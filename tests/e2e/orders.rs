@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
-    lab::{self, Database, Namespace, START, Said, pgset, wait_until},
+    lab::{self, Database, Namespace, SOON, START, Said, pgset, wait_until},
     node,
 };
 
@@ -92,10 +92,12 @@ fn refuses_what_can_not_lead(ns: &Namespace<'_>) {
         };
         if events.iter().any(is_told) { Ok(()) } else { Err(events.join("\n")) }
     });
-    let said = pgset(&format!("check --namespace {}", ns.name)).unwrap_or_else(|said| said);
-    assert!(said.out.contains("pgset.dev/switchover \"pgset-9\" was refused"), "{}", said.out);
-    let said = pgset(&format!("status sts/pgset --namespace {}", ns.name)).unwrap_or_else(|said| said);
-    assert!(said.out.contains("pgset.dev/switchover \"pgset-9\" was refused"), "{}", said.out);
+    for words in ["check", "status sts/pgset"] {
+        wait_until(SOON, "it is told of the set as well", || {
+            let said = pgset(&format!("{words} --namespace {}", ns.name)).unwrap_or_else(|said| said);
+            if said.out.contains("pgset.dev/switchover \"pgset-9\" was refused") { Ok(()) } else { Err(said.out) }
+        });
+    }
     ns.kubectl("annotate statefulset pgset pgset.dev/switchover-");
 }
 

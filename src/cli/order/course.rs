@@ -62,8 +62,8 @@ pub enum End {
 pub struct Course {
     order: Order,
     before: Before,
-    /// Since when nobody has led who accepts writes.
-    without_master: Option<Duration>,
+    /// When the Lease was first seen free, or held by another one.
+    free_since: Option<Duration>,
     /// What was said last.
     said: String,
 }
@@ -92,7 +92,7 @@ impl Look {
 impl Course {
     /// Of an order that was just written.
     pub fn new(order: Order, before: Before) -> Self {
-        Self { order, before, without_master: None, said: String::new() }
+        Self { order, before, free_since: None, said: String::new() }
     }
 
     /// What there is to say after a look, so long after the order, and how it ended, if it did.
@@ -101,14 +101,14 @@ impl Course {
         let why = || look.refused.as_deref().and_then(|note| why_refused(note, &self.order.text)).map(str::to_owned);
         let is_new = look.epoch > self.before.epoch;
         let Some(holder) = &look.holder else {
-            self.without_master.get_or_insert(after);
+            self.free_since.get_or_insert(after);
             return (self.handed_over(look).and_then(|words| self.say(words)), None);
         };
         if !is_new && !is_done {
             return (None, None);
         }
         if is_new {
-            self.without_master.get_or_insert(after);
+            self.free_since.get_or_insert(after);
         }
         if !look.accepts {
             return (self.say(format!("{holder} leads, and its PostgreSQL is about to accept writes")), None);
@@ -145,10 +145,9 @@ impl Course {
     }
 
     fn took(&self, after: Duration) -> String {
-        let without = self.without_master.filter(|_| self.before.leader.is_some());
-        let without =
-            without.map(|since| format!(", {} of that without a master", seconds(after.saturating_sub(since))));
-        format!("{} after the order{}", seconds(after), without.unwrap_or_default())
+        let freed = self.free_since.filter(|_| self.before.leader.is_some());
+        let freed = freed.map(|since| format!(", {} after the Lease was free", seconds(after.saturating_sub(since))));
+        format!("{} after the order{}", seconds(after), freed.unwrap_or_default())
     }
 }
 
@@ -185,7 +184,7 @@ mod tests {
         let (says, end) = course.see(&done(Look { accepts: false, ..held("db-1", 5) }), at(1200));
         assert!(says.unwrap().starts_with("db-1 leads") && end.is_none());
         let (_, end) = course.see(&done(held("db-1", 5)), at(1500));
-        let took = "1.5 s after the order, 0.5 s of that without a master".to_owned();
+        let took = "1.5 s after the order, 0.5 s after the Lease was free".to_owned();
         assert_eq!(end, Some(End::Leads { pod: "db-1".to_owned(), took }));
     }
 

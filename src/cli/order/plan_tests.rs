@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cli::{
-    check::sets::tests::{injected, member},
+    check::sets::tests::{bare, injected, member},
     cluster::Unread,
 };
 
@@ -91,10 +91,8 @@ fn what_can_not_be_ordered_is_told_with_the_way() {
         why(FAILOVER, None, &facts(3), &lease(Some("someone"), "2026-05-04T11:59:59.000000Z"))
             .contains("\"someone\", which is no member")
     );
-    let mut image = facts(2);
-    image.object = injected("db");
-    image.object["metadata"]["annotations"]["pgset.dev/injected"] = json!("");
-    assert!(why(FAILOVER, None, &image, &silent()).contains("pgset explain sts/db -n shop"));
+    let bare = Facts { object: bare("db"), ..facts(2) };
+    assert!(why(FAILOVER, None, &bare, &silent()).contains("pgset explain sts/db -n shop"));
 }
 
 #[test]
