@@ -202,8 +202,11 @@ fn a_master_whose_server_does_not_start_any_more_lets_another_lead() {
         master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) })
     });
     db.wait_for("pgset-master", "select count(*) from numbers", "10000");
-    let told = ns.events("Pod", "pgset-0");
-    assert!(told.iter().any(|event| event.contains("does not start as the master")), "{told:?}");
+    wait_until(SOON, "it is told", || {
+        let told = ns.events("StatefulSet", "pgset");
+        let is_told = told.iter().any(|event| event.contains("pgset-0: PostgreSQL does not start as the master"));
+        if is_told { Ok(()) } else { Err(told.join("\n")) }
+    });
 
     let broken = fs::read_to_string(&settings).unwrap();
     fs::write(&settings, broken.replace("work_mem = 'much'\n", "")).unwrap();

@@ -292,6 +292,7 @@ impl Member {
         });
         self.publisher.counts.promotions.inc();
         self.was_promoted = true;
+        self.woken_at = Instant::now();
         Ok(sql.promote(&permit).await?)
     }
 

@@ -53,6 +53,10 @@ const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 const TURN_OF_REPLICA: Duration = Duration::from_millis(500);
 /// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// So long a former master's pod outlives its server: clients hear of the next one within a second (kube-proxy acts once in one), and what
+/// they send here until then is refused at once. The address of a pod that is gone would swallow it.
+const REFUSES_FOR: Duration = Duration::from_millis(1500);
+
 /// How a member's life ends.
 pub enum Parting {
     /// It was asked to.
@@ -112,6 +116,7 @@ pub struct Member {
     noted_vote: Option<Version>,
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
+    woken_at: Instant,
     report_due: Instant,
     starts: Starts,
     refusal: Option<Refusal>,
@@ -156,6 +161,7 @@ impl Member {
             handover: Handover::default(),
             noted_leadership: None,
             was_promoted: false,
+            woken_at: Instant::now(),
             report_due: Instant::now(),
             starts: Starts::default(),
             refusal: None,
@@ -558,7 +564,11 @@ impl Member {
         if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
             self.stop_at_once().await;
         }
+        let hands_over = last_word.as_ref().is_some_and(|word| word.successor.is_some());
         self.release(last_word).await;
+        if hands_over {
+            sleep(REFUSES_FOR).await;
+        }
         Parting::Stopped
     }
 }

@@ -1,5 +1,7 @@
 //! What a running server needs from time to time: its roles, its label, its slots, and an eye on its replication.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -16,6 +18,10 @@ use crate::errors::with_causes;
 
 /// What a master does.
 pub(super) const ACCEPTS_WRITES: &str = "accepts writes";
+
+/// PostgreSQL that hears of its promotion just before it would look for more WAL sleeps first, for up to `wal_retrieve_retry_interval`
+/// (5 s). The signal to read its settings ends that sleep.
+const WAKE_EVERY: Duration = Duration::from_millis(100);
 
 impl Member {
     /// What a running server needs from time to time.
@@ -74,7 +80,8 @@ impl Member {
     }
 
     async fn look_after_master(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state else {
+        let State::Running(Running { server, sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state
+        else {
             return Ok(());
         };
         if let Some(announced) = announced {
@@ -86,6 +93,10 @@ impl Member {
         } else {
             let facts = sql.master_facts().await?;
             if facts.in_recovery {
+                if self.was_promoted && self.woken_at.elapsed() >= WAKE_EVERY {
+                    self.woken_at = Instant::now();
+                    server.reload();
+                }
                 return Ok(());
             }
             // Clients first: the label is for people, and for Services of the user's own.
