@@ -311,7 +311,8 @@ impl Member {
 
     /// `about`: the state of the Lease that this was decided about.
     async fn act(&mut self, action: Action, about: Option<Version>) -> Result<(), Box<dyn std::error::Error>> {
-        if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_)) {
+        // Whoever asks for votes again still waits for the same.
+        if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_) | Action::AskForVotes(_)) {
             self.waiting = None;
         }
         if label::is_stale(&action) {
