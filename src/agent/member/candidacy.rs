@@ -273,11 +273,15 @@ impl Member {
     pub(super) async fn promote(&mut self, timeline: u32) -> Result<(), Box<dyn std::error::Error>> {
         let Some(facts) = self.candidacy.facts else { return Ok(()) };
         self.write_synchronous_names()?;
-        if facts.next_timeline < timeline {
-            let Some(from) = facts.position else { return Ok(()) };
-            info!(timeline, "another member may have been promoted before, unheard: its timeline is passed over");
-            let data = self.midwife.data.clone();
-            tokio::task::spawn_blocking(move || data.pass_over_timelines(from, timeline)).await??;
+        match facts.position {
+            Some(from) if from.timeline.saturating_add(1) < timeline => {
+                info!(timeline, "another member may have been promoted before, unheard: its timeline is passed over");
+                let data = self.midwife.data.clone();
+                tokio::task::spawn_blocking(move || data.pass_over_timelines(from, timeline)).await??;
+            }
+            // Another look tells from where.
+            None if facts.next_timeline < timeline => return Ok(()),
+            Some(_) | None => {}
         }
         let State::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.state else { return Ok(()) };
         server.reload();
