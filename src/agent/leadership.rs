@@ -4,246 +4,41 @@
 //! stopped writing is part of that, so that the main loop fences by its own timer even while a renewal hangs. A renewal counts only once
 //! the fencer knows of it, whose deadline comes a little later: without a fencer nobody leads.
 
-use std::collections::BTreeSet;
+mod handle;
+mod hold;
+mod unread;
+mod view;
+
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use self::handle::{Command, Noted};
+pub use self::handle::{Handle, WritePermit};
+pub use self::view::{Seen, Trouble, View};
 use super::electorate::Electorate;
 use super::fencer::Moment;
 use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
-use crate::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
-use crate::election::epoch::Epoch;
+use crate::election::claim::{self, Candidate, Claim, Times, Told};
 use crate::election::members;
 use crate::election::sight::{self, Sight};
-use crate::election::vote::{Record, Version};
-use crate::election::{Lease, Lsn, Master, leave};
+use crate::election::{Lease, Master};
 
 /// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.
 const RETRY: Duration = Duration::from_millis(300);
 /// How soon an interrupted watch is taken up again. After an outage of the API server the members must not be blind for long.
 const WATCH_RETRY: Duration = Duration::from_secs(2);
-
-/// What the task last knew. `None` in `fence_at` means that this member does not lead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    lease: Lease,
-    fence_at: Option<Instant>,
-    trouble: Option<Trouble>,
-    seen: Option<Seen>,
-    by_leave: bool,
-}
-
-/// The Lease as it was read last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Which state of it.
-    pub version: Version,
-    /// Who holds it.
-    pub holder: Option<String>,
-    /// Who may stand, and what commits wait for.
-    pub record: Record,
-    /// To whom the last master handed over.
-    pub successor: Option<String>,
-    /// The last order that was seen to.
-    pub order_done: Option<String>,
-}
-
-/// The Lease can't serve its purpose, and time alone won't mend that: the API server says that there is none or that this member may not
-/// use it, or something else holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// When it was first seen.
-    pub since: Instant,
-    /// What it is, and what to do about it.
-    pub why: String,
-}
-
-impl View {
-    /// The Lease as it is at `now`: leadership ends by itself at the fence, whether the task got round to saying so or not.
-    #[must_use]
-    pub fn at(&self, now: Instant) -> Lease {
-        match self.fence_at {
-            Some(fence_at) if now >= fence_at => Lease::Unknown,
-            _ => self.lease.clone(),
-        }
-    }
-
-    /// When this member must have stopped writing, if it leads.
-    #[must_use]
-    pub fn fence_at(&self) -> Option<Instant> {
-        self.fence_at
-    }
-
-    /// The Lease as it was read last; while this member leads, as it wrote it.
-    #[must_use]
-    pub fn seen(&self) -> Option<&Seen> {
-        self.seen.as_ref()
-    }
-
-    /// The leadership that this member has at `now`.
-    #[must_use]
-    pub fn epoch(&self, now: Instant) -> Option<Epoch> {
-        let seen = self.seen.as_ref().filter(|_| matches!(self.at(now), Lease::Mine { .. }))?;
-        Some(Epoch::new(&seen.version, seen.record.epoch))
-    }
-
-    /// It leads by the leave of the other members: the API server does not answer.
-    #[must_use]
-    pub fn is_by_leave(&self) -> bool {
-        self.by_leave
-    }
-
-    /// What keeps the Lease from serving its purpose.
-    #[must_use]
-    pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
-    }
-}
-
-/// The leave to start a server that accepts writes, or to let one accept them: this member leads at this moment. Nobody else makes one.
-#[derive(Debug)]
-pub struct WritePermit(());
-
-enum Command {
-    Take(Version, Taking),
-    Announce(Master),
-    /// What is to be told can't wait for the next renewal.
-    Renew,
-    Release(Option<LastWord>, oneshot::Sender<()>),
-}
-
-/// The main loop's end of the task.
-#[derive(Debug)]
-pub struct Handle {
-    view: watch::Receiver<View>,
-    commands: mpsc::Sender<Command>,
-    fencer: fencing::Handle,
-    noted: watch::Sender<Noted>,
-    told: watch::Sender<Option<Told>>,
-}
-
-/// What an announced master adds to its next renewal.
-#[derive(Debug, Default)]
-struct Noted {
-    progress: Progress,
-    members: Vec<members::Seen>,
-}
-
-impl Handle {
-    /// What is known now.
-    #[must_use]
-    pub fn view(&self) -> View {
-        self.view.borrow().clone()
-    }
-
-    /// To look at it from elsewhere.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<View> {
-        self.view.clone()
-    }
-
-    /// Completes when something about the Lease changed. Cancel-safe. Pends for ever once the task has ended.
-    pub async fn changed(&mut self) {
-        if self.view.changed().await.is_err() {
-            futures::future::pending::<()>().await;
-        }
-    }
-
-    /// Asks for the Lease as it stands at that version, and at no other; the outcome is seen in the view.
-    pub async fn take(&self, version: Version, taking: Taking) {
-        let _ = self.commands.send(Command::Take(version, taking)).await;
-    }
-
-    /// Records who may stand and what commits wait for, at once if that is not what the Lease says. The outcome is seen in the view.
-    pub async fn tell(&self, told: Told) {
-        let changed = self.told.send_if_modified(|before| {
-            let changed = before.as_ref() != Some(&told);
-            *before = Some(told);
-            changed
-        });
-        if changed {
-            let _ = self.commands.send(Command::Renew).await;
-        }
-    }
-
-    /// What was told last.
-    #[must_use]
-    pub fn told(&self) -> Option<Told> {
-        self.told.borrow().clone()
-    }
-
-    /// Leave to write, if this member leads now.
-    #[must_use]
-    pub fn permit(&self) -> Option<WritePermit> {
-        self.leads().then_some(WritePermit(()))
-    }
-
-    /// Whether this member leads now.
-    #[must_use]
-    pub fn leads(&self) -> bool {
-        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. })
-    }
-
-    /// Completes when this member does not lead, or no longer: renewals move that moment. Cancel-safe.
-    pub async fn fenced(&self) {
-        loop {
-            let fence_at = self.view.borrow().fence_at;
-            match fence_at {
-                Some(fence_at) if Instant::now() < fence_at => sleep_until(fence_at).await,
-                _ => return,
-            }
-        }
-    }
-
-    /// Tells the others where the master answers, now and with every renewal.
-    pub async fn announce(&self, master: Master) {
-        let _ = self.commands.send(Command::Announce(master)).await;
-    }
-
-    /// Nothing of this member's may write now: if it does not lead either, there is nothing to fence.
-    pub fn stand_down(&self) {
-        if self.view.borrow().fence_at.is_none() {
-            self.fencer.stand();
-        }
-    }
-
-    /// How far the announced master has come: goes along with the next renewal.
-    pub fn note(&self, progress: Progress) {
-        self.noted.send_modify(|noted| noted.progress = progress);
-    }
-
-    /// What the announced master knows of the other members: goes along with the next renewal.
-    pub fn note_members(&self, members: Vec<members::Seen>) {
-        self.noted.send_modify(|noted| noted.members = members);
-    }
-
-    /// Where the announced master's timeline branched off, as it was last noted.
-    #[must_use]
-    pub fn begins(&self) -> Option<Lsn> {
-        self.noted.borrow().progress.begins
-    }
-
-    /// Gives the Lease back, if it is held, with what is to be known of the database from now on. PostgreSQL must have stopped before.
-    pub async fn release(&self, last_word: Option<LastWord>) {
-        let (done, wait) = oneshot::channel();
-        if self.commands.send(Command::Release(last_word, done)).await.is_ok() {
-            let _ = wait.await;
-        }
-    }
-}
 
 /// What the task works with.
 pub struct Parts {
@@ -412,124 +207,11 @@ impl Keeper {
         }
     }
 
-    async fn wait_until_readable(&mut self, inbox: &mut mpsc::Receiver<Command>) {
-        let mut told = false;
-        loop {
-            let read = self.read();
-            let answer = tokio::select! {
-                answer = read => answer,
-                command = inbox.recv() => match command {
-                    Some(command) => {
-                        self.obey_unread(command).await;
-                        self.publish();
-                        continue;
-                    }
-                    None => return,
-                },
-            };
-            let trouble = match answer {
-                Ok(Ok(Some(lease))) => {
-                    self.trouble = None;
-                    return self.observe_first(lease);
-                }
-                Ok(Ok(None)) => {
-                    Some(format!("there is no Lease {}: pgset's controller makes it, is it running?", self.name))
-                }
-                Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Some(self.forbidden("read", &status)),
-                Ok(Err(_)) | Err(_) => {
-                    self.lead_on_unread().await;
-                    None
-                }
-            };
-            if let Some(why) = trouble.as_ref().filter(|_| !told) {
-                info!(lease = %self.name, "waiting for the Lease: {why}");
-                told = true;
-            }
-            self.set_trouble(trouble);
-            self.publish();
-            let pause = sleep(RETRY);
-            tokio::pin!(pause);
-            loop {
-                tokio::select! {
-                    () = &mut pause => break,
-                    command = inbox.recv() => match command {
-                        Some(command) => {
-                            self.obey_unread(command).await;
-                            self.publish();
-                        }
-                        None => return,
-                    },
-                }
-            }
-        }
-    }
-
-    /// What has no Lease yet has none to give back, and so keeps nobody from ending.
-    async fn obey_unread(&mut self, command: Command) {
-        match command {
-            Command::Announce(master) => self.master = Some(master),
-            Command::Release(last_word, done) => {
-                self.release(last_word).await;
-                let _ = done.send(());
-            }
-            // The view says that the Lease is not known: whoever asks for it all the same asks again.
-            Command::Take(..) | Command::Renew => {}
-        }
-    }
-
-    /// An earlier life of this container led, and the API server does not answer: while all the other members confirm that, it goes on.
-    async fn lead_on_unread(&mut self) {
-        let Some(earlier) = &self.earlier else { return };
-        let is_due = self.held.as_ref().is_none_or(|held| Instant::now() >= held.renew_at);
-        if !is_due || !self.fencer.is_there() {
-            return;
-        }
-        let (epoch, voters) = (earlier.epoch, earlier.voters.clone());
-        self.ask_leave(epoch, voters).await;
-    }
-
-    /// The first look at the Lease. Who has led on without it has to find itself in it.
-    fn observe_first(&mut self, lease: LeaseObject) {
-        if self.held.is_some() {
-            let Claim { holder, record, .. } = Claim::read(&lease, self.times.duration);
-            let epoch = self.earlier.as_ref().map_or(record.epoch, |earlier| earlier.epoch);
-            if holder.as_deref() != Some(self.identity.as_str()) || record.epoch != epoch {
-                warn!(lease = %self.name, ?holder, "another member leads now, or has led meanwhile");
-                self.lose();
-            } else if let Some(version) = claim::version(&lease) {
-                self.promises.see(&version);
-                self.seen = Some(lease);
-                return;
-            }
-        }
-        self.observe(lease);
-    }
-
     fn lose(&mut self) {
         self.held = None;
         self.master = None;
         self.by_leave = false;
         self.earlier = None;
-    }
-
-    /// Asks every other member for leave to lead on. Without any other, nobody has to be asked.
-    async fn ask_leave(&mut self, epoch: u32, voters: BTreeSet<String>) -> bool {
-        if !voters.contains(&self.me.pod) {
-            return false;
-        }
-        let others: Vec<String> = voters.into_iter().filter(|pod| *pod != self.me.pod).collect();
-        let request = leave::Request { holder: self.me.clone(), epoch, master: self.master.clone() };
-        let sent = Sent::now();
-        let limit = self.times.request_timeout();
-        let confirmed = timeout(limit, self.electorate.all_confirm(&request, &others)).await.unwrap_or(false);
-        if confirmed {
-            if !self.by_leave {
-                warn!(lease = %self.name, ?others, "the API server does not answer: this member leads on, by leave of all others");
-            }
-            self.by_leave = true;
-            self.extend(sent);
-        }
-        confirmed
     }
 
     fn read(&self) -> impl Future<Output = Result<kube::Result<Option<LeaseObject>>, Elapsed>> + use<> {
@@ -673,147 +355,6 @@ impl Keeper {
         }
         lease
     }
-
-    async fn take(&mut self, version: &Version, taking: &Taking) {
-        if self.held.is_some() || !matches!(self.judge(), Lease::Vacant { .. }) {
-            return;
-        }
-        // What was decided was decided about that state of the Lease.
-        let Some(seen) = self.seen.clone().filter(|seen| claim::version(seen).as_ref() == Some(version)) else {
-            return;
-        };
-        if !self.fencer.is_there() {
-            warn!(lease = %self.name, "the Lease is not taken: there is no fencer yet");
-            return sleep(RETRY).await;
-        }
-        let sent = Sent::now();
-        let wanted = claim::acquired(&seen, &self.identity, taking, self.times, Timestamp::now());
-        match self.replace(&wanted).await {
-            Ok(lease) => {
-                info!(lease = %self.name, "this member leads");
-                self.hold(lease, sent);
-            }
-            Err(Refused::Conflict) => self.reread().await,
-            Err(Refused::Forbidden(why)) => {
-                debug!(lease = %self.name, why, "the Lease could not be taken, trying again");
-                self.set_trouble(Some(why));
-                sleep(RETRY).await;
-            }
-            Err(Refused::Failed(why)) => {
-                warn!(lease = %self.name, why, "the Lease could not be taken, trying again");
-                sleep(RETRY).await;
-            }
-        }
-    }
-
-    /// Without a fencer that knows of it, the Lease is held no longer than it was before.
-    fn hold(&mut self, lease: LeaseObject, sent: Sent) {
-        if self.by_leave {
-            info!(lease = %self.name, "the API server answers again: this member leads by its Lease");
-        }
-        self.by_leave = false;
-        self.seen = Some(lease);
-        self.extend(sent);
-    }
-
-    fn extend(&mut self, sent: Sent) {
-        self.observed_at = sent.at;
-        let held = if self.fencer.kill_at(sent.moment.after(self.times.kill_after())) {
-            Held { fence_at: sent.at + self.times.fence_after(), renew_at: sent.at + self.times.renew_every() }
-        } else {
-            let fence_at = self.held.as_ref().map_or(sent.at, |held| held.fence_at);
-            Held { fence_at, renew_at: Instant::now() + RETRY }
-        };
-        self.held = Some(held);
-    }
-
-    async fn renew(&mut self) {
-        let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
-        let sent = Sent::now();
-        let told = self.told.borrow().clone();
-        let wanted = self.renewal(&seen);
-        match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, sent),
-            Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
-            Err(Refused::Forbidden(why)) => {
-                warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
-                self.renew_soon();
-            }
-            Err(Refused::Failed(why)) => {
-                if !self.by_leave {
-                    warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
-                }
-                let record = Claim::read(&seen, self.times.duration).record;
-                let voters = record.voters.into_iter().chain(told.into_iter().flat_map(|told| told.voters)).collect();
-                if !self.ask_leave(record.epoch, voters).await {
-                    self.renew_soon();
-                }
-            }
-        }
-    }
-
-    fn renew_soon(&mut self) {
-        if let Some(held) = self.held.as_mut() {
-            held.renew_at = Instant::now() + RETRY;
-        }
-    }
-
-    /// Somebody else wrote the Lease.
-    async fn settle_conflict(&mut self, held: &LeaseObject, sent: Sent) {
-        let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await else {
-            return self.renew_soon();
-        };
-        if sight::is_lost(&self.me, held, &lease) {
-            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now, or has led meanwhile");
-            self.lose();
-            return self.observe(lease);
-        }
-        // Nobody took it, but what this member's commits wait for has to be said again, as careful as what stands there by now.
-        let told = self.told.borrow().clone();
-        let recorded = || Claim::read(&lease, self.times.duration).record.quorum;
-        let taking = Taking { begins: None, quorum: told.as_ref().map_or_else(recorded, |told| told.quorum.clone()) };
-        let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
-        let wanted = self.renewal(&mine);
-        match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, sent),
-            Err(_) => self.renew_soon(),
-        }
-    }
-
-    async fn release(&mut self, last_word: Option<LastWord>) {
-        let was_held = self.held.is_some();
-        self.lose();
-        let Some(seen) = self.seen.clone().filter(|_| was_held) else {
-            return self.fencer.stand();
-        };
-        if let Ok(lease) = self.replace(&claim::released(&seen, last_word.as_ref(), Timestamp::now())).await {
-            info!(lease = %self.name, "the Lease is released");
-            self.observe(lease);
-        } else {
-            warn!(lease = %self.name, "the Lease could not be released: it expires by itself");
-        }
-        self.fencer.stand();
-    }
-
-    async fn reread(&mut self) {
-        if let Ok(Ok(Some(lease))) = timeout(self.times.request_timeout(), self.api.get_opt(&self.name)).await {
-            self.observe(lease);
-        }
-    }
-
-    async fn replace(&self, lease: &LeaseObject) -> Result<LeaseObject, Refused> {
-        match timeout(self.times.request_timeout(), self.api.replace(&self.name, &PostParams::default(), lease)).await {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
-                Err(Refused::Conflict)
-            }
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
-                Err(Refused::Forbidden(self.forbidden("write", &status)))
-            }
-            Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
-            Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
-        }
-    }
 }
 
 /// Always after the same pause.
@@ -829,15 +370,6 @@ impl Iterator for Steady {
 
 impl Backoff for Steady {
     fn reset(&mut self) {}
-}
-
-enum Refused {
-    /// The Lease is not as it was seen.
-    Conflict,
-    /// This member may not write it.
-    Forbidden(String),
-    /// No answer, or another one.
-    Failed(String),
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use super::*;
 use crate::agent::electorate::tests::{answering, nobody};
 use crate::agent::electorate::{Question, Reply};
 use crate::agent::fencer::Order;
+use crate::election::claim::{LastWord, Progress, Taking};
+use crate::election::leave;
 use crate::election::lineage::{Database, Reached};
+use crate::election::vote::Version;
 use crate::election::{Lsn, SystemIdentifier};
 
 const SECOND: Duration = Duration::from_secs(1);
