@@ -31,11 +31,12 @@ fn rules(set: &Set, grants: &Grants<'_>) -> Vec<PolicyRule> {
         let verbs = ["get", "list", "watch", "update", "patch"];
         rules.push(named_rule("coordination.k8s.io", "leases", &verbs, vec![names::leader(&set.name)]));
     }
-    if grants.route.slice.is_some() {
+    if set.contract == Contract::Agent {
         // The leader replaces it in one write when it has become the master, so that clients are never without one. It can't make or delete
-        // it, and the policy lets a member write its own pod into it and no other.
-        let slice = vec![names::master(&set.name)];
-        rules.push(named_rule("discovery.k8s.io", "endpointslices", &["get", "update"], slice));
+        // it, and the policy lets a member write its own pod into it and no other. Beside a Service of the user's own it only sees that
+        // there is none.
+        let verbs: &[&str] = if grants.route.slice.is_some() { &["get", "update"] } else { &["get"] };
+        rules.push(named_rule("discovery.k8s.io", "endpointslices", verbs, vec![names::master(&set.name)]));
     }
     // No names would mean all pods of the namespace: a set without members has no such rule.
     if !members.is_empty() {
