@@ -165,6 +165,7 @@ impl Lab {
 
     /// The shipped policies, for this namespace alone, in force as soon as they have been seen to deny something.
     pub async fn apply_policies(&self) {
+        self.keep_parameters().await;
         for mut policy in shipped() {
             // Those that bind pgset's own accounts are another test's: they know no namespace.
             if [names::WEBHOOK, names::CONTROLLER].iter().any(|account| policy["metadata"]["name"] == *account) {
@@ -205,6 +206,28 @@ impl Lab {
                 other => Err(format!("{other:?}")),
             })
             .await;
+        }
+    }
+
+    /// An API server that has had a policy with StatefulSets as parameters, and then none, hears of no new set ever after: so there is one
+    /// from the first test to the last, which matches nothing.
+    async fn keep_parameters(&self) {
+        const NAME: &str = "pgset-api-keeps-parameters";
+        for mut object in shipped().into_iter().filter(|object| object["metadata"]["name"] == "pgset-owners") {
+            let is_policy = object["kind"] == "ValidatingAdmissionPolicy";
+            object["metadata"]["name"] = json!(NAME);
+            let path = if is_policy {
+                object["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"] =
+                    json!([{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["nowhere"]}]);
+                "validatingadmissionpolicies"
+            } else {
+                object["spec"]["policyName"] = json!(NAME);
+                "validatingadmissionpolicybindings"
+            };
+            match self.send("POST", &format!("/apis/admissionregistration.k8s.io/v1/{path}"), &object).await {
+                Ok(_) => {}
+                Err(status) => assert_eq!(status.code, 409, "{}", status.message),
+            }
         }
     }
 

@@ -161,7 +161,7 @@ def measure():
     _, ENV, _ = postgres.apply_set(3)
     postgres.wait_ready(3)
     client(ENV + "psql -XAtc 'create table gaps (n bigint)'")
-    data = get("secret pgset-credentials")["data"]
+    data = get("secret pgset-pgset-credentials")["data"]
     password = subprocess.run(["base64", "-d"], input=data["postgres-password"], capture_output=True, text=True, check=True).stdout
     writer = Writer(psycopg, get("service pgset-master")["spec"]["clusterIP"], password)
     wait_for(30, "a client that writes", lambda: writer.written)

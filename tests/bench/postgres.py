@@ -56,7 +56,7 @@ def client(line, check=True):
 
 
 def connection():
-    data = wait_for(60, "the Secret", lambda: json.loads(kubectl("get secret pgset-credentials --output=json", check=False) or "{}")).get("data")
+    data = wait_for(60, "the Secret", lambda: json.loads(kubectl("get secret pgset-pgset-credentials --output=json", check=False) or "{}")).get("data")
     superuser, replication = (base64.b64decode(data[key]).decode() for key in ("postgres-password", "replication-password"))
     return f"export PGHOST=pgset-master PGUSER=postgres PGDATABASE=postgres PGPASSWORD={superuser} PGCONNECT_TIMEOUT=2; ", replication
 
