@@ -209,7 +209,7 @@ impl Lab {
         }
     }
 
-    /// An API server that has had a policy with StatefulSets as parameters, and then none, hears of no new set ever after: so there is one
+    /// An API server that has had a policy with sets as parameters, and then none, hears of no new set ever after: so there is one
     /// from the first test to the last, which matches nothing.
     async fn keep_parameters(&self) {
         const NAME: &str = "pgset-api-keeps-parameters";
