@@ -3,6 +3,9 @@
 /// The prefix of every annotation and label of ours, with its slash.
 pub const PREFIX: &str = "pgset.dev/";
 
+/// The Event by which a member says why it does not follow an order, and by which the commands hear it.
+pub const ORDER_REFUSED: &str = "OrderRefused";
+
 /// Annotations that a user writes on the `StatefulSet`, or on a Service of his own (`follow`).
 pub mod annotation {
     /// `enabled` asks for injection; absent, pgset never sees the object.

@@ -269,16 +269,17 @@ impl Midwife {
         }
     }
 
-    /// Which replicas would confirm a commit of a master that starts now, absent if commits wait for nobody.
+    /// What commits of a master that starts now would wait for.
     #[must_use]
-    pub fn synchronous_names_at_start(&self, members: Option<&Members>) -> Option<String> {
+    pub fn quorum_at_start(&self, members: Option<&Members>) -> Quorum {
         let Configuration { set, me, synchronous, .. } = &self.configuration;
         let last = || {
             let text = fs::read_to_string(self.data.path().join(settings::AUTO_FILE)).unwrap_or_default();
             settings::setting(&text, synchronous::SETTING)
         };
         let last = if members.is_none() && *synchronous > 0 { last() } else { None };
-        synchronous::names_at_start(members, set, &me.pod, *synchronous, last.as_deref())
+        let names = synchronous::names_at_start(members, set, &me.pod, *synchronous, last.as_deref());
+        names.map(|names| synchronous::quorum(&names)).unwrap_or_default()
     }
 
     /// Writes which replicas confirm a commit, before the server starts: its first commit waits already.

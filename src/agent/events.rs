@@ -17,6 +17,7 @@ use super::kubernetes;
 use crate::children::Owner;
 use crate::children::event::{self, Report};
 use crate::errors::with_causes;
+use crate::names;
 
 /// What the reporting member was about, in the Event's own words.
 const ACTION: &str = "Serve";
@@ -60,7 +61,7 @@ impl Reason {
             Self::CommitsWait => "CommitsWait",
             Self::Rewound => "Rewound",
             Self::Reinitialized => "Reinitialized",
-            Self::OrderRefused => "OrderRefused",
+            Self::OrderRefused => names::ORDER_REFUSED,
         }
     }
 }

@@ -71,9 +71,9 @@ pub struct NoMessage(usize);
 
 /// What is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Deadlines {
-    lease: Order,
-    storage: Order,
+pub(super) struct Deadlines {
+    pub(super) lease: Order,
+    pub(super) storage: Order,
 }
 
 // === impl Moment ===
@@ -144,9 +144,9 @@ impl Message {
 // === impl Deadlines ===
 
 impl Deadlines {
-    const NONE: Self = Self { lease: Order::Stand, storage: Order::Stand };
+    pub(super) const NONE: Self = Self { lease: Order::Stand, storage: Order::Stand };
 
-    fn follow(&mut self, message: Message) {
+    pub(super) fn follow(&mut self, message: Message) {
         match message.leave {
             Leave::Lease => self.lease = message.order,
             Leave::Storage => self.storage = message.order,

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::fencer::{COMMAND, Leave, Message, Moment, Order};
+use super::fencer::{COMMAND, Deadlines, Leave, Message, Moment, Order};
 use super::processes::{Process, Processes};
 
 /// How long a fencer may take to confirm an order. It needs microseconds for it; one that does not get to it in a third of the shortest
@@ -31,8 +31,7 @@ pub struct Handle {
 #[derive(Debug)]
 struct Line {
     /// What is in force, and what another fencer begins with.
-    order: Order,
-    storage: Order,
+    deadlines: Deadlines,
     fencer: Option<Fencer>,
 }
 
@@ -50,10 +49,7 @@ impl Handle {
     /// Nobody fences yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            line: Arc::new(Mutex::new(Line { order: Order::Stand, storage: Order::Stand, fencer: None })),
-            hangs: Arc::default(),
-        }
+        Self { line: Arc::new(Mutex::new(Line { deadlines: Deadlines::NONE, fencer: None })), hangs: Arc::default() }
     }
 
     /// A fencer lives and does what it is told.
@@ -70,7 +66,7 @@ impl Handle {
 
     /// There is nothing to fence: nothing that may write runs, and this member does not lead.
     pub fn stand(&self) {
-        if self.line().order != Order::Stand {
+        if self.line().deadlines.lease != Order::Stand {
             self.order(Leave::Lease, Order::Stand);
         }
     }
@@ -87,12 +83,10 @@ impl Handle {
 
     fn order(&self, leave: Leave, order: Order) -> bool {
         let mut line = self.line();
-        match leave {
-            Leave::Lease => line.order = order,
-            Leave::Storage => line.storage = order,
-        }
+        let message = Message { leave, order };
+        line.deadlines.follow(message);
         let Some(fencer) = &mut line.fencer else { return false };
-        if let Err(error) = fencer.tell(Message { leave, order }) {
+        if let Err(error) = fencer.tell(message) {
             warn!(%error, "the fencer does not answer");
             line.fencer = None;
             self.hangs.notify_one();
@@ -143,7 +137,7 @@ impl Handle {
         stream.set_nonblocking(true)?;
         let mut line = self.line();
         let mut fencer = Fencer { stream, unconfirmed: 0, since: Instant::now() };
-        for (leave, order) in [(Leave::Lease, line.order), (Leave::Storage, line.storage)] {
+        for (leave, order) in [(Leave::Lease, line.deadlines.lease), (Leave::Storage, line.deadlines.storage)] {
             if order != Order::Stand {
                 fencer.tell(Message { leave, order })?;
             }
@@ -197,12 +191,12 @@ pub mod tests {
 
     /// What the fencer goes by.
     pub fn in_force(handle: &Handle) -> Order {
-        handle.line().order
+        handle.line().deadlines.lease
     }
 
     /// What it goes by for the data directory.
     pub fn storage_in_force(handle: &Handle) -> Order {
-        handle.line().storage
+        handle.line().deadlines.storage
     }
 
     /// The same, with an end that says nothing.

@@ -7,7 +7,6 @@ REPEAT repetitions (5), CASES for some of them.
 
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -78,8 +77,7 @@ def master():
 
 
 def container(pod):
-    status = get(f"pod {pod}")["status"]["containerStatuses"]
-    return next(one["containerID"] for one in status if one["name"] == "postgres").removeprefix("containerd://")
+    return postgres.container_id(SPACE, pod, "postgres")
 
 
 def processes(pod):
@@ -145,9 +143,8 @@ def once(case, writer):
     gap = writer.gap(since)
     if end:
         end()
-    sql = "select count(*) from pg_stat_replication where state = 'streaming' and application_name ~ '^pgset-[0-9]+$'"
-    ready = lambda: client(ENV + f"psql -XAtc \"{sql}\" 2>/dev/null || :") == "2" and get("statefulset pgset")["status"].get("readyReplicas") == 3
-    wait_for(180, "all members that stream again", ready)
+    postgres.when_streaming(ENV, 2)
+    postgres.wait_ready(3)
     return gap, time.monotonic() - since, before, master()
 
 
@@ -161,9 +158,8 @@ def measure():
     _, ENV, _ = postgres.apply_set(3)
     postgres.wait_ready(3)
     client(ENV + "psql -XAtc 'create table gaps (n bigint)'")
-    data = get("secret pgset-pgset-credentials")["data"]
-    password = subprocess.run(["base64", "-d"], input=data["postgres-password"], capture_output=True, text=True, check=True).stdout
-    writer = Writer(psycopg, get("service pgset-master")["spec"]["clusterIP"], password)
+    superuser, _ = postgres.passwords()
+    writer = Writer(psycopg, get("service pgset-master")["spec"]["clusterIP"], superuser)
     wait_for(30, "a client that writes", lambda: writer.written)
     wanted = os.environ.get("CASES", "").split(",") if os.environ.get("CASES") else [name for name, _, _ in CASES]
     rows, figures = [], {}

@@ -55,9 +55,14 @@ def client(line, check=True):
     return run("kubectl", "--namespace", SPACE, "exec", "client", "--", "bash", "-c", line, check=check)
 
 
-def connection():
+def passwords():
+    """The superuser's, and that of replication."""
     data = wait_for(60, "the Secret", lambda: json.loads(kubectl("get secret pgset-pgset-credentials --output=json", check=False) or "{}")).get("data")
-    superuser, replication = (base64.b64decode(data[key]).decode() for key in ("postgres-password", "replication-password"))
+    return tuple(base64.b64decode(data[key]).decode() for key in ("postgres-password", "replication-password"))
+
+
+def connection():
+    superuser, replication = passwords()
     return f"export PGHOST=pgset-master PGUSER=postgres PGDATABASE=postgres PGPASSWORD={superuser} PGCONNECT_TIMEOUT=2; ", replication
 
 
@@ -119,10 +124,14 @@ def wait_ready(members):
 
 # === resident memory ===
 
+def container_id(namespace, pod, container):
+    statuses = json.loads(run("kubectl", "--namespace", namespace, "get", "pod", pod, "--output=json"))["status"]["containerStatuses"]
+    return next(status["containerID"] for status in statuses if status["name"] == container).removeprefix("containerd://")
+
+
 def memory(namespace, pod, container):
     """VmRSS and Pss of a container's first process, with the fencer if it has one, in MB."""
-    statuses = json.loads(run("kubectl", "--namespace", namespace, "get", "pod", pod, "--output=json"))["status"]["containerStatuses"]
-    name = next(status["containerID"] for status in statuses if status["name"] == container).removeprefix("containerd://")
+    name = container_id(namespace, pod, container)
     tasks = run("ctr", "--address", CONTAINERD, "--namespace", "k8s.io", "task", "ls")
     pid = next(line.split()[1] for line in tasks.splitlines() if line.startswith(name))
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
 #![allow(unused_crate_dependencies, missing_docs, dead_code)]
 
+#[path = "../support/chance.rs"]
 mod chance;
 mod clients;
 #[path = "../e2e/lab.rs"]
@@ -70,10 +71,10 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     }
     let clients = Clients::start(ns, &db);
     let watch = Watch::start(ns, &db);
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance::of(seed);
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
         let strike = Strike::choose(&mut chance);
-        let (hold, pause) = (chance.seconds(2..12), chance.seconds(0..8));
+        let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
         let struck = strike.begin(ns);
         thread::sleep(hold);

@@ -1,6 +1,7 @@
 //! The faults, each with its end.
 
 use std::fs;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::MEMBERS;
@@ -42,26 +43,20 @@ pub enum What {
     LastMemberLeavesAndReturns,
 }
 
-use What::{
-    AgentIsStopped, ContainerIsKilled, FencerIsKilled, IsCutOffFromTheApiServer, IsFrozen, IsIsolated, IsOrderedToLead,
-    IsPromotedByHand, LastMemberLeavesAndReturns, PodIsDeleted, PodIsDeletedByForce, PostmasterIsKilled,
-    PostmasterIsStopped,
-};
-
 const ALL: [What; 13] = [
-    PostmasterIsKilled,
-    FencerIsKilled,
-    ContainerIsKilled,
-    AgentIsStopped,
-    PostmasterIsStopped,
-    IsFrozen,
-    PodIsDeleted,
-    PodIsDeletedByForce,
-    IsCutOffFromTheApiServer,
-    IsIsolated,
-    IsOrderedToLead,
-    IsPromotedByHand,
-    LastMemberLeavesAndReturns,
+    What::PostmasterIsKilled,
+    What::FencerIsKilled,
+    What::ContainerIsKilled,
+    What::AgentIsStopped,
+    What::PostmasterIsStopped,
+    What::IsFrozen,
+    What::PodIsDeleted,
+    What::PodIsDeletedByForce,
+    What::IsCutOffFromTheApiServer,
+    What::IsIsolated,
+    What::IsOrderedToLead,
+    What::IsPromotedByHand,
+    What::LastMemberLeavesAndReturns,
 ];
 
 /// A fault.
@@ -78,18 +73,29 @@ pub struct Struck(Option<End>);
 
 type End = Box<dyn FnOnce(&Namespace<'_>) -> Result<(), String>>;
 
+/// One of these.
+fn one_of<T: Copy>(chance: &mut Chance, all: &[T]) -> T {
+    all[chance.below(all.len())]
+}
+
+/// A time of so many seconds, to the tenth.
+pub fn seconds(chance: &mut Chance, range: Range<u64>) -> Duration {
+    let tenths = usize::try_from((range.end - range.start) * 10).unwrap();
+    Duration::from_millis(range.start * 1000 + u64::try_from(chance.below(tenths)).unwrap() * 100)
+}
+
 impl Strike {
     /// Every second one strikes the master.
     pub fn choose(chance: &mut Chance) -> Self {
-        let what = *chance.of(&ALL);
-        let whom = *chance.of(&[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
+        let what = one_of(chance, &ALL);
+        let whom = one_of(chance, &[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
         // A master can't be ordered to lead, nor promoted.
-        let whom = if matches!(what, IsOrderedToLead | IsPromotedByHand) {
-            *chance.of(&[Whom::Replica(0), Whom::Replica(1)])
+        let whom = if matches!(what, What::IsOrderedToLead | What::IsPromotedByHand) {
+            one_of(chance, &[Whom::Replica(0), Whom::Replica(1)])
         } else {
             whom
         };
-        Self { what, whom, order: chance.seconds(1000..900_000) }
+        Self { what, whom, order: seconds(chance, 1000..900_000) }
     }
 
     pub fn begin(self, ns: &Namespace<'_>) -> Struck {
@@ -125,38 +131,38 @@ impl Strike {
         };
         let kubectl = |words: &str| ns.try_kubectl(words).map(drop).map_err(|said| said.err);
         match self.what {
-            PostmasterIsKilled => node::signal_process(first(POSTMASTER)?, "KILL")?,
-            FencerIsKilled => node::signal_process(first("pgset fencer")?, "KILL")?,
-            ContainerIsKilled => node::kill(ns, pod, CONTAINER)?,
-            AgentIsStopped => return stopped(node::first_process(ns, pod, CONTAINER)?),
-            PostmasterIsStopped => return stopped(first(POSTMASTER)?),
-            IsFrozen => {
+            What::PostmasterIsKilled => node::signal_process(first(POSTMASTER)?, "KILL")?,
+            What::FencerIsKilled => node::signal_process(first("pgset fencer")?, "KILL")?,
+            What::ContainerIsKilled => node::kill(ns, pod, CONTAINER)?,
+            What::AgentIsStopped => return stopped(node::first_process(ns, pod, CONTAINER)?),
+            What::PostmasterIsStopped => return stopped(first(POSTMASTER)?),
+            What::IsFrozen => {
                 let container = node::freeze(ns, pod, CONTAINER)?;
                 return Ok(Struck::until(move |_| node::thaw(&container)));
             }
-            PodIsDeleted => kubectl(&format!("delete pod {pod} --wait=false"))?,
-            PodIsDeletedByForce => kubectl(&format!("delete pod {pod} --wait=false --force --grace-period=0"))?,
-            IsCutOffFromTheApiServer => {
+            What::PodIsDeleted => kubectl(&format!("delete pod {pod} --wait=false"))?,
+            What::PodIsDeletedByForce => kubectl(&format!("delete pod {pod} --wait=false --force --grace-period=0"))?,
+            What::IsCutOffFromTheApiServer => {
                 let network = node::cut_off(ns, pod, CONTAINER)?;
                 return Ok(Struck::until(move |_| network.heal()));
             }
-            IsIsolated => {
+            What::IsIsolated => {
                 let network = node::isolate(ns, pod, CONTAINER)?;
                 return Ok(Struck::until(move |_| network.heal()));
             }
-            IsOrderedToLead => {
+            What::IsOrderedToLead => {
                 let order = format!("pgset.dev/switchover={pod} {}", self.order.as_millis());
                 let words = ["annotate", "statefulset", "pgset", "--overwrite", &order];
                 ns.try_kubectl_with(&words, None).map_err(|said| said.err)?;
             }
-            IsPromotedByHand => {
+            What::IsPromotedByHand => {
                 ns.shell("client", "client", &format!("sh /tmp/promote-{pod}")).map_err(|said| said.err)?;
                 return Ok(Struck::until(|ns| {
                     put_away(ns);
                     Ok(())
                 }));
             }
-            LastMemberLeavesAndReturns => {
+            What::LastMemberLeavesAndReturns => {
                 kubectl("scale statefulset pgset --replicas=2")?;
                 return Ok(Struck::until(|ns| {
                     ns.try_kubectl("scale statefulset pgset --replicas=3").map(drop).map_err(|said| said.err)

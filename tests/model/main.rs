@@ -10,6 +10,8 @@ mod agent;
 mod chance;
 mod events;
 mod keeper;
+#[path = "../support/chance.rs"]
+mod numbers;
 mod rules;
 mod steps;
 mod words;
@@ -17,7 +19,8 @@ mod world;
 
 use std::io::Write as _;
 
-use chance::{Chance, Run};
+use chance::Run;
+use numbers::Chance;
 use rules::{Election, Rules, Setup, Start};
 use stateright::{Checker, HasDiscoveries, Model};
 use steps::{ANOTHER_LEADS, NOTHING_LOST, ONE_MASTER, Step, TOLD_APART};

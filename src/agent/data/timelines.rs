@@ -52,6 +52,9 @@ impl DataDirectory {
     /// between, and a copy of a master has its last one alone.
     pub fn complete_histories(&self, timeline: u32) -> Result<()> {
         let missing: Vec<u32> = (2..timeline).filter(|number| !self.history(*number).exists()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
         let Ok(own) = fs::read_to_string(self.history(timeline)) else { return Ok(()) };
         let before = branches(&own);
         for number in missing {

@@ -18,13 +18,11 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::electorate::Electorate;
 use crate::agent::leadership::View;
-use crate::agent::slots::Members;
 use crate::agent::sql::StandbyFacts;
-use crate::agent::synchronous;
 use crate::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
 use crate::election::claim::Taking;
 use crate::election::promise::Attempt;
-use crate::election::vote::{Answer, Ballot, Quorum, Version};
+use crate::election::vote::{Answer, Ballot, Version};
 use crate::election::{Lease, Observation};
 use crate::errors::with_causes;
 
@@ -130,7 +128,7 @@ impl Member {
         let (me, holder) = (configuration.me.pod.clone(), configuration.me.to_string());
         let fails_over = configuration.fails_over;
         let wishes = self.set.borrow().clone();
-        let quorum = self.quorum_at_start(wishes.as_ref().map(|set| &set.members));
+        let quorum = self.midwife.quorum_at_start(wishes.as_ref().map(|set| &set.members));
         self.forget_old_order();
         let order = self.order(view);
         let mandate = match order.filter(|order| order.target.as_ref().is_none_or(|target| *target == me)) {
@@ -156,12 +154,6 @@ impl Member {
             next_timeline: self.candidacy.facts.map_or(0, |facts| facts.next_timeline),
             me,
         }
-    }
-
-    /// What this member's commits would wait for, if it led from now on.
-    pub(super) fn quorum_at_start(&self, members: Option<&Members>) -> Quorum {
-        let names = self.midwife.synchronous_names_at_start(members);
-        names.map(|names| synchronous::quorum(&names)).unwrap_or_default()
     }
 
     /// What a running replica has, where something depends on it.

@@ -29,7 +29,7 @@ impl Member {
         if self.configuration().synchronous == 0 {
             return Ok(());
         }
-        let quorum = self.taken_with.clone().unwrap_or_else(|| self.quorum_at_start(None));
+        let quorum = self.taken_with.clone().unwrap_or_else(|| self.midwife.quorum_at_start(None));
         self.midwife.write_synchronous_names(&quorum)
     }
 

@@ -19,6 +19,7 @@ use crate::{
         cluster::{Cluster, Unread, text},
         status::{
             look::{self, Looker, Scope},
+            told::plain,
             view::{Health, View},
         },
     },
@@ -32,8 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 /// A member may have been about to follow an order that is taken back.
 const LAST_LOOK_AFTER: Duration = Duration::from_secs(2);
-/// The Event by which a member says why it does not follow an order.
-const REASON: &str = "OrderRefused";
 
 /// What is done for one set.
 pub struct Errand<'a> {
@@ -88,8 +87,7 @@ enum Outcome {
 impl Errand<'_> {
     /// Does it, and says on standard output what happens.
     pub async fn run(&self, wish: &Wish) -> Result<Result<(), Undone>, Error> {
-        let scope = Scope::Set { namespace: self.namespace.clone(), name: self.name.clone() };
-        let Some(facts) = Looker::new(self.cluster, scope, false).look().await?.pop() else {
+        let Some(facts) = Looker::new(self.cluster, self.scope(), false).look().await?.pop() else {
             return Ok(self.undone("it is gone".to_owned()));
         };
         if let Some(why) = facts.lease.as_ref().err().filter(|why| **why != Unread::Absent) {
@@ -122,6 +120,10 @@ impl Errand<'_> {
             Err(undone) => return Ok(Err(undone)),
         };
         self.wait_for_others(&pod).await
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Set { namespace: self.namespace.clone(), name: self.name.clone() }
     }
 
     fn title(&self) -> String {
@@ -227,8 +229,7 @@ impl Errand<'_> {
         if !self.is_to_wait {
             return Ok(Ok(()));
         }
-        let scope = Scope::Set { namespace: self.namespace.clone(), name: self.name.clone() };
-        let mut looker = Looker::new(self.cluster, scope, true);
+        let mut looker = Looker::new(self.cluster, self.scope(), true);
         let started = Instant::now();
         loop {
             let views: Vec<View> = looker.look().await?.iter().map(View::of).collect();
@@ -307,12 +308,12 @@ impl<'a> Watch<'a> {
             return;
         }
         let Errand { cluster, namespace, name, .. } = self.errand;
-        let selector = format!("regarding.kind=StatefulSet,regarding.name={name},reason={REASON}");
+        let selector = format!("regarding.kind=StatefulSet,regarding.name={name},reason={}", names::ORDER_REFUSED);
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldSelector={selector}");
         match cluster.list(&path).await {
             Ok(events) => {
                 let about = |event: &&Value| text(event, "/note").contains(&format!("{:?}", self.text));
-                let notes: Vec<String> = events.iter().filter(about).map(note).collect();
+                let notes: Vec<String> = events.iter().filter(about).map(|event| plain(text(event, "/note"))).collect();
                 for note in notes {
                     if self.heard.insert(note.clone()) {
                         say(&note);
@@ -332,9 +333,4 @@ impl<'a> Watch<'a> {
 /// Whoever reads no more has not called the order off.
 fn say(words: &str) {
     let _ = writeln!(std::io::stdout(), "{words}");
-}
-
-/// What others wrote has no say over the terminal.
-fn note(event: &Value) -> String {
-    text(event, "/note").chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -204,7 +204,7 @@ fn time(at: Option<Timestamp>) -> Option<String> {
 }
 
 /// What others wrote has no say over the terminal.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
