@@ -72,11 +72,17 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let clients = Clients::start(ns, &db);
     let watch = Watch::start(ns, &db);
     let mut chance = Chance::of(seed);
+    let mut by_hand = Vec::new();
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
         let strike = Strike::choose(&mut chance);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
-        let struck = strike.begin(ns);
+        let pod = strike.pod(ns);
+        println!("  it is {pod}");
+        if strike.is_by_hand() {
+            by_hand.push((watch::now(), pod.clone()));
+        }
+        let struck = strike.begin(ns, &pod);
         thread::sleep(hold);
         struck.end(ns);
         thread::sleep(pause);
@@ -91,7 +97,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     });
     ns.wait_ready("pgset", MEMBERS.len());
     let acknowledged = clients.stop();
-    let events = watch.stop();
+    let events = watch.stop(by_hand);
 
     let present = clients::present(&db);
     let missing: Vec<_> = acknowledged.iter().filter(|write| !present.contains(&write.number)).collect();

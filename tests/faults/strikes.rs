@@ -98,17 +98,21 @@ impl Strike {
         Self { what, whom, order: seconds(chance, 1000..900_000) }
     }
 
-    pub fn begin(self, ns: &Namespace<'_>) -> Struck {
-        let pod = self.pod(ns);
-        println!("  it is {pod}");
+    /// Its server accepts writes though it may not, until it is stopped.
+    pub fn is_by_hand(self) -> bool {
+        self.what == What::IsPromotedByHand
+    }
+
+    pub fn begin(self, ns: &Namespace<'_>, pod: &str) -> Struck {
         // A member that is just being made has no process to strike.
-        self.strike(ns, &pod).unwrap_or_else(|why| {
+        self.strike(ns, pod).unwrap_or_else(|why| {
             println!("  which could not be struck: {why}");
             Struck(None)
         })
     }
 
-    fn pod(self, ns: &Namespace<'_>) -> String {
+    /// Which pod that is now.
+    pub fn pod(self, ns: &Namespace<'_>) -> String {
         let holder = ns
             .try_get("lease pgset-leader")
             .ok()
