@@ -2,7 +2,7 @@
 
 One client on the node writes a row at a time, each in its own transaction, and connects anew as soon as it is refused. The gap is the
 longest time between two acknowledgements around the fault. What comes back is timed until all members stream again.
-REPEAT repetitions (5), CASES for some of them.
+REPEAT repetitions (5), CASES for some of them; TRACE tells what the client met in each gap, to be laid beside the members' logs.
 """
 
 import os
@@ -40,7 +40,7 @@ class Writer:
     """Writes until it is told to stop; when each row was acknowledged, and by whom."""
 
     def __init__(self, psycopg, host, password):
-        self.psycopg, self.written, self.on = psycopg, [], True
+        self.psycopg, self.written, self.refused, self.on = psycopg, [], [], True
         self.parameters = {"host": host, "user": "postgres", "dbname": "postgres", "password": password, "autocommit": True,
                            "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 2000}
         self.number = 0
@@ -49,6 +49,7 @@ class Writer:
 
     def work(self):
         while self.on:
+            began = time.time()
             try:
                 with self.psycopg.connect(**self.parameters) as connection:
                     while self.on:
@@ -56,7 +57,8 @@ class Writer:
                         connection.execute("insert into gaps values (%s)", [self.number])
                         self.written.append((time.monotonic(), self.number))
                         time.sleep(PAUSE)
-            except self.psycopg.Error:
+            except self.psycopg.Error as why:
+                self.refused.append((began, time.time(), str(why).strip().splitlines()[-1]))
                 time.sleep(PAUSE)
 
     def gap(self, since):
@@ -135,12 +137,20 @@ CASES = [
 ]
 
 
+def moment(at):
+    return time.strftime("%M:%S", time.gmtime(at)) + f"{at % 1:.3f}"[1:]
+
+
 def once(case, writer):
     before, since = master(), time.monotonic()
     end = case(before)
     # Until it writes again after a gap, or is known to have had none.
     wait_for(60, "a client that writes again", lambda: time.monotonic() > since + 4 and writer.writes_again(time.monotonic() - 0.2))
     gap = writer.gap(since)
+    if os.environ.get("TRACE"):
+        for began, ended, why in writer.refused:
+            say(f"  {moment(began)} to {moment(ended)}: {why}")
+    writer.refused.clear()
     if end:
         end()
     postgres.when_streaming(ENV, 2)

@@ -139,6 +139,9 @@ impl Member {
             None => Mandate::None,
         };
         let seen = view.seen();
+        if seen.and_then(|seen| seen.holder.as_ref()).is_some_and(|leads| *leads != holder) {
+            self.handover.goes_on();
+        }
         Standing {
             mandate,
             version: seen.map(|seen| seen.version.clone()),

@@ -54,6 +54,11 @@ impl Handover {
         self.until.filter(|until| Instant::now() < *until).and(self.successor.clone())
     }
 
+    /// Somebody leads: who has been let go first has gone, and the next vacancy is another one.
+    pub(super) fn goes_on(&mut self) {
+        self.until = None;
+    }
+
     /// For how long this member knows of an order.
     fn heard_for(&mut self, order: &Order) -> Duration {
         match &self.heard {
