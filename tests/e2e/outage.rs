@@ -1,15 +1,20 @@
 //! An outage of the API server: an annotated set is never less available than the plain `StatefulSet` that it was.
 
-use std::{thread, time::Duration};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use crate::{
-    lab::{self, Namespace, SOON, START, same, wait_until},
+    failover::{all_stream_from, epoch, three_members},
+    lab::{self, Database, Namespace, SOON, START, same, wait_until},
     manifests::set,
     node,
 };
 
 /// Longer than several Leases.
 const OUTAGE: Duration = Duration::from_secs(20);
+
+/// A container that was killed, and its PostgreSQL with the recovery of little, on a busy machine.
+const RESTARTS_WITHIN: f64 = 15.0;
 
 fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
     wait_until(SOON, "who may stand is recorded", || {
@@ -83,4 +88,65 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
     thread::sleep(Duration::from_secs(4));
     assert_eq!(ns.label("pod pgset-0", "pgset.dev/role").as_deref(), Some("master"));
     db.wait_streaming(&["pgset-1"]);
+}
+
+/// Longer than what is remembered of the API server's answers by anybody.
+const LONG_OUTAGE: Duration = Duration::from_mins(5);
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// A client writes through the Service as long as the outage lasts. When each write began that was refused, by the clock of [`now`].
+fn refused_while(ns: &Namespace<'_>, db: &Database<'_>, outage: impl FnOnce()) -> Vec<f64> {
+    ns.script("write", &db.psql("pgset-master", "insert into numbers values (1)"));
+    let client = "touch /tmp/refused; while [ ! -e /tmp/stop ]; do began=$(date +%s.%N); \
+                  timeout 5 sh /tmp/write || echo $began >> /tmp/refused; sleep 0.2; done; touch /tmp/ended";
+    ns.shell("client", "client", &format!("({client}) >/dev/null 2>&1 &")).unwrap();
+    outage();
+    let words = "touch /tmp/stop; until [ -e /tmp/ended ]; do sleep 0.1; done; cat /tmp/refused";
+    let text = ns.shell("client", "client", words).unwrap().out;
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// The API server is away for these members of three. `meanwhile` stands in the middle of it. Returns what was refused.
+fn five_minutes_without(theme: &str, who: &[&str], meanwhile: impl FnOnce(&Namespace<'_>)) -> Vec<f64> {
+    let lab = lab::shared();
+    let ns = lab.namespace(theme);
+    let db = three_members(&ns, |set| set);
+    db.master("create table numbers (n int)");
+    let before = epoch(&ns);
+    thread::sleep(Duration::from_secs(3)); // the leader has noted whom it asks, the replicas have told where they are
+    let refused = refused_while(&ns, &db, || {
+        let cut_off: Vec<_> = who.iter().map(|pod| node::cut_off(&ns, pod, "postgres").unwrap()).collect();
+        thread::sleep(LONG_OUTAGE / 2);
+        meanwhile(&ns);
+        thread::sleep(LONG_OUTAGE / 2);
+        for network in cut_off {
+            network.heal().unwrap();
+        }
+        thread::sleep(Duration::from_secs(10));
+    });
+    let rows = db.master("select count(*) from numbers");
+    assert!(rows.parse::<u32>().unwrap() > 300, "the client wrote {rows} rows only");
+    all_stream_from(&ns, &db, "pgset-0", &rows);
+    assert_eq!(epoch(&ns), before, "somebody else led meanwhile");
+    refused
+}
+
+/// The rows of the table in docs/failover.md; side by side, as each takes five minutes.
+#[test]
+fn without_the_api_server_for_five_minutes_no_write_is_refused_but_while_a_container_restarts() {
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(five_minutes_without("outage-replica", &["pgset-1"], |_| ()), [0.0; 0]));
+        scope.spawn(|| assert_eq!(five_minutes_without("outage-leader", &["pgset-0"], |_| ()), [0.0; 0]));
+        let mut killed = 0.0;
+        let refused = five_minutes_without("outage-everybody", &["pgset-0", "pgset-1", "pgset-2"], |ns| {
+            killed = now();
+            node::kill(ns, "pgset-0", "postgres").unwrap();
+        });
+        let others: Vec<_> =
+            refused.iter().filter(|at| !(killed - 0.5..killed + RESTARTS_WITHIN).contains(*at)).collect();
+        assert!(others.is_empty(), "the container was killed at {killed}, refused was also: {others:?}");
+    });
 }
