@@ -28,6 +28,8 @@ pub mod annotation {
     pub const FAILOVER: &str = "pgset.dev/failover";
     /// How many replicas must confirm a commit.
     pub const SYNCHRONOUS: &str = "pgset.dev/synchronous";
+    /// Whether commits wait also while fewer replicas stream than must confirm them: `true` or `false`.
+    pub const SYNCHRONOUS_STRICT: &str = "pgset.dev/synchronous-strict";
     /// Bytes that a failover may lose, where commits wait for nobody.
     pub const MAXIMUM_LAG: &str = "pgset.dev/maximum-lag";
     /// Who is to lead next: `any`, or a member's name; whatever follows makes it another order.
@@ -44,7 +46,7 @@ pub mod annotation {
     pub const FOLLOW: &str = "pgset.dev/follow";
 
     /// The annotations that belong on a `StatefulSet` and nowhere else.
-    pub const ON_STATEFUL_SET: [&str; 16] = [
+    pub const ON_STATEFUL_SET: [&str; 17] = [
         INJECT,
         CONTRACT,
         CONTAINER,
@@ -55,6 +57,7 @@ pub mod annotation {
         ROLE_LABEL,
         FAILOVER,
         SYNCHRONOUS,
+        SYNCHRONOUS_STRICT,
         MAXIMUM_LAG,
         SWITCHOVER,
         LEASE_SECONDS,

@@ -71,6 +71,8 @@ pub struct Set {
     pub failover: Failover,
     /// How many replicas must confirm a commit.
     pub synchronous: u32,
+    /// Whether commits wait also while fewer replicas stream.
+    pub synchronous_strict: bool,
     /// For how many seconds the master's Lease is good.
     pub lease_seconds: u32,
     /// Whether the agents, by the revision of the template, write themselves where the master is (`EndpointSlice` `<set>-master`).

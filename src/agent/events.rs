@@ -41,6 +41,8 @@ pub enum Reason {
     RunsAsBefore,
     /// Fewer replicas confirm commits than the user asked for.
     CommitsWait,
+    /// Fewer replicas confirm commits than the user asked for, and by his choice commits don't wait for more.
+    CommitsDoNotWait,
     /// A former master's data was rewound: what it had written on its own is not the set's.
     Rewound,
     /// A member's data is cloned anew.
@@ -59,6 +61,7 @@ impl Reason {
             Self::PortTaken => "PortTaken",
             Self::RunsAsBefore => "RunsAsBefore",
             Self::CommitsWait => "CommitsWait",
+            Self::CommitsDoNotWait => "CommitsDoNotWait",
             Self::Rewound => "Rewound",
             Self::Reinitialized => "Reinitialized",
             Self::OrderRefused => names::ORDER_REFUSED,

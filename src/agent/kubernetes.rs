@@ -70,6 +70,8 @@ pub struct Wishes {
     pub members: Members,
     /// Bytes that may be lost at a failover, where commits wait for nobody.
     pub maximum_lag: u64,
+    /// Commits wait also while fewer replicas stream than must confirm them.
+    pub synchronous_strict: bool,
     /// Who is to lead next.
     pub order: Option<Order>,
 }
@@ -88,6 +90,7 @@ impl Wishes {
                 count: u32::try_from(count).unwrap_or(0),
             },
             maximum_lag: annotation(names::annotation::MAXIMUM_LAG).and_then(bytes).unwrap_or(MAXIMUM_LAG),
+            synchronous_strict: annotation(names::annotation::SYNCHRONOUS_STRICT) != Some("false"),
             order: annotation(names::annotation::SWITCHOVER).and_then(Order::parse),
         }
     }

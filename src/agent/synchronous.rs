@@ -162,6 +162,10 @@ pub struct Shortage {
 pub struct Confirmations {
     /// As many as the annotation says.
     pub wanted: u32,
+    /// As many as commits wait for: fewer where they go on without those that are missing.
+    pub asked: u32,
+    /// They never go on without those that are missing.
+    pub is_strict: bool,
     /// As many do.
     pub confirming: u32,
     /// As many replicas the set should have.
@@ -174,8 +178,17 @@ impl Confirmations {
     /// What the master says of itself while its commits wait.
     #[must_use]
     pub fn shortage(self) -> Option<String> {
-        let Self { wanted, confirming, .. } = self;
+        let Self { wanted, asked, confirming, .. } = self;
+        if self.are_fewer_asked() {
+            return Some(format!("commits wait for {asked} of {wanted} replicas: no more stream"));
+        }
         (confirming < wanted).then(|| format!("commits wait: {confirming} of {wanted} replicas confirm them"))
+    }
+
+    /// Commits go on without those that are missing.
+    #[must_use]
+    pub fn are_fewer_asked(self) -> bool {
+        self.asked < self.wanted
     }
 }
 
@@ -185,12 +198,24 @@ impl Shortage {
     /// What an Event should say now: once, until there are enough again.
     #[must_use]
     pub fn tell(&mut self, set: &str, has: Confirmations, now: Instant) -> Option<String> {
-        let Confirmations { wanted, confirming, replicas } = has;
+        let Confirmations { wanted, asked, is_strict, confirming, replicas } = has;
         if confirming >= wanted {
             *self = Self::default();
             return None;
         }
         let since = *self.since.get_or_insert(now);
+        if !is_strict {
+            let is_due = has.are_fewer_asked() && !self.is_told;
+            self.is_told |= is_due;
+            return is_due.then(|| {
+                format!(
+                    "commits wait for {asked} of the {wanted} replicas that {} says, as no more stream: what is written meanwhile may be \
+                     lost with the master. They wait for all again as soon as those stream; with {} \"true\" they wait all along",
+                    names::annotation::SYNCHRONOUS,
+                    names::annotation::SYNCHRONOUS_STRICT,
+                )
+            });
+        }
         // No time brings a replica that the set does not have.
         let is_due = replicas < wanted || now.saturating_duration_since(since) >= PATIENCE;
         if self.is_told || !is_due {
@@ -346,7 +371,7 @@ mod tests {
     }
 
     fn has(confirming: u32, replicas: u32) -> Confirmations {
-        Confirmations { wanted: 1, confirming, replicas }
+        Confirmations { wanted: 1, asked: 1, is_strict: true, confirming, replicas }
     }
 
     #[test]
@@ -360,6 +385,21 @@ mod tests {
         assert_eq!(shortage.tell("db", has(1, 2), at(100)), None);
         assert_eq!(shortage.tell("db", has(0, 2), at(101)), None);
         assert!(shortage.tell("db", has(0, 2), at(131)).is_some());
+    }
+
+    #[test]
+    fn commits_that_go_on_without_a_replica_are_told_once_and_are_no_commits_that_wait() {
+        let (mut shortage, start) = (Shortage::default(), Instant::now());
+        let short = Confirmations { is_strict: false, ..has(0, 0) };
+        assert_eq!(shortage.tell("db", short, start), None);
+        let alone = Confirmations { asked: 0, ..short };
+        let note = shortage.tell("db", alone, start).unwrap();
+        assert!(
+            note.starts_with("commits wait for 0 of the 1 replicas") && note.contains("synchronous-strict"),
+            "{note}"
+        );
+        assert_eq!(shortage.tell("db", alone, start + PATIENCE), None);
+        assert_eq!(alone.shortage().as_deref(), Some("commits wait for 0 of 1 replicas: no more stream"));
     }
 
     #[test]

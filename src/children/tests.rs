@@ -25,6 +25,7 @@ pub(crate) fn pgset() -> Set {
         role_label: RoleLabel::new(names::label::ROLE, "pgset"),
         failover: Failover::Automatic,
         synchronous: 0,
+        synchronous_strict: true,
         lease_seconds: 6,
         routed: true,
         headless_service: "pgset".to_owned(),

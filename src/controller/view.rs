@@ -204,6 +204,7 @@ struct SetText {
     #[serde(with = "FailoverText")]
     failover: Failover,
     synchronous: u32,
+    synchronous_strict: bool,
     lease_seconds: u32,
     routed: bool,
     headless_service: String,
@@ -284,7 +285,13 @@ mod tests {
 
     #[test]
     fn every_word_of_a_set_is_kept() {
-        let manual = [("contract", "image"), ("failover", "manual"), ("synchronous", "1"), ("lease-seconds", "30")];
+        let manual = [
+            ("contract", "image"),
+            ("failover", "manual"),
+            ("synchronous", "1"),
+            ("synchronous-strict", "false"),
+            ("lease-seconds", "30"),
+        ];
         let mut object = written();
         for (key, value) in manual {
             object["metadata"]["annotations"][format!("pgset.dev/{key}")] = json!(value);

@@ -227,11 +227,12 @@ pub fn acquired(seen: &LeaseObject, identity: &str, taking: &Taking, times: Time
     ] {
         notes.remove(key);
     }
-    // Until it is known what the servers do, the record is as careful as the old and the new.
-    let quorum = if before.record.quorum == Quorum::default() {
-        taking.quorum.clone()
-    } else {
-        before.record.quorum.widest(&taking.quorum)
+    // Until it is known what the servers do, the record is as careful as the old and the new. Where commits waited for nobody, no replica
+    // is known to have what the new holder has: that is recorded when they have caught up.
+    let quorum = match before.record.quorum.confirm {
+        0 if before.record.voters.is_empty() => taking.quorum.clone(),
+        0 => before.record.quorum.clone(),
+        _ => before.record.quorum.widest(&taking.quorum),
     };
     if quorum != before.record.quorum {
         notes.insert(names::lease::QUORUM.to_owned(), quorum_note(&quorum));

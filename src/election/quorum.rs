@@ -4,7 +4,7 @@ use super::vote::Quorum;
 
 /// What a change of what commits wait for needs next, so that the Lease's record is never bolder than what the servers did: it is widened
 /// before the server is, and narrowed after it, when those that count from now on have all that was confirmed before. That commits wait at
-/// all is recorded once they do.
+/// all is recorded when the replicas have what was acknowledged before they did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuorumStep {
     /// The Lease has to say this first.
@@ -22,7 +22,7 @@ pub enum QuorumStep {
 #[must_use]
 pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum, are_caught_up: bool) -> QuorumStep {
     if on_server == wanted {
-        let promises_more = recorded.confirm > 0 && wanted.confirm > 0 && !are_caught_up;
+        let promises_more = wanted.confirm > 0 && !are_caught_up;
         return match recorded == wanted {
             true => QuorumStep::Done,
             false if promises_more => QuorumStep::CatchUp,
@@ -53,9 +53,10 @@ mod tests {
         let nothing = asks(&[], 0);
         assert_eq!(
             quorum_step(&nothing, &after, &after, false),
-            QuorumStep::Record(after),
-            "nothing was promised before"
+            QuorumStep::CatchUp,
+            "they lack what waited for nobody"
         );
+        assert_eq!(quorum_step(&nothing, &after, &after, true), QuorumStep::Record(after));
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn grace_period(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Er
 
 fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
     let (wanted, replicas) = (reading.set.synchronous, reading.set.replicas);
-    if wanted > 0 && wanted >= replicas {
+    if wanted > 0 && wanted >= replicas && reading.set.synchronous_strict {
         warnings.push(&format!(
             "{} {wanted} needs {wanted} replicas beside the master: commits wait",
             annotation::SYNCHRONOUS

@@ -23,7 +23,8 @@ pub(crate) struct Annotations {
     pub(crate) failover: Option<Failover>,
     pub(crate) synchronous: Option<u32>,
     pub(crate) lease_seconds: Option<u32>,
-    /// The members read these two from the `StatefulSet` as they are: neither is part of an injection.
+    /// The members read these three from the `StatefulSet` as they are: neither is part of an injection.
+    pub(crate) synchronous_strict: Option<bool>,
     pub(crate) maximum_lag: Option<String>,
     pub(crate) switchover: Option<String>,
 }
@@ -85,6 +86,7 @@ impl Annotations {
             )?,
             synchronous: number(all, annotation::SYNCHRONOUS, 0, 100)?,
             lease_seconds: number(all, annotation::LEASE_SECONDS, 4, 60)?,
+            synchronous_strict: word(all, annotation::SYNCHRONOUS_STRICT, &[("true", true), ("false", false)])?,
             maximum_lag: text(all, annotation::MAXIMUM_LAG, |text| bytes(text).is_some(), BYTES)?,
             switchover: text(all, annotation::SWITCHOVER, is_order, ORDERS)?,
         })

@@ -69,6 +69,7 @@ impl<'a> Reading<'a> {
             role_label,
             failover: annotations.failover.unwrap_or(Failover::Automatic),
             synchronous: annotations.synchronous.unwrap_or(0),
+            synchronous_strict: annotations.synchronous_strict.unwrap_or(true),
             lease_seconds: annotations.lease_seconds.unwrap_or(6),
             routed: contract == Contract::Agent && settled.shape.is_routed(),
             headless_service: headless_service(&object, name)?,

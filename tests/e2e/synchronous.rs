@@ -5,7 +5,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::{
-    lab::{self, SOON, wait_until},
+    lab::{self, SOON, same, wait_until},
     manifests::set,
 };
 
@@ -17,6 +17,37 @@ fn as_many_replicas_confirm_a_commit_as_the_annotation_says() {
     db.wait_for("pgset-master", "select application_name, sync_state from pg_stat_replication", "pgset-1|quorum");
     db.master("create table visits as select 'confirmed' as what");
     db.wait_for("pgset-replica", "select what from visits", "confirmed");
+}
+
+#[test]
+fn commits_go_on_without_a_replica_where_the_user_prefers_that_and_wait_again_when_it_streams() {
+    let lab = lab::shared();
+    let ns = lab.namespace("not-strict");
+    let set = set("pgset").annotation("pgset.dev/synchronous", "1").annotation("pgset.dev/synchronous-strict", "false");
+    let db = ns.two_members(&set);
+    let wait_recorded = |wanted: &str| {
+        wait_until(SOON, &format!("{wanted:?} is recorded"), || {
+            let quorum = ns.get("lease pgset-leader")["metadata"]["annotations"]["pgset.dev/quorum"].clone();
+            same(quorum.as_str().unwrap_or_default().to_owned(), wanted)
+        });
+    };
+    wait_recorded("1 of pgset-1");
+    db.master("create table visits as select 'with a replica' as what");
+
+    ns.kubectl("scale statefulset pgset --replicas=1");
+    ns.kubectl("wait --for=delete pod/pgset-1 --timeout=60s");
+    db.master("insert into visits values ('alone')");
+    wait_recorded("0 of ");
+    wait_until(SOON, "it is told that commits go on", || {
+        let events = ns.events("StatefulSet", "pgset");
+        let is_told = |event: &String| event.starts_with("CommitsDoNotWait: ");
+        events.iter().find(|event| is_told(event)).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+
+    ns.kubectl("scale statefulset pgset --replicas=2");
+    db.wait_for("pgset-master", "select application_name, sync_state from pg_stat_replication", "pgset-1|quorum");
+    wait_recorded("1 of pgset-1");
+    db.wait_for("pgset-replica", "select count(*) from visits", "2");
 }
 
 #[test]

@@ -37,6 +37,7 @@ use super::notes::{Leadership, Notes};
 use super::promises::Promises;
 use super::server::{Ready, Server};
 use super::status::Publisher;
+use super::strictness::Strictness;
 use super::synchronous::{CatchUp, Shortage};
 use super::{label, leadership, postmasters, route};
 use crate::election::claim::LastWord;
@@ -116,6 +117,7 @@ pub struct Member {
     starts: Starts,
     refusal: Option<Refusal>,
     shortage: Shortage,
+    strictness: Strictness,
     catch_up: CatchUp,
     /// What its commits wait for from the start, by the Lease that it took and has not led by yet.
     taken_with: Option<Quorum>,
@@ -161,6 +163,7 @@ impl Member {
             starts: Starts::default(),
             refusal: None,
             shortage: Shortage::default(),
+            strictness: Strictness::default(),
             catch_up: CatchUp::default(),
             taken_with: None,
             coming_back: Return::default(),

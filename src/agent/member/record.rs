@@ -20,12 +20,13 @@ use crate::errors::with_causes;
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
 impl Member {
-    /// Records who may stand, and returns whether the server may do what it is about to do for the sake of synchronous replication.
-    pub(super) async fn keep_record(&mut self, members: &Members, on_server: &str, is_fixed: bool) -> bool {
+    /// Records who may stand, and returns whether the server may do what it is about to do for the sake of synchronous replication:
+    /// to wait for so many replicas.
+    pub(super) async fn keep_record(&mut self, members: &Members, on_server: &str, is_fixed: bool, asked: u32) -> bool {
         let view = self.leadership.view();
         let Some(seen) = view.seen() else { return false };
         let configuration = self.configuration();
-        let (me, synchronous) = (configuration.me.pod.clone(), configuration.synchronous);
+        let me = configuration.me.pod.clone();
         let recorded = seen.record.clone();
         let voters: BTreeSet<String> = if members.count == 0 {
             recorded.voters.clone()
@@ -36,7 +37,7 @@ impl Member {
             // The user's own: nothing is promised of it.
             (Quorum::default(), Quorum::default())
         } else {
-            (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, synchronous)))
+            (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, asked)))
         };
         let are_caught_up = on_server == recorded.quorum || self.are_caught_up(&on_server).await;
         let (quorum, may_enable) = match quorum_step(&recorded.quorum, &on_server, &wanted, are_caught_up) {

@@ -49,12 +49,13 @@ impl Member {
         let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
         let facts = sql.synchronous_facts().await?;
         let now = Standing { slots: sql.slots().await?, names: facts.names, names_are_fixed: facts.is_fixed };
-        let may_enable = self.keep_record(members, &now.names, facts.is_fixed).await;
+        let asked = self.confirmations_now(members).await?;
+        let may_enable = self.keep_record(members, &now.names, facts.is_fixed, asked).await;
         let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
         let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
         let mut outcome = Ok(());
         // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
-        for step in members.steps(&now, &me.pod, *synchronous) {
+        for step in members.steps(&now, &me.pod, asked) {
             if matches!(step, Step::Names(_)) && !may_enable {
                 // The Lease has to say it first.
                 continue;
@@ -67,9 +68,33 @@ impl Member {
         }
         if members.count > 0 && !facts.is_fixed {
             let replicas = u32::try_from(members.others(&me.pod).count()).unwrap_or(u32::MAX);
-            self.note_shortage(Confirmations { wanted: *synchronous, confirming: facts.confirming, replicas });
+            let wanted = *synchronous;
+            self.note_shortage(Confirmations {
+                wanted,
+                asked,
+                is_strict: self.is_strict(),
+                confirming: facts.confirming,
+                replicas,
+            });
         }
         outcome
+    }
+
+    /// How many replicas a commit is to wait for: fewer than the annotation says where it may go on without them.
+    async fn confirmations_now(&mut self, members: &Members) -> Result<u32, sql::Error> {
+        let wanted = self.configuration().synchronous;
+        let is_strict = self.is_strict();
+        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(wanted) };
+        let found = if wanted > 0 && !is_strict { sql.walsenders().await? } else { Vec::new() };
+        let streams = |pod: &String| found.iter().any(|it| it.name == *pod && it.state == "streaming");
+        let streaming = members.others(&self.configuration().me.pod).filter(streams).count();
+        let streaming = u32::try_from(streaming).unwrap_or(u32::MAX);
+        Ok(self.strictness.look(wanted, is_strict, streaming, Instant::now()))
+    }
+
+    /// As long as the set could not be read, it is.
+    fn is_strict(&self) -> bool {
+        self.set.borrow().as_ref().is_none_or(|set| set.synchronous_strict)
     }
 
     fn note_shortage(&mut self, has: Confirmations) {
@@ -80,7 +105,8 @@ impl Member {
         self.publisher.update(|status| status.doing = doing);
         if let Some(note) = self.shortage.tell(&self.midwife.configuration.set, has, Instant::now()) {
             warn!("{note}");
-            self.teller.tell(Reason::CommitsWait, &note);
+            let reason = if has.are_fewer_asked() { Reason::CommitsDoNotWait } else { Reason::CommitsWait };
+            self.teller.tell(reason, &note);
         }
     }
 

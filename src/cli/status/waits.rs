@@ -286,9 +286,14 @@ impl Known<'_> {
         }
         let confirms = |row: &&Row| row.synchronous == Some(true) && row.state == State::Seen(Connection::Streaming);
         let confirming = self.rows.iter().filter(confirms).count();
+        let says = if self.set.synchronous_strict {
+            format!("commits wait: {confirming} of {wanted} replicas confirm them")
+        } else {
+            format!("commits go on with {confirming} of {wanted} replicas that confirm them")
+        };
         (confirming < wanted as usize).then(|| Wait {
             reason: Reason::CommitsWait,
-            says: format!("commits wait: {confirming} of {wanted} replicas confirm them"),
+            says,
             cure: format!(
                 "it takes {wanted} replicas that stream; more members (kubectl scale statefulset {}{}), or a smaller {}",
                 self.set.name,
