@@ -29,7 +29,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e faults soak bench bench-failover
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e matrix faults soak bench bench-failover
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -88,6 +88,9 @@ fuzz: ## the fuzz targets, SECONDS_EACH each; needs a nightly compiler
 
 e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name for some of them
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=$(THREADS) $(ONLY)
+
+matrix: ## what people do to a set, ordered and parallel, with each of its members as the master
+	PGSET_MATRIX=1 $(MAKE) e2e ONLY=matrix
 
 faults: ## random faults on the lab while clients write: PGSET_FAULTS_SEED, PGSET_FAULTS
 	$(LAB_ONLY) cargo test --locked --features lab --test faults -- --nocapture $(ONLY)

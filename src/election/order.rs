@@ -11,6 +11,8 @@ const ANY: &str = "any";
 const ACCEPT_LOSS: &str = "accept-loss";
 /// A replica that has more bytes than this still to receive is handed nothing: the master waits for it with its writes stopped.
 pub const MOST_BEHIND: u64 = 16 << 20;
+/// Replicas that differ by less are as good as each other: what is missing they receive before the master has stopped.
+const ABREAST: u64 = 1 << 20;
 
 /// An order to switch over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,19 @@ impl Order {
     }
 }
 
+/// To whom a master hands over that is asked to stop, of the replicas that stream from it, the best first. A rolling update goes from the
+/// highest ordinal to the lowest: who stands above this member has been updated, and the lowest comes last, so that the master moves
+/// twice at most, and once if it is the first one.
+#[must_use]
+pub fn successor_at_stop(me: &str, streaming: &[Streaming]) -> Option<String> {
+    let ordinal = |pod: &str| pod.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse::<u32>().ok());
+    let best = streaming.first()?;
+    let abreast = || streaming.iter().filter(|replica| replica.behind.saturating_sub(best.behind) <= ABREAST);
+    let above =
+        abreast().filter(|replica| ordinal(&replica.pod) > ordinal(me)).max_by_key(|replica| ordinal(&replica.pod));
+    above.or_else(|| abreast().min_by_key(|replica| ordinal(&replica.pod))).map(|replica| replica.pod.clone())
+}
+
 // === impl Refusal ===
 
 impl Refusal {
@@ -168,6 +183,34 @@ mod tests {
 
     use super::*;
     use crate::election::claim::{self, Claim, Times, Told};
+
+    #[test]
+    fn a_rolling_update_moves_the_master_twice_at_most_and_once_from_the_first_member() {
+        for first in 0..5_u32 {
+            let (mut master, mut moves) = (first, 0);
+            for rolled in (0..5_u32).rev() {
+                if rolled == master {
+                    let others = (0..5).filter(|other| *other != master);
+                    let streaming: Vec<_> = others
+                        .map(|other| Streaming { pod: format!("db-{other}"), behind: u64::from(other) })
+                        .collect();
+                    let next = successor_at_stop(&format!("db-{master}"), &streaming).unwrap();
+                    master = next.trim_start_matches("db-").parse().unwrap();
+                    moves += 1;
+                }
+            }
+            assert!(moves <= if first == 0 { 1 } else { 2 }, "from db-{first}: {moves} moves");
+        }
+    }
+
+    #[test]
+    fn who_is_far_behind_is_handed_over_to_only_if_the_others_are_as_well() {
+        let at = |pod: &str, behind| Streaming { pod: pod.to_owned(), behind };
+        let streaming = [at("db-1", 0), at("db-2", ABREAST + 1)];
+        assert_eq!(successor_at_stop("db-0", &streaming).as_deref(), Some("db-1"));
+        assert_eq!(successor_at_stop("db-0", &streaming[1..]).as_deref(), Some("db-2"));
+        assert_eq!(successor_at_stop("db-0", &[]), None);
+    }
 
     #[test]
     fn an_order_names_a_member_or_leaves_that_to_the_set() {

@@ -8,6 +8,7 @@
 #[allow(dead_code)] // the faults use more of it
 mod lab;
 mod manifests;
+mod matrix;
 #[allow(dead_code)]
 mod node;
 #[path = "../support/load.rs"]

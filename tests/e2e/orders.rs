@@ -10,7 +10,7 @@ use crate::{
     node,
 };
 
-fn switchover(ns: &Namespace<'_>, words: &str) -> Result<Said, Said> {
+pub fn switchover(ns: &Namespace<'_>, words: &str) -> Result<Said, Said> {
     pgset(&format!("switchover sts/pgset --namespace {} {words}", ns.name))
 }
 

@@ -163,7 +163,7 @@ fn a_parallel_set_keeps_every_row_at_zero_and_up_again() {
 }
 
 impl crate::manifests::Set {
-    fn pod_management(self, policy: &str) -> Self {
+    pub fn pod_management(self, policy: &str) -> Self {
         self.with("/spec/podManagementPolicy", json!(policy))
     }
 }

@@ -179,10 +179,12 @@ impl Member {
         }
     }
 
-    /// The member that has most and will stay.
+    /// The best of those that will stay.
     async fn best(&self) -> Option<String> {
         let others = self.others();
-        self.streaming().await?.into_iter().map(|replica| replica.pod).find(|pod| others.contains(pod))
+        let mut streaming = self.streaming().await?;
+        streaming.retain(|replica| others.contains(&replica.pod));
+        order::successor_at_stop(&self.configuration().me.pod, &streaming)
     }
 
     /// Who streams from this master, the best first.
