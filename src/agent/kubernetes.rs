@@ -72,6 +72,8 @@ pub struct Wishes {
     pub maximum_lag: u64,
     /// Commits wait also while fewer replicas stream than must confirm them.
     pub synchronous_strict: bool,
+    /// Its members are made one after the other, the next when the one before it is Ready.
+    pub is_ordered: bool,
     /// Who is to lead next.
     pub order: Option<Order>,
 }
@@ -81,6 +83,7 @@ impl Wishes {
         let annotations = found.metadata.annotations.unwrap_or_default();
         let annotation = |name: &str| annotations.get(name).map(String::as_str);
         let spec = found.spec.unwrap_or_default();
+        let is_ordered = spec.pod_management_policy.as_deref().is_none_or(|policy| policy == "OrderedReady");
         let first = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
         let count = spec.replicas.unwrap_or(1);
         Self {
@@ -91,6 +94,7 @@ impl Wishes {
             },
             maximum_lag: annotation(names::annotation::MAXIMUM_LAG).and_then(bytes).unwrap_or(MAXIMUM_LAG),
             synchronous_strict: annotation(names::annotation::SYNCHRONOUS_STRICT) != Some("false"),
+            is_ordered,
             order: annotation(names::annotation::SWITCHOVER).and_then(Order::parse),
         }
     }

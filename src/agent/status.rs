@@ -43,6 +43,8 @@ pub struct Status {
     pub started: bool,
     /// It can serve its role now.
     pub ready: bool,
+    /// It is not, and says that it is: a later member is made only then, and this one waits for that.
+    pub makes_way: bool,
     /// It holds the set's Lease.
     pub leads: bool,
     /// PostgreSQL's system identifier.
@@ -91,6 +93,7 @@ impl Publisher {
             doing: "starting".to_owned(),
             started: false,
             ready: false,
+            makes_way: false,
             leads: false,
             system_identifier: None,
             timeline: None,
@@ -159,14 +162,16 @@ async fn live(State(publisher): State<Publisher>) -> impl IntoResponse {
 /// up to a second longer than it has to.
 async fn started(State(publisher): State<Publisher>) -> impl IntoResponse {
     let asked = Instant::now();
-    while !publisher.current().started && asked.elapsed() < STARTUP_PATIENCE {
+    let has_started = || publisher.current().started || publisher.current().makes_way;
+    while !has_started() && asked.elapsed() < STARTUP_PATIENCE {
         sleep(STARTUP_PATIENCE / 50).await;
     }
-    answer(publisher.current().started)
+    answer(has_started())
 }
 
 async fn ready(State(publisher): State<Publisher>) -> impl IntoResponse {
-    answer(publisher.current().ready)
+    let status = publisher.current();
+    answer(status.ready || status.makes_way)
 }
 
 async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {

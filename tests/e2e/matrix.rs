@@ -15,7 +15,7 @@ fn leaders() -> Vec<&'static str> {
 
 fn let_lead(ns: &Namespace<'_>, leader: &str) {
     if master(ns).as_deref() != Ok(leader) {
-        switchover(ns, &format!("sts/pgset --to {leader} --wait --timeout 60")).unwrap();
+        switchover(ns, &format!("--to {leader} --wait --timeout 60")).unwrap();
     }
 }
 
@@ -54,7 +54,17 @@ fn loses_its_last_member_and_gets_it_back(ns: &Namespace<'_>, db: &Database<'_>)
 }
 
 fn loses_all_pods_at_once(ns: &Namespace<'_>) {
-    ns.kubectl("delete pod pgset-0 pgset-1 pgset-2 --timeout=90s");
+    let uids = || ALL.map(|pod| ns.try_get(&format!("pod {pod}")).ok().map(|pod| pod["metadata"]["uid"].clone()));
+    let before = uids();
+    ns.kubectl("delete pod pgset-0 pgset-1 pgset-2 --wait=false");
+    wait_until(START, "all pods are new", || {
+        let now = uids();
+        if now.iter().zip(&before).all(|(now, before)| now.is_some() && now != before) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
 }
 
 fn survives_all_of_it(management: &str) {

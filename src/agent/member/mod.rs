@@ -3,6 +3,7 @@
 mod candidacy;
 mod ending;
 mod handover;
+mod ordered;
 mod others;
 mod record;
 mod refusing;
@@ -23,6 +24,7 @@ use tracing::{error, info};
 pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
+use self::ordered::Ordered;
 use self::refusing::{Starts, is_refusal, patience};
 use self::returning::Return;
 use self::state::{Retry, Role, Running, State};
@@ -109,6 +111,7 @@ pub struct Member {
     electorate: Electorate,
     candidacy: Candidacy,
     handover: Handover,
+    ordered: Ordered,
     noted_vote: Option<Version>,
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
@@ -156,6 +159,7 @@ impl Member {
             electorate,
             candidacy: Candidacy::new(ballots),
             handover: Handover::default(),
+            ordered: Ordered::default(),
             noted_leadership: None,
             was_promoted: false,
             woken_at: Instant::now(),
@@ -244,6 +248,7 @@ impl Member {
         let observation = self.observe().await;
         self.answer_ballots(&observation).await;
         self.forget_old_vote();
+        self.make_way(&observation.lease).await;
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);
