@@ -73,16 +73,16 @@ mod tests {
 
     use super::*;
 
-    fn told(status: Value, deleted: Option<&str>) -> Option<End> {
+    fn told(status: &Value, deleted: Option<&str>) -> Option<End> {
         let pod = json!({"metadata": {"uid": "u", "deletionTimestamp": deleted}, "status": status});
         end(&serde_json::from_value(pod).unwrap(), "u", "cafe")
     }
 
-    fn container(state: Value, last: Value) -> Value {
+    fn container(state: &Value, last: &Value) -> Value {
         let image = json!({"name": "postgres", "image": "", "imageID": "", "ready": false, "restartCount": 0});
         let mut container = image;
-        container["state"] = state;
-        container["lastState"] = last;
+        container["state"] = state.clone();
+        container["lastState"] = last.clone();
         json!({"phase": "Running", "containerStatuses": [container]})
     }
 
@@ -92,29 +92,29 @@ mod tests {
 
     #[test]
     fn a_container_that_runs_has_not_ended_whatever_ended_before_it() {
-        assert_eq!(told(container(json!({"running": {}}), json!({})), None), None);
-        assert_eq!(told(container(json!({"running": {}}), ended("pgset instance beef")), None), None);
-        assert_eq!(told(container(ended("pgset instance cafe1"), json!({})), None), None, "another word");
-        assert_eq!(told(container(ended("The container could not be located"), json!({})), None), None);
+        assert_eq!(told(&container(&json!({"running": {}}), &json!({})), None), None);
+        assert_eq!(told(&container(&json!({"running": {}}), &ended("pgset instance beef")), None), None);
+        assert_eq!(told(&container(&ended("pgset instance cafe1"), &json!({})), None), None, "another word");
+        assert_eq!(told(&container(&ended("The container could not be located"), &json!({})), None), None);
     }
 
     #[test]
     fn a_life_that_has_ended_is_known_and_whether_another_one_begins_soon() {
         let this = || ended("pgset instance cafe");
         let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
-        assert_eq!(told(container(this(), json!({})), None), Some(End::StartsAgain));
-        assert_eq!(told(container(json!({"running": {}}), this()), None), Some(End::StartsAgain));
-        assert_eq!(told(container(waiting("ContainerCreating"), this()), None), Some(End::StartsAgain));
-        assert_eq!(told(container(waiting("CrashLoopBackOff"), this()), None), Some(End::Ended));
-        assert_eq!(told(container(this(), json!({})), Some("2026-11-25T12:00:00Z")), Some(End::Ended));
-        let mut failed = container(this(), json!({}));
+        assert_eq!(told(&container(&this(), &json!({})), None), Some(End::StartsAgain));
+        assert_eq!(told(&container(&json!({"running": {}}), &this()), None), Some(End::StartsAgain));
+        assert_eq!(told(&container(&waiting("ContainerCreating"), &this()), None), Some(End::StartsAgain));
+        assert_eq!(told(&container(&waiting("CrashLoopBackOff"), &this()), None), Some(End::Ended));
+        assert_eq!(told(&container(&this(), &json!({})), Some("2026-11-25T12:00:00Z")), Some(End::Ended));
+        let mut failed = container(&this(), &json!({}));
         failed["phase"] = json!("Failed");
-        assert_eq!(told(failed, None), Some(End::Ended));
+        assert_eq!(told(&failed, None), Some(End::Ended));
     }
 
     #[test]
     fn a_pod_that_was_made_anew_says_nothing_of_the_last_one() {
-        let pod = json!({"metadata": {"uid": "other"}, "status": container(ended("pgset instance cafe"), json!({}))});
+        let pod = json!({"metadata": {"uid": "other"}, "status": container(&ended("pgset instance cafe"), &json!({}))});
         assert_eq!(end(&serde_json::from_value(pod).unwrap(), "u", "cafe"), None);
     }
 
