@@ -290,6 +290,17 @@ impl Midwife {
         settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
     }
 
+    /// What commits would wait for if this standby led. Where that is nobody, what an earlier life wrote goes.
+    pub fn write_names_of_standby(&self, members: Option<&Members>) -> Result<()> {
+        let quorum = self.quorum_at_start(members);
+        let text = fs::read_to_string(self.data.path().join(settings::AUTO_FILE)).unwrap_or_default();
+        let is_ours = |names: String| synchronous::is_the_agents(&names, &self.configuration.set);
+        if quorum.confirm > 0 || settings::setting(&text, synchronous::SETTING).is_some_and(is_ours) {
+            self.write_synchronous_names(&quorum)?;
+        }
+        Ok(())
+    }
+
     /// How this member reaches a master, and by which name; the password goes into a file that dies with the pod.
     fn connection(&self, master: &Master, name: &str) -> Result<String> {
         let passfile = run_directory().join("passfile");

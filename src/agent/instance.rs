@@ -60,11 +60,17 @@ pub fn end(pod: &Pod, uid: &str, word: &str) -> Option<End> {
     Some(if is_over || backs_off() { End::Ended } else { End::StartsAgain })
 }
 
+/// By this a container runtime says that a container is not there any more, and that it has not seen its end.
+const LOST: i32 = 255;
+
 /// What the kubelet writes itself of a container that it has lost does not say the word.
 fn says(container: &ContainerStatus, word: &str) -> bool {
     let states = [&container.state, &container.last_state];
     let ended = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
-    ended.filter_map(|ended| ended.message.as_deref()).any(|message| message.strip_prefix(PREFIX) == Some(word))
+    ended
+        .filter(|ended| ended.exit_code != LOST)
+        .filter_map(|ended| ended.message.as_deref())
+        .any(|message| message.strip_prefix(PREFIX) == Some(word))
 }
 
 #[cfg(test)]
@@ -110,6 +116,12 @@ mod tests {
         let mut failed = container(&this(), &json!({}));
         failed["phase"] = json!("Failed");
         assert_eq!(told(&failed, None), Some(End::Ended));
+    }
+
+    #[test]
+    fn a_container_that_its_runtime_has_lost_may_run() {
+        let lost = json!({"terminated": {"exitCode": 255, "reason": "Unknown", "message": "pgset instance cafe"}});
+        assert_eq!(told(&container(&lost, &json!({})), None), None);
     }
 
     #[test]

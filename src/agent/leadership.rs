@@ -113,8 +113,8 @@ struct Keeper {
     trouble: Option<Trouble>,
     /// The word of this life, for the Lease.
     instance: Option<String>,
-    /// The life of the holder's container that has ended, by the kubelet.
-    ended: Option<String>,
+    /// A holder, and the life of its container that has ended, by the kubelet.
+    ended: Option<(String, String)>,
     fencer: fencing::Handle,
     promises: Promises,
     electorate: Electorate,
@@ -197,7 +197,7 @@ impl Keeper {
                 }
             }
             Command::Renew => self.renew().await,
-            Command::HolderHasEnded(instance) => self.ended = Some(instance),
+            Command::HolderHasEnded(holder, instance) => self.ended = Some((holder, instance)),
             Command::Release(last_word, done) => {
                 self.release(last_word).await;
                 let _ = done.send(());
@@ -342,6 +342,7 @@ impl Keeper {
     fn judge(&self) -> Lease {
         let now = Instant::now();
         let (claim, leave) = (self.claim(), self.promises.leave(now));
+        let is_holder = |ended: &String| claim.as_ref().and_then(|claim| claim.holder.as_ref()) == Some(ended);
         let lasts = |claim: &Claim| self.observed_at + claim.duration > now;
         sight::judge(&Sight {
             me: &self.me,
@@ -351,7 +352,7 @@ impl Keeper {
             leave: leave.as_ref().map(|leave| leave.master.as_ref()),
             is_reserved: self.reserved_until.is_some_and(|until| now < until),
             is_silent: self.is_silent && !claim.as_ref().is_some_and(lasts),
-            ended: self.ended.as_deref(),
+            ended: self.ended.as_ref().filter(|(holder, _)| is_holder(holder)).map(|(_, instance)| instance.as_str()),
         })
     }
 

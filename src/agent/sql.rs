@@ -379,6 +379,19 @@ impl Sql {
         })
     }
 
+    /// Whether the server's checkpointer is where it takes a change of the setting at once. It alone tells all sessions whether commits wait, and
+    /// it may be busy with a checkpoint for long.
+    pub async fn commits_wait_as_set(&self) -> Result<bool> {
+        let rows = self
+            .rows(
+                "say whether its checkpointer is idle",
+                "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'checkpointer' \
+                 AND wait_event IN ('CheckpointerMain', 'CheckpointWriteDelay')",
+            )
+            .await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
+    }
+
     /// Changes `synchronous_standby_names`, from the next reload on.
     pub async fn set_synchronous_names(&self, value: &str) -> Result<()> {
         let statement = format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(value));

@@ -277,6 +277,21 @@ mod tests {
         assert!(!look(&asks(&["db-1", "db-2"], 2), 500, 500, 5), "another list begins anew");
     }
 
+    #[test]
+    fn a_second_change_to_the_same_list_is_looked_at_anew() {
+        let (mut catch_up, begin, two) = (CatchUp::default(), Instant::now(), asks(&["db-1", "db-2"], 2));
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let all = |flushed: u64| [("db-1", Lsn(flushed)), ("db-2", Lsn(flushed))].into_iter();
+        catch_up.look(&two, Lsn(100), all(100), at(0));
+        assert!(catch_up.look(&two, Lsn(100), all(100), at(1)));
+        // Meanwhile one of them confirmed alone, and the other is behind.
+        catch_up = CatchUp::default();
+        let behind = || [("db-1", Lsn(300)), ("db-2", Lsn(200))].into_iter();
+        assert!(!catch_up.look(&two, Lsn(300), behind(), at(10)));
+        assert!(!catch_up.look(&two, Lsn(300), behind(), at(11)));
+        assert!(catch_up.look(&two, Lsn(300), all(300), at(12)));
+    }
+
     fn members(count: u32) -> Members {
         Members { set: "my-db".into(), first: 3, count }
     }

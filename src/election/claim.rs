@@ -233,7 +233,7 @@ pub fn acquired(seen: &LeaseObject, identity: &str, taking: &Taking, times: Time
     // Until it is known what the servers do, the record is as careful as the old and the new. Where commits waited for nobody, no replica
     // is known to have what the new holder has: that is recorded when they have caught up.
     let quorum = match before.record.quorum.confirm {
-        0 if before.record.voters.is_empty() => taking.quorum.clone(),
+        0 if before.record.voters.is_empty() && before.set.is_none() => taking.quorum.clone(),
         0 => before.record.quorum.clone(),
         _ => before.record.quorum.widest(&taking.quorum),
     };

@@ -29,11 +29,12 @@ pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum, are_c
             false => QuorumStep::Record(wanted.clone()),
         };
     }
-    if on_server.confirm == 0 || wanted.confirm == 0 {
+    // Where the Lease promises nothing yet, nothing has to be as careful as it: it begins to when the replicas have caught up.
+    if on_server.confirm == 0 || wanted.confirm == 0 || recorded.confirm == 0 {
         return QuorumStep::Enable;
     }
     let both = on_server.widest(wanted);
-    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm && recorded.confirm > 0;
+    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm;
     if covers { QuorumStep::Enable } else { QuorumStep::Record(both) }
 }
 
@@ -57,6 +58,13 @@ mod tests {
             "they lack what waited for nobody"
         );
         assert_eq!(quorum_step(&nothing, &after, &after, true), QuorumStep::Record(after));
+    }
+
+    #[test]
+    fn replicas_that_come_one_after_the_other_promise_nothing_before_they_have_caught_up() {
+        let (nothing, one, two) = (asks(&[], 0), asks(&["a", "b"], 1), asks(&["a", "b"], 2));
+        assert_eq!(quorum_step(&nothing, &one, &two, false), QuorumStep::Enable);
+        assert_eq!(quorum_step(&nothing, &two, &two, false), QuorumStep::CatchUp);
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub(super) enum Command {
     Announce(Master),
     /// What is to be told can't wait for the next renewal.
     Renew,
-    /// The life of its container that this is the word of has ended.
-    HolderHasEnded(String),
+    /// The life of this holder's container that this is the word of has ended.
+    HolderHasEnded(String, String),
     Release(Option<LastWord>, oneshot::Sender<()>),
 }
 
@@ -62,6 +62,8 @@ impl Handle {
 
     /// Asks for the Lease as it stands at that version, and at no other; the outcome is seen in the view.
     pub async fn take(&self, version: Version, taking: Taking) {
+        // What an earlier leadership has told is not true of the next one.
+        self.told.send_replace(None);
         let _ = self.commands.send(Command::Take(version, taking)).await;
     }
 
@@ -106,9 +108,9 @@ impl Handle {
         }
     }
 
-    /// The kubelet says that the holder's container has ended: the life of it that this is the word of.
-    pub async fn holder_has_ended(&self, instance: String) {
-        let _ = self.commands.send(Command::HolderHasEnded(instance)).await;
+    /// The kubelet says that the container of this holder has ended: the life of it that this is the word of.
+    pub async fn holder_has_ended(&self, holder: String, instance: String) {
+        let _ = self.commands.send(Command::HolderHasEnded(holder, instance)).await;
     }
 
     /// Tells the others where the master answers, now and with every renewal.

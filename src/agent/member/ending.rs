@@ -115,6 +115,7 @@ impl Member {
         self.prepare_successor().await;
         self.publisher.update(|status| {
             status.ready = false;
+            status.makes_way = false;
             status.turned_at = None;
             "stopping".clone_into(&mut status.doing);
         });

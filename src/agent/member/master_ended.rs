@@ -11,6 +11,7 @@ use tracing::info;
 use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::instance::{self, End};
+use crate::agent::leadership::Seen;
 use crate::election::Lease;
 use crate::election::claim::Candidate;
 
@@ -22,8 +23,9 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// What a member asks about the master that it lost.
 #[derive(Debug, Default)]
 pub(super) struct MasterEnded {
+    lives_since: Option<Instant>,
     looked_at: Option<Instant>,
-    look: Option<JoinHandle<(String, Option<End>)>>,
+    look: Option<JoinHandle<(Candidate, String, Option<End>)>>,
 }
 
 impl Member {
@@ -31,14 +33,19 @@ impl Member {
     /// replicas: then one of them has all that was acknowledged.
     pub(super) async fn look_after_lost_master(&mut self, lease: &Lease) {
         if let Some(look) = self.master_ended.look.take_if(|look| look.is_finished())
-            && let Ok((word, Some(end))) = look.await
+            && let Ok((holder, word, Some(end))) = look.await
         {
-            self.note_end_of_master(word, end).await;
+            self.note_end_of_master(&holder, word, end).await;
         }
+        // A master that can't reach the API server may lead on by the leave of this member's own earlier life, in a life of which the Lease
+        // does not know. After a whole Lease that leave is over.
+        let lives_since = *self.master_ended.lives_since.get_or_insert_with(Instant::now);
+        let remembers_all = lives_since.elapsed() >= self.configuration().times.duration;
         let is_lost = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }))
             && !self.publisher.current().ready
             && matches!(lease, Lease::Other { .. })
-            && self.configuration().fails_over;
+            && self.configuration().fails_over
+            && remembers_all;
         let is_due = self.master_ended.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
         if !is_lost || !is_due || self.master_ended.look.is_some() {
             return;
@@ -54,22 +61,23 @@ impl Member {
         self.master_ended.look = Some(tokio::spawn(look(self.client.clone(), namespace, holder, word)));
     }
 
-    async fn note_end_of_master(&mut self, word: String, end: End) {
-        let view = self.leadership.view();
-        let Some(seen) = view.seen().filter(|seen| seen.instance.as_ref() == Some(&word)) else { return };
+    async fn note_end_of_master(&mut self, holder: &Candidate, word: String, end: End) {
+        let (view, holder) = (self.leadership.view(), holder.to_string());
+        let is_he = |seen: &&Seen| seen.holder.as_ref() == Some(&holder) && seen.instance.as_ref() == Some(&word);
+        let Some(seen) = view.seen().filter(is_he) else { return };
         if end == End::StartsAgain && seen.record.quorum.confirm == 0 {
             return;
         }
-        info!(master = ?seen.holder, "the kubelet says that the master's container has ended: its Lease is not waited for");
-        self.leadership.holder_has_ended(word).await;
+        info!(master = holder, "the kubelet says that the master's container has ended: its Lease is not waited for");
+        self.leadership.holder_has_ended(holder, word).await;
     }
 }
 
 /// What the kubelet says of the holder's container, with the word that it was asked by.
-async fn look(client: Client, namespace: String, holder: Candidate, word: String) -> (String, Option<End>) {
+async fn look(client: Client, namespace: String, holder: Candidate, word: String) -> (Candidate, String, Option<End>) {
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let found = timeout(LOOK_LIMIT, pods.get_opt(&holder.pod)).await;
     let pod = found.ok().and_then(Result::ok).flatten();
     let end = pod.and_then(|pod| instance::end(&pod, &holder.uid, &word));
-    (word, end)
+    (holder, word, end)
 }

@@ -247,6 +247,8 @@ impl Member {
     async fn turn(&mut self) {
         self.stand_down();
         if Instant::now() < self.retry.not_before && matches!(self.state, State::Stopped) {
+            // Nothing is looked at meanwhile: somebody may lead by now.
+            self.publisher.update(|status| status.makes_way = false);
             return;
         }
         let observation = self.observe().await;
@@ -338,6 +340,7 @@ impl Member {
             Action::StartStandby => {
                 self.label.set(label::Role::None);
                 self.midwife.prepare_to_wait()?;
+                self.write_names_of_standby()?;
                 self.start(Role::Replica { follows: None, stuck_at: None }).await?;
             }
             Action::Promote(timeline) => self.promote(timeline).await?,
@@ -364,6 +367,7 @@ impl Member {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
                 self.midwife.prepare_to_follow(&master)?;
+                self.write_names_of_standby()?;
                 self.start(Role::Replica { follows: Some(master), stuck_at: None }).await?;
             }
             Action::Follow(master) => self.follow(master)?,

@@ -9,7 +9,7 @@ use super::Member;
 use super::state::{Role, Running, State};
 use crate::agent::notes::Leadership;
 use crate::agent::slots::Members;
-use crate::agent::synchronous;
+use crate::agent::synchronous::{self, CatchUp};
 use crate::election::claim::Told;
 use crate::election::lineage::{Database, Reached};
 use crate::election::quorum::{QuorumStep, quorum_step};
@@ -39,7 +39,13 @@ impl Member {
         } else {
             (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, asked)))
         };
-        let are_caught_up = on_server == recorded.quorum || self.are_caught_up(&on_server).await;
+        let are_caught_up = if on_server == recorded.quorum {
+            // What is looked at next is another change, also if it leads to the same.
+            self.catch_up = CatchUp::default();
+            true
+        } else {
+            self.are_caught_up(&on_server).await
+        };
         let (quorum, may_enable) = match quorum_step(&recorded.quorum, &on_server, &wanted, are_caught_up) {
             QuorumStep::Record(quorum) => (quorum, false),
             QuorumStep::Enable | QuorumStep::CatchUp => (recorded.quorum, true),
@@ -55,8 +61,8 @@ impl Member {
     /// Whether those that the server waits for by now have all that it had acknowledged before.
     async fn are_caught_up(&mut self, on_server: &Quorum) -> bool {
         let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return false };
-        match (sql.flushed().await, sql.walsenders().await) {
-            (Ok(Some(flushed)), Ok(replicas)) => {
+        match (sql.flushed().await, sql.walsenders().await, sql.commits_wait_as_set().await) {
+            (Ok(Some(flushed)), Ok(replicas), Ok(true)) => {
                 let replicas = replicas.iter().filter_map(|replica| Some((replica.name.as_str(), replica.flushed?)));
                 self.catch_up.look(on_server, flushed, replicas, Instant::now())
             }

@@ -15,7 +15,7 @@ use crate::agent::events::Reason;
 use crate::agent::server::Server;
 use crate::agent::slots::{Change, Members};
 use crate::agent::sql::{self, Sql};
-use crate::agent::synchronous::{Confirmations, Standing, Step};
+use crate::agent::synchronous::{CatchUp, Confirmations, Standing, Step};
 use crate::errors::with_causes;
 
 /// How often the master looks up its oldest WAL. A listing of a directory that may be large and slow, for the sake of replicas that have
@@ -31,6 +31,13 @@ impl Member {
         }
         let quorum = self.taken_with.clone().unwrap_or_else(|| self.midwife.quorum_at_start(None));
         self.midwife.write_synchronous_names(&quorum)
+    }
+
+    /// A standby has them as well, where they do nothing: whether commits wait at all is known to its processes before it is promoted. Who
+    /// learned that by the promotion's own reload might acknowledge a commit before.
+    pub(super) fn write_names_of_standby(&self) -> Result<(), birth::Error> {
+        let members = self.set.borrow().as_ref().map(|set| set.members.clone());
+        self.midwife.write_names_of_standby(members.as_ref())
     }
 
     /// Nothing in here keeps a master from taking writes, or from being ready.
@@ -61,6 +68,9 @@ impl Member {
                 continue;
             }
             info!(set, ?step, "the members changed");
+            if matches!(step, Step::Names(_)) {
+                self.catch_up = CatchUp::default();
+            }
             if let Err(why) = take(sql, server, &step).await {
                 warn!(?step, error = with_causes(&why), "failed to follow the set's size, trying again");
                 outcome = Err(why);

@@ -11,6 +11,8 @@ use super::returning::Return;
 use super::state::{Retry, Role, Running, State};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
+use crate::agent::strictness::Strictness;
+use crate::agent::synchronous::CatchUp;
 use crate::agent::{label, leadership, route, sql};
 use crate::election::Master;
 use crate::election::claim::Progress;
@@ -129,6 +131,9 @@ impl Member {
                 status.system_identifier = Some(facts.system.to_string());
             });
             self.taken_with = None;
+            // What was seen in an earlier leadership is not true of this one.
+            self.catch_up = CatchUp::default();
+            self.strictness = Strictness::default();
             self.starts = Starts::default();
             self.note_served();
             self.complete_histories(facts.timeline).await;
