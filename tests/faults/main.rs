@@ -3,6 +3,8 @@
 //!
 //! A run prints its seed. `PGSET_FAULTS_SEED` chooses the same faults again (when each of them strikes is the machine's), `PGSET_FAULTS`
 //! how many there are, and `PGSET_FAULTS_HOURS` goes on with other seeds for so long: `make soak HOURS=n`.
+//!
+//! In a lab of several nodes (`make lab NODES=3`) the members are spread over them, and nodes are cut off, frozen and killed as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
 #![allow(unused_crate_dependencies, missing_docs, dead_code)]
 
@@ -15,6 +17,7 @@ mod lab;
 mod manifests;
 #[path = "../e2e/node.rs"]
 mod node;
+mod nodes;
 mod strikes;
 mod watch;
 
@@ -24,8 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chance::Chance;
 use clients::Clients;
-use lab::{Namespace, START, same, wait_until};
-use manifests::set;
+use lab::{Lab, Namespace, START, same, wait_until};
+use manifests::{Set, set};
+use serde_json::json;
 use strikes::Strike;
 use watch::Watch;
 
@@ -59,6 +63,8 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     ns.shared_claim("pgset-pvc");
     let set = set("pgset").replicas(3).annotation("pgset.dev/maximum-lag", "0");
     let set = if synchronous { set.annotation("pgset.dev/synchronous", "1") } else { set };
+    let several_nodes = nodes::strikable() > 0;
+    let set = if several_nodes { spread(set) } else { set };
     ns.apply(&set.manifest());
     ns.wait_ready("pgset", MEMBERS.len());
     let db = ns.database("pgset");
@@ -74,7 +80,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let mut chance = Chance::of(seed);
     let mut by_hand = Vec::new();
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
-        let strike = Strike::choose(&mut chance);
+        let strike = Strike::choose(&mut chance, several_nodes);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
         let pod = strike.pod(ns);
@@ -118,6 +124,30 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     all_have_the_same(ns, &db);
 }
 
+/// One member on a node, and none where no node may be struck if there are enough others. Who can't go back to his node goes to another.
+fn spread(set: Set) -> Set {
+    let set = set.pod(
+        "topologySpreadConstraints",
+        json!([{
+            "topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+            "nodeTaintsPolicy": "Honor", "labelSelector": {"matchLabels": {"app": "pgset"}},
+        }]),
+    );
+    if nodes::strikable() < MEMBERS.len() {
+        return set;
+    }
+    let others = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node::FIRST]}]}]);
+    set.pod(
+        "affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+        json!({"nodeSelectorTerms": others}),
+    )
+}
+
+/// A node that is struck takes the members of every set with it: with several nodes one run comes after the other.
+fn the_lab() -> Lab {
+    if nodes::strikable() > 0 { lab::alone() } else { lab::shared() }
+}
+
 fn wait_recorded(ns: &Namespace<'_>, synchronous: bool) {
     let quorum = if synchronous { "1 of pgset-1,pgset-2" } else { "0 of " };
     wait_until(START, "who may stand, and what commits wait for, is recorded", || {
@@ -147,12 +177,12 @@ fn all_have_the_same(ns: &Namespace<'_>, db: &lab::Database<'_>) {
 
 #[test]
 fn commits_that_waited_for_a_replica_survive_whatever_happens() {
-    let lab = lab::shared();
+    let lab = the_lab();
     runs(|seed| endure(&lab.namespace("faults-synchronous"), seed, true));
 }
 
 #[test]
 fn commits_that_waited_for_nobody_are_lost_within_the_bound_alone() {
-    let lab = lab::shared();
+    let lab = the_lab();
     runs(|seed| endure(&lab.namespace("faults"), seed.wrapping_add(1 << 32), false));
 }

@@ -8,6 +8,7 @@ use crate::MEMBERS;
 use crate::chance::Chance;
 use crate::lab::Namespace;
 use crate::node;
+use crate::nodes::{Cut, Node, Undo};
 
 /// No fault is held for longer, with the time that it takes to end it.
 pub const LONGEST: Duration = Duration::from_secs(16);
@@ -41,8 +42,16 @@ pub enum What {
     IsOrderedToLead,
     IsPromotedByHand,
     LastMemberLeavesAndReturns,
+    /// And comes back at the end, as its power does.
+    NodeIsKilled,
+    NodeIsFrozen,
+    NodeIsCutOff(Cut),
+    /// As a cluster's operator does who believes it lost: no pod is to start there, and its pod is deleted by force. It was not lost.
+    NodeIsCutOffAndGivenUp,
+    NodeIsFrozenAndGivenUp,
 }
 
+/// In a lab of one node; the same seed draws the same of these for ever.
 const ALL: [What; 13] = [
     What::PostmasterIsKilled,
     What::FencerIsKilled,
@@ -57,6 +66,19 @@ const ALL: [What; 13] = [
     What::IsOrderedToLead,
     What::IsPromotedByHand,
     What::LastMemberLeavesAndReturns,
+];
+
+/// Where there are several, every second fault is one of these.
+const OF_NODES: [What; 9] = [
+    What::NodeIsKilled,
+    What::NodeIsFrozen,
+    What::NodeIsCutOff(Cut::All),
+    What::NodeIsCutOff(Cut::From),
+    What::NodeIsCutOff(Cut::To),
+    What::NodeIsCutOff(Cut::ApiServer),
+    What::NodeIsCutOff(Cut::Others),
+    What::NodeIsCutOffAndGivenUp,
+    What::NodeIsFrozenAndGivenUp,
 ];
 
 /// A fault.
@@ -86,8 +108,9 @@ pub fn seconds(chance: &mut Chance, range: Range<u64>) -> Duration {
 
 impl Strike {
     /// Every second one strikes the master.
-    pub fn choose(chance: &mut Chance) -> Self {
-        let what = one_of(chance, &ALL);
+    pub fn choose(chance: &mut Chance, several_nodes: bool) -> Self {
+        let of_node = several_nodes && chance.below(2) == 0;
+        let what = one_of(chance, if of_node { &OF_NODES[..] } else { &ALL });
         let whom = one_of(chance, &[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
         // A master can't be ordered to lead, nor promoted.
         let whom = if matches!(what, What::IsOrderedToLead | What::IsPromotedByHand) {
@@ -122,10 +145,16 @@ impl Strike {
             .and_then(|holder| holder.split('/').next())
             .filter(|pod| !pod.is_empty())
             .unwrap_or(MEMBERS[0]);
-        match self.whom {
-            Whom::Master => master.to_owned(),
-            Whom::Replica(place) => MEMBERS.iter().filter(|pod| **pod != master).nth(place).unwrap().to_string(),
+        let chosen = match self.whom {
+            Whom::Master => master,
+            Whom::Replica(place) => MEMBERS.iter().filter(|pod| **pod != master).nth(place).unwrap(),
+        };
+        // A node that may not be struck: another member's.
+        let mut others = MEMBERS.into_iter().filter(|pod| *pod != chosen);
+        if OF_NODES.contains(&self.what) && Node::of(ns, chosen).is_err() {
+            return others.find(|pod| Node::of(ns, pod).is_ok()).unwrap_or(chosen).to_owned();
         }
+        chosen.to_owned()
     }
 
     fn strike(self, ns: &Namespace<'_>, pod: &str) -> Result<Struck, String> {
@@ -172,14 +201,29 @@ impl Strike {
                     ns.try_kubectl("scale statefulset pgset --replicas=3").map(drop).map_err(|said| said.err)
                 }));
             }
+            What::NodeIsKilled => return Node::of(ns, pod)?.kill().map(Struck::undone),
+            What::NodeIsFrozen => return Node::of(ns, pod)?.freeze().map(Struck::undone),
+            What::NodeIsCutOff(what) => return Node::of(ns, pod)?.cut(what).map(Struck::undone),
+            What::NodeIsCutOffAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.cut(Cut::All)?),
+            What::NodeIsFrozenAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.freeze()?),
         }
         Ok(Struck(None))
     }
 }
 
+fn given_up(ns: &Namespace<'_>, pod: &str, mut undo: Undo) -> Result<Struck, String> {
+    undo.cordon()?;
+    ns.try_kubectl(&format!("delete pod {pod} --wait=false --force --grace-period=0")).map_err(|said| said.err)?;
+    Ok(Struck::undone(undo))
+}
+
 impl Struck {
     fn until(end: impl FnOnce(&Namespace<'_>) -> Result<(), String> + 'static) -> Self {
         Self(Some(Box::new(end)))
+    }
+
+    fn undone(undo: Undo) -> Self {
+        Self::until(|_| undo.now())
     }
 
     /// What was struck may be gone by then, and that is as good.
