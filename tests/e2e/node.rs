@@ -10,8 +10,8 @@ use std::{
 
 use crate::lab::{Namespace, kubectl, run};
 
-/// Where the lab's sockets are.
-const SOCKETS: &str = "/run/pgset-lab";
+/// Where the lab's sockets are, and the numbers of its processes.
+const RUN: &str = "/run/pgset-lab";
 /// The node that every lab has; the control plane is on it.
 pub const FIRST: &str = "lab";
 /// The address under which pods find the API server.
@@ -28,7 +28,7 @@ pub fn tool(program: &str, arguments: &[&str]) -> Result<()> {
 
 /// `ctr` on a node: each has a containerd of its own.
 fn ctr(node: &str, arguments: &[&str]) -> Result<()> {
-    let folder = if node == FIRST { SOCKETS.to_owned() } else { format!("{SOCKETS}/{node}") };
+    let folder = if node == FIRST { RUN.to_owned() } else { format!("{RUN}/{node}") };
     tool("ctr", &[&["--address", &format!("{folder}/containerd.sock"), "--namespace", "k8s.io"], arguments].concat())
 }
 
@@ -55,6 +55,13 @@ impl Container {
     fn task(&self, arguments: &[&str]) -> Result<()> {
         ctr(&self.node, &[&["task"], arguments, &[&self.id]].concat())
     }
+}
+
+/// The process that is the lab's API server.
+pub fn api_server() -> Result<u32> {
+    let path = format!("{RUN}/pid/kube-apiserver");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    text.trim().parse().map_err(|_| format!("{path}: {text:?} is no number"))
 }
 
 /// The nodes, by name.

@@ -4,7 +4,8 @@
 //! A run prints its seed. `PGSET_FAULTS_SEED` chooses the same faults again (when each of them strikes is the machine's), `PGSET_FAULTS`
 //! how many there are, and `PGSET_FAULTS_HOURS` goes on with other seeds for so long: `make soak HOURS=n`.
 //!
-//! In a lab of several nodes (`make lab NODES=3`) the members are spread over them, and nodes are cut off, frozen and killed as well.
+//! In a lab of several nodes (`make lab NODES=3`) the members are spread over them, and nodes are cut off, frozen and killed as well; the API
+//! server stands still, the export is full, or stalls. These last three strike in a lab of one node too if `PGSET_FAULTS_ALL` is 1.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
 #![allow(unused_crate_dependencies, missing_docs, dead_code)]
 
@@ -15,9 +16,12 @@ mod clients;
 mod lab;
 #[path = "../e2e/manifests.rs"]
 mod manifests;
+#[path = "../e2e/mount.rs"]
+mod mount;
 #[path = "../e2e/node.rs"]
 mod node;
 mod nodes;
+mod storage;
 mod strikes;
 mod watch;
 
@@ -30,7 +34,8 @@ use clients::Clients;
 use lab::{Lab, Namespace, START, same, wait_until};
 use manifests::{Set, set};
 use serde_json::json;
-use strikes::Strike;
+use storage::Export;
+use strikes::{Kinds, Strike};
 use watch::Watch;
 
 /// The members, all of which write and confirm.
@@ -60,11 +65,12 @@ fn runs(run: impl Fn(u64)) {
 
 /// Faults while clients write. Returns what they wrote and what a watcher saw, when all is calm again.
 fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
+    let kinds = the_kinds();
+    let export = (kinds != Kinds::OfMembers).then(|| Export::of(ns));
     ns.shared_claim("pgset-pvc");
     let set = set("pgset").replicas(3).annotation("pgset.dev/maximum-lag", "0");
     let set = if synchronous { set.annotation("pgset.dev/synchronous", "1") } else { set };
-    let several_nodes = nodes::strikable() > 0;
-    let set = if several_nodes { spread(set) } else { set };
+    let set = if kinds == Kinds::OfNodesToo { spread(set) } else { set };
     ns.apply(&set.manifest());
     ns.wait_ready("pgset", MEMBERS.len());
     let db = ns.database("pgset");
@@ -80,7 +86,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let mut chance = Chance::of(seed);
     let mut by_hand = Vec::new();
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
-        let strike = Strike::choose(&mut chance, several_nodes);
+        let strike = Strike::choose(&mut chance, kinds);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
         let pod = strike.pod(ns);
@@ -88,7 +94,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         if strike.is_by_hand() {
             by_hand.push((watch::now(), pod.clone()));
         }
-        let struck = strike.begin(ns, &pod);
+        let struck = strike.begin(ns, &pod, export.as_ref());
         thread::sleep(hold);
         struck.end(ns);
         thread::sleep(pause);
@@ -143,9 +149,20 @@ fn spread(set: Set) -> Set {
     )
 }
 
-/// A node that is struck takes the members of every set with it: with several nodes one run comes after the other.
+/// What this lab allows, and what was asked for.
+fn the_kinds() -> Kinds {
+    if nodes::strikable() > 0 {
+        Kinds::OfNodesToo
+    } else if number("PGSET_FAULTS_ALL") == Some(1) {
+        Kinds::OfSurroundingsToo
+    } else {
+        Kinds::OfMembers
+    }
+}
+
+/// A node that is struck takes the members of every set with it, and all have one API server: then one run comes after the other.
 fn the_lab() -> Lab {
-    if nodes::strikable() > 0 { lab::alone() } else { lab::shared() }
+    if the_kinds() == Kinds::OfMembers { lab::shared() } else { lab::alone() }
 }
 
 fn wait_recorded(ns: &Namespace<'_>, synchronous: bool) {

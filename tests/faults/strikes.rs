@@ -9,11 +9,13 @@ use crate::chance::Chance;
 use crate::lab::Namespace;
 use crate::node;
 use crate::nodes::{Cut, Node, Undo};
+use crate::storage::{self, Export};
 
 /// No fault is held for longer, with the time that it takes to end it.
 pub const LONGEST: Duration = Duration::from_secs(16);
 
 const CONTAINER: &str = "postgres";
+const NO_EXPORT: &str = "the export has no disk of its own";
 /// How its command begins.
 const POSTMASTER: &str = "/usr/lib/postgresql/";
 
@@ -49,6 +51,19 @@ pub enum What {
     /// As a cluster's operator does who believes it lost: no pod is to start there, and its pod is deleted by force. It was not lost.
     NodeIsCutOffAndGivenUp,
     NodeIsFrozenAndGivenUp,
+    ApiServerIsStopped,
+    ExportIsFull,
+    ExportIsStalled,
+}
+
+/// Which of them there are to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// What a lab of one node has in each run.
+    OfMembers,
+    /// What all members, and all sets, have in common.
+    OfSurroundingsToo,
+    OfNodesToo,
 }
 
 /// In a lab of one node; the same seed draws the same of these for ever.
@@ -68,7 +83,7 @@ const ALL: [What; 13] = [
     What::LastMemberLeavesAndReturns,
 ];
 
-/// Where there are several, every second fault is one of these.
+/// Where there are several, about every second fault is one of these.
 const OF_NODES: [What; 9] = [
     What::NodeIsKilled,
     What::NodeIsFrozen,
@@ -80,6 +95,8 @@ const OF_NODES: [What; 9] = [
     What::NodeIsCutOffAndGivenUp,
     What::NodeIsFrozenAndGivenUp,
 ];
+
+const OF_SURROUNDINGS: [What; 3] = [What::ApiServerIsStopped, What::ExportIsFull, What::ExportIsStalled];
 
 /// A fault.
 #[derive(Clone, Copy, Debug)]
@@ -108,9 +125,13 @@ pub fn seconds(chance: &mut Chance, range: Range<u64>) -> Duration {
 
 impl Strike {
     /// Every second one strikes the master.
-    pub fn choose(chance: &mut Chance, several_nodes: bool) -> Self {
-        let of_node = several_nodes && chance.below(2) == 0;
-        let what = one_of(chance, if of_node { &OF_NODES[..] } else { &ALL });
+    pub fn choose(chance: &mut Chance, kinds: Kinds) -> Self {
+        let list = match kinds {
+            Kinds::OfMembers => &ALL[..],
+            Kinds::OfSurroundingsToo => one_of(chance, &[&ALL[..], &ALL, &OF_SURROUNDINGS]),
+            Kinds::OfNodesToo => one_of(chance, &[&OF_NODES[..], &OF_NODES, &OF_NODES, &ALL, &ALL, &OF_SURROUNDINGS]),
+        };
+        let what = one_of(chance, list);
         let whom = one_of(chance, &[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
         // A master can't be ordered to lead, nor promoted.
         let whom = if matches!(what, What::IsOrderedToLead | What::IsPromotedByHand) {
@@ -126,9 +147,9 @@ impl Strike {
         self.what == What::IsPromotedByHand
     }
 
-    pub fn begin(self, ns: &Namespace<'_>, pod: &str) -> Struck {
+    pub fn begin(self, ns: &Namespace<'_>, pod: &str, export: Option<&Export>) -> Struck {
         // A member that is just being made has no process to strike.
-        self.strike(ns, pod).unwrap_or_else(|why| {
+        self.strike(ns, pod, export).unwrap_or_else(|why| {
             println!("  which could not be struck: {why}");
             Struck(None)
         })
@@ -157,7 +178,7 @@ impl Strike {
         chosen.to_owned()
     }
 
-    fn strike(self, ns: &Namespace<'_>, pod: &str) -> Result<Struck, String> {
+    fn strike(self, ns: &Namespace<'_>, pod: &str, export: Option<&Export>) -> Result<Struck, String> {
         let first = |command| {
             let found = node::running(ns, pod, CONTAINER, command)?;
             found.first().copied().ok_or_else(|| format!("there is no {command}"))
@@ -206,6 +227,13 @@ impl Strike {
             What::NodeIsCutOff(what) => return Node::of(ns, pod)?.cut(what).map(Struck::undone),
             What::NodeIsCutOffAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.cut(Cut::All)?),
             What::NodeIsFrozenAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.freeze()?),
+            What::ApiServerIsStopped => return stopped(node::api_server()?),
+            What::ExportIsStalled => return stopped(export.ok_or(NO_EXPORT)?.server()),
+            What::ExportIsFull => {
+                let disk = export.ok_or(NO_EXPORT)?.disk().to_owned();
+                storage::fill(&disk)?;
+                return Ok(Struck::until(move |_| storage::empty(&disk)));
+            }
         }
         Ok(Struck(None))
     }
