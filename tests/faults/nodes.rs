@@ -55,31 +55,31 @@ impl Node {
             Cut::ApiServer => "api-server",
             Cut::Others => "nodes",
         };
-        self.command(&["cut", &self.0, what])?;
+        command(&["cut", &self.0, what])?;
         Ok(self.undone_by("heal"))
     }
 
     /// All its processes stand still, as on a virtual machine that does.
     pub fn freeze(&self) -> Result<Undo, String> {
-        self.command(&["freeze", &self.0])?;
+        command(&["freeze", &self.0])?;
         Ok(self.undone_by("thaw"))
     }
 
     /// As if its power failed. It is Ready again when this is undone.
     pub fn kill(&self) -> Result<Undo, String> {
         let undo = self.undone_by("start");
-        self.command(&["kill", &self.0])?;
+        command(&["kill", &self.0])?;
         Ok(undo)
     }
 
     fn undone_by(&self, command: &'static str) -> Undo {
         Undo { node: self.clone(), command: Some(command), is_cordoned: false }
     }
+}
 
-    fn command(&self, words: &[&str]) -> Result<(), String> {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/node");
-        tool(&program.display().to_string(), words)
-    }
+fn command(words: &[&str]) -> Result<(), String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/node");
+    tool(&program.display().to_string(), words)
 }
 
 impl Undo {
@@ -94,8 +94,8 @@ impl Undo {
     }
 
     fn undo(&mut self) -> Result<(), String> {
-        let Some(command) = self.command.take() else { return Ok(()) };
-        let undone = self.node.command(&[command, &self.node.0]);
+        let Some(word) = self.command.take() else { return Ok(()) };
+        let undone = command(&[word, &self.node.0]);
         if self.is_cordoned {
             self.kubectl("uncordon")?;
         }
