@@ -66,11 +66,11 @@ fn runs(run: impl Fn(u64)) {
 /// Faults while clients write. Returns what they wrote and what a watcher saw, when all is calm again.
 fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let kinds = the_kinds();
-    let export = (kinds != Kinds::OfMembers).then(|| Export::of(ns));
+    let export = (kinds != Kinds::Members).then(|| Export::of(ns));
     ns.shared_claim("pgset-pvc");
     let set = set("pgset").replicas(3).annotation("pgset.dev/maximum-lag", "0");
     let set = if synchronous { set.annotation("pgset.dev/synchronous", "1") } else { set };
-    let set = if kinds == Kinds::OfNodesToo { spread(set) } else { set };
+    let set = if kinds == Kinds::WithNodes { spread(set) } else { set };
     ns.apply(&set.manifest());
     ns.wait_ready("pgset", MEMBERS.len());
     let db = ns.database("pgset");
@@ -152,17 +152,17 @@ fn spread(set: Set) -> Set {
 /// What this lab allows, and what was asked for.
 fn the_kinds() -> Kinds {
     if nodes::strikable() > 0 {
-        Kinds::OfNodesToo
+        Kinds::WithNodes
     } else if number("PGSET_FAULTS_ALL") == Some(1) {
-        Kinds::OfSurroundingsToo
+        Kinds::WithSurroundings
     } else {
-        Kinds::OfMembers
+        Kinds::Members
     }
 }
 
 /// A node that is struck takes the members of every set with it, and all have one API server: then one run comes after the other.
 fn the_lab() -> Lab {
-    if the_kinds() == Kinds::OfMembers { lab::shared() } else { lab::alone() }
+    if the_kinds() == Kinds::Members { lab::shared() } else { lab::alone() }
 }
 
 fn wait_recorded(ns: &Namespace<'_>, synchronous: bool) {

@@ -60,10 +60,10 @@ pub enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinds {
     /// What a lab of one node has in each run.
-    OfMembers,
+    Members,
     /// What all members, and all sets, have in common.
-    OfSurroundingsToo,
-    OfNodesToo,
+    WithSurroundings,
+    WithNodes,
 }
 
 /// In a lab of one node; the same seed draws the same of these for ever.
@@ -127,9 +127,9 @@ impl Strike {
     /// Every second one strikes the master.
     pub fn choose(chance: &mut Chance, kinds: Kinds) -> Self {
         let list = match kinds {
-            Kinds::OfMembers => &ALL[..],
-            Kinds::OfSurroundingsToo => one_of(chance, &[&ALL[..], &ALL, &OF_SURROUNDINGS]),
-            Kinds::OfNodesToo => one_of(chance, &[&OF_NODES[..], &OF_NODES, &OF_NODES, &ALL, &ALL, &OF_SURROUNDINGS]),
+            Kinds::Members => &ALL[..],
+            Kinds::WithSurroundings => one_of(chance, &[&ALL[..], &ALL, &OF_SURROUNDINGS]),
+            Kinds::WithNodes => one_of(chance, &[&OF_NODES[..], &OF_NODES, &OF_NODES, &ALL, &ALL, &OF_SURROUNDINGS]),
         };
         let what = one_of(chance, list);
         let whom = one_of(chance, &[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
