@@ -250,6 +250,8 @@ pub mod lease {
     pub const VOTERS: &str = "pgset.dev/voters";
     /// How many of which replicas confirm each commit: `1 of db-1,db-2`.
     pub const QUORUM: &str = "pgset.dev/quorum";
+    /// Which life of its container the holder is, by the word that the kubelet tells at its end.
+    pub const INSTANCE: &str = "pgset.dev/instance";
     /// To whom the last master handed over; the others let it go first.
     pub const SUCCESSOR: &str = "pgset.dev/successor";
     /// The last order to switch over that was seen to: it is not followed twice.

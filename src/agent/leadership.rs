@@ -54,6 +54,8 @@ pub struct Parts {
     pub times: Times,
     /// Whoever ends PostgreSQL if nothing else does.
     pub fencer: fencing::Handle,
+    /// Which life of its container this is.
+    pub instance: Option<String>,
     /// What this member has promised.
     pub promises: Promises,
     /// The other members.
@@ -109,6 +111,10 @@ struct Keeper {
     noted: watch::Receiver<Noted>,
     told: watch::Receiver<Option<Told>>,
     trouble: Option<Trouble>,
+    /// The word of this life, for the Lease.
+    instance: Option<String>,
+    /// The life of the holder's container that has ended, by the kubelet.
+    ended: Option<String>,
     fencer: fencing::Handle,
     promises: Promises,
     electorate: Electorate,
@@ -125,7 +131,7 @@ impl Keeper {
         told: watch::Receiver<Option<Told>>,
         publish: watch::Sender<View>,
     ) -> Self {
-        let Parts { client, namespace, name, me, times, fencer, promises, electorate, earlier } = parts;
+        let Parts { client, namespace, name, me, times, fencer, instance, promises, electorate, earlier } = parts;
         let identity = me.to_string();
         Self {
             api: Api::namespaced(client, &namespace),
@@ -142,6 +148,8 @@ impl Keeper {
             noted,
             told,
             trouble: None,
+            instance,
+            ended: None,
             fencer,
             promises,
             electorate,
@@ -189,6 +197,7 @@ impl Keeper {
                 }
             }
             Command::Renew => self.renew().await,
+            Command::HolderHasEnded(instance) => self.ended = Some(instance),
             Command::Release(last_word, done) => {
                 self.release(last_word).await;
                 let _ = done.send(());
@@ -326,8 +335,8 @@ impl Keeper {
 
     fn facts(&self) -> Option<Seen> {
         let version = claim::version(self.seen.as_ref()?)?;
-        let Claim { holder, record, successor, order_done, .. } = self.claim()?;
-        Some(Seen { version, holder, record, successor, order_done })
+        let Claim { holder, record, instance, successor, order_done, .. } = self.claim()?;
+        Some(Seen { version, holder, record, instance, successor, order_done })
     }
 
     fn judge(&self) -> Lease {
@@ -342,6 +351,7 @@ impl Keeper {
             leave: leave.as_ref().map(|leave| leave.master.as_ref()),
             is_reserved: self.reserved_until.is_some_and(|until| now < until),
             is_silent: self.is_silent && !claim.as_ref().is_some_and(lasts),
+            ended: self.ended.as_deref(),
         })
     }
 

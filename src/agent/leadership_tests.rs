@@ -104,6 +104,7 @@ impl ApiServer {
             me,
             times: Times::of_seconds(6),
             fencer,
+            instance: None,
             promises: Promises::default(),
             electorate: nobody(),
             earlier: None,

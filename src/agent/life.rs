@@ -30,7 +30,7 @@ use super::programs::Programs;
 use super::promises::Promises;
 use super::responder::Responder;
 use super::status::Publisher;
-use super::{Ending, Error, fencing, kubernetes, label, leadership, peers, postmasters, privileges, route};
+use super::{Ending, Error, fencing, instance, kubernetes, label, leadership, peers, postmasters, privileges, route};
 use crate::election::SystemIdentifier;
 use crate::election::claim::{Candidate, Claim};
 use crate::election::promise::Attempt;
@@ -236,6 +236,7 @@ impl Life {
             me: configuration.me.clone(),
             times: configuration.times,
             fencer,
+            instance: instance::write(),
             promises: promises.clone(),
             electorate: electorate.clone(),
             earlier,

@@ -10,6 +10,7 @@ mod electorate;
 mod events;
 pub mod fencer;
 mod fencing;
+pub mod instance;
 mod kubernetes;
 mod label;
 mod leadership;

@@ -34,6 +34,7 @@ const LISTEN_RETRY: Duration = Duration::from_secs(10);
 
 /// A member's own account.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each of them is told by itself")]
 pub struct Status {
     /// `master`, `replica` or `none`.
     pub role: &'static str,

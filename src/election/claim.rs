@@ -95,6 +95,8 @@ pub struct Claim {
     pub set: Option<Database>,
     /// Who may stand, and what commits wait for.
     pub record: Record,
+    /// Which life of its container the holder is, by the word that the kubelet tells at its end.
+    pub instance: Option<String>,
     /// To whom the last master handed over.
     pub successor: Option<String>,
     /// The last order that was seen to.
@@ -166,6 +168,7 @@ impl Claim {
             master,
             set,
             record: Record { epoch, voters, quorum },
+            instance: note(names::lease::INSTANCE).map(str::to_owned),
             successor: note(names::lease::SUCCESSOR).map(str::to_owned),
             order_done: note(names::lease::ORDER_DONE).map(str::to_owned),
             order_refused: note(names::lease::ORDER_REFUSED).map(str::to_owned),
@@ -287,6 +290,19 @@ pub fn renewed(
             }
         }
     }
+    lease
+}
+
+/// Whatever a member writes into the Lease says which life of its container holds it; one that the kubelet would tell nothing of says
+/// so, lest an earlier life's end be taken for its own. That nobody holds it says nothing of a life.
+#[must_use]
+pub fn by(mut lease: LeaseObject, identity: &str, instance: Option<&str>) -> LeaseObject {
+    let holds = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(identity);
+    let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
+    match instance.filter(|_| holds) {
+        Some(instance) => notes.insert(names::lease::INSTANCE.to_owned(), instance.to_owned()),
+        None => notes.remove(names::lease::INSTANCE),
+    };
     lease
 }
 

@@ -23,12 +23,14 @@ pub struct Sight<'a> {
     pub is_reserved: bool,
     /// Its holder has been silent for the whole duration, as seen from here, and a look at the API server itself said the same.
     pub is_silent: bool,
+    /// The life of a container that the kubelet says has ended.
+    pub ended: Option<&'a str>,
 }
 
 /// Whose the Lease is, as far as this member can tell.
 #[must_use]
 pub fn judge(sight: &Sight<'_>) -> Lease {
-    let Sight { me, claim, holds, earlier, leave, is_reserved, is_silent } = *sight;
+    let Sight { me, claim, holds, earlier, leave, is_reserved, is_silent, ended } = *sight;
     let Some(claim) = claim else {
         if holds {
             return Lease::Mine { set: earlier };
@@ -39,12 +41,13 @@ pub fn judge(sight: &Sight<'_>) -> Lease {
     if holds {
         return Lease::Mine { set: claim.set };
     }
+    let has_ended = ended.is_some() && claim.instance.as_deref() == ended;
     match claim.holder.as_deref() {
         None if is_reserved => Lease::Unknown,
         None => Lease::Vacant { set: claim.set },
         // This container's earlier life held it. All of its processes are gone with it.
         Some(holder) if holder == me.to_string() => Lease::Vacant { set: claim.set },
-        Some(_) if is_silent && leave.is_none() => Lease::Vacant { set: claim.set },
+        Some(_) if (is_silent || has_ended) && leave.is_none() => Lease::Vacant { set: claim.set },
         Some(holder) => match Candidate::parse(holder) {
             Some(candidate) if candidate.pod == me.pod => Lease::Predecessor,
             _ => Lease::Other { master: claim.master.clone() },
@@ -79,10 +82,13 @@ pub fn is_older(told: &LeaseObject, seen: &LeaseObject) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use k8s_openapi::api::coordination::v1::LeaseSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
+    use crate::election::claim;
 
     fn lease(uid: &str, version: &str, holder: Option<&str>, epoch: i32) -> LeaseObject {
         let (uid, resource_version) = (Some(uid.to_owned()), Some(version.to_owned()));
@@ -111,6 +117,42 @@ mod tests {
         ] {
             assert_eq!(is_lost(&me, &held, &now), lost, "{now:?}");
         }
+    }
+
+    #[test]
+    fn a_lease_is_free_when_the_life_that_holds_it_has_ended_and_not_when_another_one_has() {
+        let me = Candidate { pod: "db-1".into(), uid: "b".into() };
+        let holder = |instance| {
+            let lease = claim::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", instance);
+            Claim::read(&lease, Duration::from_secs(6))
+        };
+        let sees = |claim: &Claim, ended, leave| {
+            let silence = Sight {
+                me: &me,
+                claim: Some(claim),
+                holds: false,
+                earlier: None,
+                leave,
+                is_reserved: false,
+                is_silent: false,
+                ended,
+            };
+            matches!(judge(&silence), Lease::Vacant { .. })
+        };
+        assert!(!sees(&holder(Some("one")), None, None));
+        assert!(sees(&holder(Some("one")), Some("one"), None));
+        assert!(!sees(&holder(Some("two")), Some("one"), None), "it has begun again");
+        assert!(!sees(&holder(None), Some("one"), None), "nothing would be told of its end");
+        assert!(!sees(&holder(Some("one")), Some("one"), Some(None)), "it was promised not to stand");
+    }
+
+    #[test]
+    fn who_writes_the_lease_says_which_life_it_is_or_that_nothing_is_known() {
+        let old = claim::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", Some("one"));
+        let instance = |lease: &LeaseObject| Claim::read(lease, Duration::from_secs(6)).instance;
+        assert_eq!(instance(&old).as_deref(), Some("one"));
+        assert_eq!(instance(&claim::by(old.clone(), "db-0/a", None)), None);
+        assert_eq!(instance(&claim::by(lease("u", "8", None, 3), "db-0/a", Some("one"))), None);
     }
 
     #[test]

@@ -1,207 +1,224 @@
 """How long clients can't write when a master goes, through the Service to it; `make bench-failover`.
 
 One client on the node writes a row at a time, each in its own transaction, and connects anew as soon as it is refused. The gap is the
-longest time between two acknowledgements around the fault. What comes back is timed until all members stream again.
-REPEAT repetitions (5), CASES for some of them; TRACE tells what the client met in each gap, to be laid beside the members' logs.
+longest time between two acknowledgements from the fault on, until all members stream again and a few seconds more. Beside it every
+member is asked at its own address whether it accepts writes: what the gap there is shorter by is the Service's way.
+REPEAT repetitions (5), CASES and CONTENDERS for some of them; TRACE tells what the client met in each gap, to be laid beside the
+members' logs.
 """
 
 import os
 import statistics
-import sys
-import threading
 import time
-from pathlib import Path
 
 import postgres
 import tools
-from postgres import CONTAINERD, SPACE, client, get, kubectl, wait_for
-from tools import WORK, run, say
+from contenders import CONTENDERS, MEMBERS
+from faults import CASES
+from postgres import get, wait_for
+from tools import Failed, say
+from watch import Members, Writer, driver, parameters
 
 REPEAT = int(os.environ.get("REPEAT", "5"))
-# A row a moment, so that a gap is seen to the hundredth.
-PAUSE = 0.005
-# What the client waits for an address that swallows its packets.
-CONNECT = 1
+# After a fault, until the next: so that no case meets what the last one left. pgset's master that handed over stands again after 5.
+REST = 6
+NOTE = """"pod deleted by force": the kubelet still sends SIGTERM first. "container killed": the kubelet restarts it at once; "killed again":
+after 10 seconds. "node cut off": all packets of the pod are dropped, its loopback's aside; "frozen": its processes stand still, too. Both
+end when somebody accepts writes. Times of rest are in seconds from the fault on. Patroni: ttl 30, loop_wait 10, retry_timeout 10; tuned: 20,
+5, 3. What clients lose at most, and when, docs/failover.md says of pgset."""
 
 
-def driver():
-    """psycopg from PyPI, for one client that costs the machine little."""
-    place = WORK / "python"
-    if not (place / "psycopg").is_dir():
-        tools.need("pip3", "python3-pip")
-        run(sys.executable, "-m", "pip", "install", "--quiet", "--target", place, "psycopg[binary]==3.2.13")
-    sys.path.insert(0, str(place))
-    import psycopg.connection
-    psycopg.connection.timeout_from_conninfo = lambda params: CONNECT  # psycopg rounds 1 up to 2
-    return psycopg
-
-
-class Writer:
-    """Writes until it is told to stop; when each row was acknowledged, and by whom."""
-
-    def __init__(self, psycopg, host, password):
-        self.psycopg, self.written, self.refused, self.on = psycopg, [], [], True
-        self.parameters = {"host": host, "user": "postgres", "dbname": "postgres", "password": password, "autocommit": True,
-                           "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 2000}
-        self.number = 0
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def work(self):
-        while self.on:
-            began = time.time()
-            try:
-                with self.psycopg.connect(**self.parameters) as connection:
-                    while self.on:
-                        self.number += 1
-                        connection.execute("insert into gaps values (%s)", [self.number])
-                        self.written.append((time.monotonic(), self.number))
-                        time.sleep(PAUSE)
-            except self.psycopg.Error as why:
-                self.refused.append((began, time.time(), str(why).strip().splitlines()[-1]))
-                time.sleep(PAUSE)
-
-    def gap(self, since):
-        """The longest time without an acknowledgement since then."""
-        times = [at for at, _ in list(self.written) if at >= since - 1]
-        return max(later - earlier for earlier, later in zip(times, times[1:]))
-
-    def writes_again(self, since):
-        return bool(self.written) and self.written[-1][0] > since
-
-    def stop(self):
-        self.on = False
-        self.thread.join(30)
-
-
-def master():
-    return get("lease pgset-leader")["spec"].get("holderIdentity", "").split("/")[0]
-
-
-def container(pod):
-    return postgres.container_id(SPACE, pod, "postgres")
-
-
-def processes(pod):
-    identity = container(pod)
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and identity in (entry / "cgroup").read_text():
-                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-
-
-def ctr(*words):
-    run("ctr", "--address", CONTAINERD, "--namespace", "k8s.io", *words)
-
-
-# === what happens to a master ===
-
-def postmaster_killed(pod):
-    number = next(number for number, command in processes(pod) if command.startswith("/usr/lib/postgresql/"))
-    os.kill(number, 9)
-
-
-def container_killed(pod):
-    ctr("task", "kill", "--signal", "SIGKILL", container(pod))
-
-
-def pod_deleted(pod):
-    kubectl(f"delete pod {pod} --wait=false")
-
-
-def pod_deleted_by_force(pod):
-    kubectl(f"delete pod {pod} --wait=false --force --grace-period=0")
-
-
-def switchover(pod):
-    other = next(f"pgset-{n}" for n in range(3) if f"pgset-{n}" != pod)
-    run("kubectl", "--namespace", SPACE, "annotate", "statefulset", "pgset", "--overwrite", f"pgset.dev/switchover={other} {time.time_ns()}")
-
-
-def frozen(pod):
-    """Its node stands still, as far as a node of one can: nothing in its container runs until the others have gone on."""
-    identity = container(pod)
-    ctr("task", "pause", identity)
-    return lambda: ctr("task", "resume", identity)
-
-
-CASES = [
-    ("switchover", switchover, "0.5"),
-    ("pod deleted", pod_deleted, "0.5"),
-    ("postmaster killed", postmaster_killed, "1.5"),
-    ("container killed", container_killed, "1.5"),
-    ("pod deleted by force", pod_deleted_by_force, ""),
-    ("master frozen", frozen, "8"),
-]
+def chosen(variable, all_of_them):
+    names = [name for name in os.environ.get(variable, "").split(",") if name]
+    if unknown := set(names) - {one.name for one in all_of_them}:
+        raise SystemExit(f"bench: {variable}: there is no {', '.join(unknown)}, but {', '.join(one.name for one in all_of_them)}")
+    return [one for one in all_of_them if not names or one.name in names]
 
 
 def moment(at):
     return time.strftime("%M:%S", time.gmtime(at)) + f"{at % 1:.3f}"[1:]
 
 
-def once(case, writer):
-    before, since = master(), time.monotonic()
-    end = case(before)
-    # Until it writes again after a gap, or is known to have had none.
-    wait_for(60, "a client that writes again", lambda: time.monotonic() > since + 4 and writer.writes_again(time.monotonic() - 0.2))
-    gap = writer.gap(since)
-    if os.environ.get("TRACE"):
-        for began, ended, why in writer.refused:
-            say(f"  {moment(began)} to {moment(ended)}: {why}")
-    writer.refused.clear()
-    if end:
-        end()
-    postgres.when_streaming(ENV, 2)
-    postgres.wait_ready(3)
-    return gap, time.monotonic() - since, before, master()
+class Session:
+    """A contender's set, from a bare namespace on, and its clients."""
+
+    def __init__(self, contender, psycopg):
+        self.contender, self.psycopg, self.writer = contender, psycopg, None
+        postgres.fresh()
+        self.password = contender.start()
+        self.members = Members(psycopg, contender.members, self.password)
+        try:
+            self.settle(rest=0)
+            with self.connection() as connection:
+                connection.execute("create table gaps (n bigint)")
+            self.writer = Writer(psycopg, self.address(), self.password)
+            wait_for(30, "a client that writes", lambda: self.writer.written)
+        except BaseException:
+            self.stop()
+            raise
+
+    def address(self):
+        return get(f"service {self.contender.service}")["spec"]["clusterIP"]
+
+    def connection(self):
+        return self.psycopg.connect(**parameters(self.address(), self.password))
+
+    def settled(self):
+        return self.members.streaming_since(MEMBERS - 1) is not None \
+            and get(f"statefulset {self.contender.set}")["status"].get("readyReplicas") == MEMBERS
+
+    def settle(self, rest=REST):
+        wait_for(180, f"{MEMBERS} members that stream and are Ready", self.settled, pause=0.5)
+        time.sleep(rest)
+
+    def once(self, case):
+        """A repetition; its figures."""
+        if case.ready:
+            case.ready(self)
+        wait_for(30, "a client that writes", lambda: self.writer.writes_since(time.monotonic() - 0.2))
+        self.writer.refused.clear()
+        before, since, undo = self.members.master(), time.monotonic(), None
+        try:
+            undo = case.fault(self, before)
+            # Until it writes again after a gap, or is known to have had none.
+            wait_for(120, "a client that writes again",
+                     lambda: time.monotonic() > since + 4 and self.writer.writes_since(time.monotonic() - 0.2))
+        finally:
+            if undo:
+                undo()
+        self.settle()
+        if os.environ.get("TRACE"):
+            for refusal in self.writer.refused:
+                say(f"  {moment(refusal.began)} to {moment(refusal.ended)}: {refusal.why}")
+        after = self.members.master()
+        return {"since": since, "service": self.writer.gap(since), "members": self.members.gap(since),
+                "streaming": max(0, self.members.streaming_since(MEMBERS - 1) - since), "before": before, "after": after}
+
+    def missing(self):
+        """The acknowledged rows that are not there, with the times of their acknowledgement."""
+        self.writer.stop()
+        with self.connection() as connection:
+            there = {number for number, in connection.execute("select n from gaps")}
+        return [at for at, number in self.writer.written if number not in there]
+
+    def stop(self):
+        self.members.stop()
+        if self.writer:
+            self.writer.on = False
 
 
-ENV = ""
+class Figures:
+    """All that was seen: a list of repetitions, and of failures, for each contender and case."""
+
+    def __init__(self):
+        self.runs, self.failures, self.rows = {}, [], {}
+
+    def of(self, contender, case):
+        return self.runs.setdefault((contender.name, case.name), [])
+
+    def add_rows(self, session, own):
+        """What is missing, by the repetition before whose end it was acknowledged."""
+        acknowledged, missing = self.rows.get(session.contender.name, (0, 0))
+        try:
+            times = session.missing()
+        except (Exception, Failed) as why:
+            self.fail(session.contender.name, "rows", why)
+            return
+        for run, later in zip(own, own[1:] + [{"since": float("inf")}]):
+            run["missing"] = sum(1 for at in times if run["since"] <= at < later["since"])
+        self.rows[session.contender.name] = acknowledged + len(session.writer.written), missing + len(times)
+
+    def fail(self, contender, case, why):
+        text = str(why).strip() or type(why).__name__
+        self.failures.append((contender, case, text.splitlines()[0]))
+        say(f"{contender}, {case}: {text}")
+
+    def cell(self, contender, case, show):
+        runs, failures = self.of(contender, case), sum(1 for failure in self.failures if failure[:2] == (contender.name, case.name))
+        text = show(runs) if runs else ""
+        return " ".join(filter(None, (text, failures and f"{failures} failed")))
+
+    def table(self, title, contenders, cases, show, aim=False):
+        head = ["case", *(contender.name for contender in contenders), *(["aim of pgset"] if aim else [])]
+        tools.table(title, head, [[case.name, *(self.cell(contender, case, show) for contender in contenders), *([case.aim] if aim else [])]
+                                  for case in cases])
+
+    def show(self, contenders, cases):
+        def seconds(key, digits):
+            def show(runs):
+                times = [run[key] for run in runs]
+                return f"{statistics.median(times):.{digits}f} / {max(times):.{digits}f}"
+            return show
+
+        def moved(runs):
+            return f"{sum(1 for run in runs if run['before'] != run['after'])} of {len(runs)}"
+
+        def missing(runs):
+            return str(sum(run.get("missing", 0) for run in runs))
+
+        self.table("Seconds without a write, through the Service: median / worst", contenders, cases, seconds("service", 2), aim=True)
+        self.table("Seconds without a member that accepts writes, asked directly: median / worst", contenders, cases, seconds("members", 2))
+        self.table("Seconds until all members stream again: median / worst", contenders, cases, seconds("streaming", 1))
+        self.table("Repetitions after which another member led", contenders, cases, moved)
+        self.table("Rows acknowledged and missing", contenders, cases, missing)
+        for name, (acknowledged, gone) in self.rows.items():
+            print(f"{name}: {gone} of {acknowledged} rows missing in all")
+        print(f"\n{NOTE}")
+        for contender, case, why in self.failures:
+            print(f"\nfailed: {contender}, {case}: {why}")
+
+    def save(self):
+        tools.save("failover", {f"{contender}, {case}": runs for (contender, case), runs in self.runs.items()})
 
 
-def measure():
-    global ENV
-    psycopg = driver()
-    postgres.fresh()
-    _, ENV, _ = postgres.apply_set(3)
-    postgres.wait_ready(3)
-    client(ENV + "psql -XAtc 'create table gaps (n bigint)'")
-    superuser, _ = postgres.passwords()
-    writer = Writer(psycopg, get("service pgset-master")["spec"]["clusterIP"], superuser)
-    wait_for(30, "a client that writes", lambda: writer.written)
-    wanted = os.environ.get("CASES", "").split(",") if os.environ.get("CASES") else [name for name, _, _ in CASES]
-    rows, figures = [], {}
+def contend(contender, cases, psycopg, figures):
+    """All cases of a contender. Whatever fails costs itself only; a set that does not recover is made anew."""
+    session, own, vain = None, [], 0
+
+    def end():
+        nonlocal session, own
+        if session:
+            figures.add_rows(session, own)
+            session.stop()
+        session, own = None, []
+
     try:
-        for name, case, aim in CASES:
-            if name not in wanted:
-                continue
-            runs = []
+        for case in cases:
             for _ in range(REPEAT):
-                runs.append(once(case, writer))
-                say(f"{name}: no write for {runs[-1][0]:.2f} s, all stream after {runs[-1][1]:.1f} s, {runs[-1][2]} to {runs[-1][3]}")
-            gaps = [gap for gap, *_ in runs]
-            moved = sum(1 for *_, before, after in runs if before != after)
-            rows.append((name, f"{statistics.median(gaps):.2f}", f"{max(gaps):.2f}", aim, f"{statistics.median(run[1] for run in runs):.1f}",
-                         f"{moved} of {len(runs)}"))
-            figures[name] = runs
-        writer.stop()
-        there = {int(line) for line in client(ENV + "psql -XAtc 'select n from gaps'").split()}
-        missing = [number for _, number in writer.written if number not in there]
-        rows.append(("rows acknowledged and missing", len(missing), "", "", "", f"of {len(writer.written)}"))
+                if vain == 2:
+                    figures.fail(contender.name, case.name, "its set does not come up")
+                    break
+                try:
+                    vain += 1
+                    session = session or Session(contender, psycopg)
+                    vain = 0
+                    run = session.once(case)
+                except (Exception, Failed) as why:
+                    figures.fail(contender.name, case.name, why)
+                    try:
+                        if session:
+                            session.settle()
+                    except (Exception, Failed):
+                        end()
+                    continue
+                own.append(run)
+                figures.of(contender, case).append(run)
+                say(f"{contender.name}, {case.name}: no write for {run['service']:.2f} s, none accepted for {run['members']:.2f} s, "
+                    f"all stream after {run['streaming']:.1f} s, {run['before']} to {run['after']}")
     finally:
-        writer.on = False
-        if rows:
-            tools.table("Seconds without a write, through the Service", ("case", "median", "worst", "aim", "all stream after", "moved"), rows)
-        tools.save("failover", figures)
+        end()
 
 
 def main():
     if not postgres.KUBECONFIG.exists():
         raise SystemExit(f"bench: no lab is up, there is no {postgres.KUBECONFIG}: run `make lab install`")
+    contenders, cases, figures = chosen("CONTENDERS", CONTENDERS), chosen("CASES", CASES), Figures()
     try:
-        measure()
+        psycopg = driver()
+        for contender in contenders:
+            contend(contender, cases, psycopg, figures)
     finally:
+        figures.show(contenders, cases)
+        figures.save()
         if not os.environ.get("KEEP"):
             postgres.clear()

@@ -17,7 +17,7 @@ from pathlib import Path
 import tools
 from tools import TOP, run
 
-SPACE = "pgset-bench"
+SPACE = os.environ.get("SPACE", "pgset-bench")
 CONTAINERD = "/run/pgset-lab/containerd.sock"
 KUBECONFIG = Path(os.environ.get("KUBECONFIG", "target/lab/kubeconfig")).resolve()
 LAB = KUBECONFIG.parent

@@ -17,11 +17,15 @@ def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+class Failed(SystemExit):
+    """Something that was asked for did not happen: ends the bench, unless a part of it can go on without."""
+
+
 def run(*command, text=None, check=True, limit=900, env=None):
     """Runs a command to its end; its standard output."""
     done = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True, timeout=limit, env=env)
     if check and done.returncode != 0:
-        raise SystemExit(f"bench: {' '.join(map(str, command))[:200]}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise Failed(f"bench: {' '.join(map(str, command))[:200]}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout.strip()
 
 
@@ -33,7 +37,7 @@ def wait_for(limit, what, look, why=lambda: "", pause=0.1):
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise SystemExit(f"bench: {what}: not within {limit} s\n{why()}")
+            raise Failed(f"bench: {what}: not within {limit} s\n{why()}")
         time.sleep(pause)
 
 

@@ -212,3 +212,35 @@ fn a_master_whose_server_does_not_start_any_more_lets_another_lead() {
     fs::write(&settings, broken.replace("work_mem = 'much'\n", "")).unwrap();
     all_stream_from(&ns, &db, &next, "10000");
 }
+
+#[test]
+fn a_master_whose_container_is_not_started_again_soon_is_replaced_before_its_lease_has_run_out() {
+    let lab = lab::shared();
+    let ns = lab.namespace("failover-ended");
+    let db = three_members(&ns, |set| set.annotation("pgset.dev/lease-seconds", "60"));
+    db.write_numbers();
+    for pod in ["pgset-1", "pgset-2"] {
+        db.wait_for(&format!("{pod}.pgset"), "select count(*) from numbers", "10000");
+    }
+    let before = epoch(&ns);
+
+    node::kill(&ns, "pgset-0", "postgres").unwrap();
+    wait_until(START, "it starts again where it was", || {
+        let restarts = ns.get("pod pgset-0")["status"]["containerStatuses"][0]["restartCount"].clone();
+        same(restarts.as_i64(), &Some(1))?;
+        db.at("pgset-master", "insert into numbers values (0)")
+    });
+    assert_eq!((master(&ns).as_deref(), epoch(&ns)), (Ok("pgset-0"), before), "another one led meanwhile");
+    all_stream_from(&ns, &db, "pgset-0", "10001");
+
+    // Its Lease would last for a minute, and the kubelet starts it once more after ten seconds.
+    node::kill(&ns, "pgset-0", "postgres").unwrap();
+    let killed = Instant::now();
+    let next = wait_until(START, "another one leads", || {
+        master(&ns).and_then(|pod| if pod == "pgset-0" { Err(pod) } else { Ok(pod) })
+    });
+    db.wait_for("pgset-master", "select count(*) from numbers", "10001");
+    assert!(killed.elapsed() < Duration::from_secs(10), "after {:?}", killed.elapsed());
+    assert_eq!(epoch(&ns), before + 1);
+    all_stream_from(&ns, &db, &next, "10001");
+}

@@ -91,7 +91,7 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
 }
 
 /// Longer than what is remembered of the API server's answers by anybody.
-const LONG_OUTAGE: Duration = Duration::from_mins(5);
+const LONG_OUTAGE: Duration = Duration::from_secs(300);
 
 fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()

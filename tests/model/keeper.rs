@@ -28,6 +28,7 @@ impl Election {
             leave: leave.map(|leave| leave.master.as_ref()),
             is_reserved: false,
             is_silent: member.is_silent,
+            ended: None,
         })
     }
 

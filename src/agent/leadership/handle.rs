@@ -18,6 +18,8 @@ pub(super) enum Command {
     Announce(Master),
     /// What is to be told can't wait for the next renewal.
     Renew,
+    /// The life of its container that this is the word of has ended.
+    HolderHasEnded(String),
     Release(Option<LastWord>, oneshot::Sender<()>),
 }
 
@@ -102,6 +104,11 @@ impl Handle {
                 _ => return,
             }
         }
+    }
+
+    /// The kubelet says that the holder's container has ended: the life of it that this is the word of.
+    pub async fn holder_has_ended(&self, instance: String) {
+        let _ = self.commands.send(Command::HolderHasEnded(instance)).await;
     }
 
     /// Tells the others where the master answers, now and with every renewal.

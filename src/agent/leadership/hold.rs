@@ -150,7 +150,9 @@ impl Keeper {
     }
 
     async fn replace(&self, lease: &LeaseObject) -> Result<LeaseObject, Refused> {
-        match timeout(self.times.request_timeout(), self.api.replace(&self.name, &PostParams::default(), lease)).await {
+        let lease = claim::by(lease.clone(), &self.identity, self.instance.as_deref());
+        match timeout(self.times.request_timeout(), self.api.replace(&self.name, &PostParams::default(), &lease)).await
+        {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
                 Err(Refused::Conflict)

@@ -74,7 +74,7 @@ impl Keeper {
                 let _ = done.send(());
             }
             // The view says that the Lease is not known: whoever asks for it all the same asks again.
-            Command::Take(..) | Command::Renew => {}
+            Command::Take(..) | Command::Renew | Command::HolderHasEnded(_) => {}
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Seen {
     pub holder: Option<String>,
     /// Who may stand, and what commits wait for.
     pub record: Record,
+    /// Which life of its container its holder is.
+    pub instance: Option<String>,
     /// To whom the last master handed over.
     pub successor: Option<String>,
     /// The last order that was seen to.

@@ -3,6 +3,7 @@
 mod candidacy;
 mod ending;
 mod handover;
+mod master_ended;
 mod ordered;
 mod others;
 mod record;
@@ -24,6 +25,7 @@ use tracing::{error, info};
 pub use self::candidacy::Asked;
 use self::candidacy::{Candidacy, PACE};
 use self::handover::Handover;
+use self::master_ended::MasterEnded;
 use self::ordered::Ordered;
 use self::refusing::{Starts, is_refusal, patience};
 use self::returning::Return;
@@ -112,6 +114,7 @@ pub struct Member {
     candidacy: Candidacy,
     handover: Handover,
     ordered: Ordered,
+    master_ended: MasterEnded,
     noted_vote: Option<Version>,
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
@@ -160,6 +163,7 @@ impl Member {
             candidacy: Candidacy::new(ballots),
             handover: Handover::default(),
             ordered: Ordered::default(),
+            master_ended: MasterEnded::default(),
             noted_leadership: None,
             was_promoted: false,
             woken_at: Instant::now(),
@@ -249,6 +253,7 @@ impl Member {
         self.answer_ballots(&observation).await;
         self.forget_old_vote();
         self.make_way(&observation.lease).await;
+        self.look_after_lost_master(&observation.lease).await;
         let leads = matches!(observation.lease, election::Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
         let action = election::decide(&observation);

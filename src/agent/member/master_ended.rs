@@ -1,0 +1,75 @@
+//! A master that its replicas hear no more: has its container ended? The kubelet says so long before the Lease runs out.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tracing::info;
+
+use super::Member;
+use super::state::{Role, Running, State};
+use crate::agent::instance::{self, End};
+use crate::election::Lease;
+use crate::election::claim::Candidate;
+
+/// How often its pod is looked at: a few times before its Lease has run out, and after that nobody looks.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How long a look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a member asks about the master that it lost.
+#[derive(Debug, Default)]
+pub(super) struct MasterEnded {
+    looked_at: Option<Instant>,
+    look: Option<JoinHandle<(String, Option<End>)>>,
+}
+
+impl Member {
+    /// A broken connection is a reason to look, and no more. Whose container starts again in a moment is waited for, unless commits wait for
+    /// replicas: then one of them has all that was acknowledged.
+    pub(super) async fn look_after_lost_master(&mut self, lease: &Lease) {
+        if let Some(look) = self.master_ended.look.take_if(|look| look.is_finished())
+            && let Ok((word, Some(end))) = look.await
+        {
+            self.note_end_of_master(word, end).await;
+        }
+        let is_lost = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }))
+            && !self.publisher.current().ready
+            && matches!(lease, Lease::Other { .. })
+            && self.configuration().fails_over;
+        let is_due = self.master_ended.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+        if !is_lost || !is_due || self.master_ended.look.is_some() {
+            return;
+        }
+        let view = self.leadership.view();
+        let Some((holder, word)) = view.seen().and_then(|seen| Some((seen.holder.clone()?, seen.instance.clone()?)))
+        else {
+            return;
+        };
+        let Some(holder) = Candidate::parse(&holder) else { return };
+        self.master_ended.looked_at = Some(Instant::now());
+        let namespace = self.configuration().namespace.clone();
+        self.master_ended.look = Some(tokio::spawn(look(self.client.clone(), namespace, holder, word)));
+    }
+
+    async fn note_end_of_master(&mut self, word: String, end: End) {
+        let view = self.leadership.view();
+        let Some(seen) = view.seen().filter(|seen| seen.instance.as_ref() == Some(&word)) else { return };
+        if end == End::StartsAgain && seen.record.quorum.confirm == 0 {
+            return;
+        }
+        info!(master = ?seen.holder, "the kubelet says that the master's container has ended: its Lease is not waited for");
+        self.leadership.holder_has_ended(word).await;
+    }
+}
+
+/// What the kubelet says of the holder's container, with the word that it was asked by.
+async fn look(client: Client, namespace: String, holder: Candidate, word: String) -> (String, Option<End>) {
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let found = timeout(LOOK_LIMIT, pods.get_opt(&holder.pod)).await;
+    let pod = found.ok().and_then(Result::ok).flatten();
+    let end = pod.and_then(|pod| instance::end(&pod, &holder.uid, &word));
+    (word, end)
+}
