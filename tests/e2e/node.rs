@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     os::fd::AsRawFd,
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use crate::lab::{Namespace, kubectl, run};
@@ -26,10 +27,14 @@ pub fn tool(program: &str, arguments: &[&str]) -> Result<()> {
         .map_err(|said| format!("{program} {arguments:?}: {}", said.err))
 }
 
-/// `ctr` on a node: each has a containerd of its own.
-fn ctr(node: &str, arguments: &[&str]) -> Result<()> {
+/// Where a node's containerd listens: each has its own.
+fn containerd(node: &str) -> String {
     let folder = if node == FIRST { RUN.to_owned() } else { format!("{RUN}/{node}") };
-    tool("ctr", &[&["--address", &format!("{folder}/containerd.sock"), "--namespace", "k8s.io"], arguments].concat())
+    format!("{folder}/containerd.sock")
+}
+
+fn ctr(node: &str, arguments: &[&str]) -> Result<()> {
+    tool("ctr", &[&["--address", &containerd(node), "--namespace", "k8s.io"], arguments].concat())
 }
 
 /// A container, and the node that runs it.
@@ -40,7 +45,7 @@ pub struct Container {
 }
 
 impl Container {
-    fn of(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<Self> {
+    pub fn of(namespace: &Namespace<'_>, pod: &str, container: &str) -> Result<Self> {
         let object = namespace.try_get(&format!("pod {pod}"))?;
         let id = object["status"]["containerStatuses"]
             .as_array()
@@ -50,6 +55,17 @@ impl Container {
             .ok_or_else(|| format!("{pod} has no running container {container}"))?;
         let node = object["spec"]["nodeName"].as_str().ok_or_else(|| format!("{pod} is on no node"))?;
         Ok(Self { node: node.to_owned(), id: id.to_owned() })
+    }
+
+    /// What a shell's line prints in it, by way of its node: no network is needed for that.
+    pub fn shell(&self, line: &str) -> Result<String> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("shell-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        let address = containerd(&self.node);
+        let words = ["2", "ctr", "--address", &address, "--namespace", "k8s.io", "task", "exec", "--exec-id", &name];
+        let mut command = Command::new("timeout");
+        command.args(words).args([&self.id, "sh", "-c", line]);
+        run(&mut command, None).map(|said| said.out).map_err(|said| said.err)
     }
 
     fn task(&self, arguments: &[&str]) -> Result<()> {

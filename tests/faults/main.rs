@@ -36,7 +36,7 @@ use manifests::{Set, set};
 use serde_json::json;
 use storage::Export;
 use strikes::{Kinds, Strike};
-use watch::Watch;
+use watch::{Inside, Watch};
 
 /// The members, all of which write and confirm.
 const MEMBERS: [&str; 3] = ["pgset-0", "pgset-1", "pgset-2"];
@@ -84,7 +84,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let clients = Clients::start(ns, &db);
     let watch = Watch::start(ns, &db);
     let mut chance = Chance::of(seed);
-    let mut by_hand = Vec::new();
+    let (mut by_hand, mut inside) = (Vec::new(), Vec::new());
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
         let strike = Strike::choose(&mut chance, kinds);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
@@ -94,8 +94,15 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         if strike.is_by_hand() {
             by_hand.push((watch::now(), pod.clone()));
         }
+        let container =
+            strike.hides_from_clients(&pod).and_then(|name| Some((strikes::container(ns, &pod).ok()?, name)));
         let struck = strike.begin(ns, &pod, export.as_ref());
+        let asker = container.map(|(container, name)| Inside::start(container, &db, name));
         thread::sleep(hold);
+        if let Some(answers) = asker.map(Inside::stop) {
+            println!("  which answered inside of its node {} times that it accepts writes", answers.len());
+            inside.extend(answers);
+        }
         struck.end(ns);
         thread::sleep(pause);
     }
@@ -109,7 +116,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     });
     ns.wait_ready("pgset", MEMBERS.len());
     let acknowledged = clients.stop();
-    let events = watch.stop(by_hand);
+    let events = watch.stop(by_hand, inside);
 
     let present = clients::present(&db);
     let missing: Vec<_> = acknowledged.iter().filter(|write| !present.contains(&write.number)).collect();

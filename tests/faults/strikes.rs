@@ -147,6 +147,15 @@ impl Strike {
         self.what == What::IsPromotedByHand
     }
 
+    /// Under which name it is to be asked by way of its node, if clients don't reach it. A pod that is given up has a successor of its name.
+    pub fn hides_from_clients(self, pod: &str) -> Option<String> {
+        match self.what {
+            What::NodeIsCutOff(_) => Some(pod.to_owned()),
+            What::NodeIsCutOffAndGivenUp => Some(format!("{pod}, given up")),
+            _ => None,
+        }
+    }
+
     pub fn begin(self, ns: &Namespace<'_>, pod: &str, export: Option<&Export>) -> Struck {
         // A member that is just being made has no process to strike.
         self.strike(ns, pod, export).unwrap_or_else(|why| {
@@ -237,6 +246,11 @@ impl Strike {
         }
         Ok(Struck(None))
     }
+}
+
+/// A member's server, with its agent.
+pub fn container(ns: &Namespace<'_>, pod: &str) -> Result<node::Container, String> {
+    node::Container::of(ns, pod, CONTAINER)
 }
 
 fn given_up(ns: &Namespace<'_>, pod: &str, mut undo: Undo) -> Result<Struck, String> {
