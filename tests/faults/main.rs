@@ -84,13 +84,14 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let clients = Clients::start(ns, &db);
     let watch = Watch::start(ns, &db);
     let mut chance = Chance::of(seed);
-    let (mut by_hand, mut inside) = (Vec::new(), Vec::new());
+    let (mut by_hand, mut inside, mut struck_at) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
         let strike = Strike::choose(&mut chance, kinds);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
         let pod = strike.pod(ns);
         println!("  it is {pod}");
+        struck_at.push((watch::now(), format!("{strike:?} at {pod}")));
         if strike.is_by_hand() {
             by_hand.push((watch::now(), pod.clone()));
         }
@@ -115,7 +116,12 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         db.at("pgset-master", sql).and_then(|seen| same(seen, "2"))
     });
     ns.wait_ready("pgset", MEMBERS.len());
+    struck_at.push((watch::now(), String::new()));
     let acknowledged = clients.stop();
+    for pair in struck_at.windows(2) {
+        let gap = clients::longest_gap(&acknowledged, pair[0].0, pair[1].0);
+        println!("{gap:5.1} s without a write: {}", pair[0].1);
+    }
     let events = watch.stop(by_hand, inside);
 
     let present = clients::present(&db);

@@ -1,8 +1,8 @@
 //! The export on a disk of its own and behind a server of its own: it can be full, and it can stall.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, thread};
 
 use crate::lab::{Namespace, run};
 use crate::mount::Mount;
@@ -18,7 +18,8 @@ const TRIES: u32 = 50;
 /// The export. It must be there before a claim is made on it.
 pub struct Export {
     disk: PathBuf,
-    server: Mount,
+    /// Until it is dropped.
+    server: Option<Mount>,
 }
 
 impl Export {
@@ -27,7 +28,7 @@ impl Export {
         fs::create_dir_all(&disk).unwrap();
         let place = disk.display().to_string();
         tool("mount", &["-t", "tmpfs", "-o", &format!("size={SIZE},mode=0777"), "pgset-faults", &place]).unwrap();
-        Self { server: Mount::of(&disk, ns.export()), disk }
+        Self { server: Some(Mount::of(&disk, ns.export())), disk }
     }
 
     pub fn disk(&self) -> &Path {
@@ -36,7 +37,7 @@ impl Export {
 
     /// Which process serves it.
     pub fn server(&self) -> u32 {
-        self.server.server()
+        self.server.as_ref().unwrap().server()
     }
 }
 
@@ -70,6 +71,11 @@ fn resize(disk: &Path, size: &str) -> Result<(), String> {
 
 impl Drop for Export {
     fn drop(&mut self) {
+        let server = self.server.take();
+        if thread::panicking() && env::var_os("PGSET_E2E_KEEP").is_some() {
+            return std::mem::forget(server); // the namespace stays as well, and its pods
+        }
+        drop(server);
         // Its containers have it until they end.
         let _ = run(Command::new("umount").arg("--lazy").arg(&self.disk), None);
         let _ = fs::remove_dir(&self.disk);
