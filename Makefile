@@ -43,8 +43,8 @@ demo-down: ## take the demo's set away again
 test: ## all tests, from a bare machine on
 	@tests/run
 
-lab: ## a real Kubernetes on this machine; kubeconfig in target/lab
-	@tests/lab/up
+lab: ## a real Kubernetes on this machine; kubeconfig in target/lab; NODES=3 for several nodes
+	@PGSET_NODES=$(NODES) tests/lab/up
 
 lab-down: ## stop it, and leave nothing behind
 	@tests/lab/down

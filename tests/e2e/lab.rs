@@ -211,7 +211,7 @@ impl Namespace<'_> {
 
     // --- volumes ---
 
-    /// The directory on the node that stands for the NFS export.
+    /// The directory that stands for the NFS export: every node sees the machine's file system.
     pub fn export(&self) -> PathBuf {
         kubeconfig().parent().expect("the kubeconfig is in the lab's folder").join("export").join(&self.name)
     }
@@ -349,11 +349,12 @@ impl Namespace<'_> {
 
     // --- life ---
 
-    /// Starts the pod `client`, which the strictest namespace takes as well.
+    /// Starts the pod `client`, which the strictest namespace takes as well, on the node that no test takes away.
     pub fn start_client(&self) {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
             "spec": {
+                "nodeSelector": {"kubernetes.io/hostname": "lab"},
                 "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false, "enableServiceLinks": false,
                 "securityContext": {
                     "runAsNonRoot": true, "runAsUser": 999, "runAsGroup": 999,

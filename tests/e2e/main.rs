@@ -9,6 +9,7 @@
 mod lab;
 mod manifests;
 mod matrix;
+mod mount;
 #[allow(dead_code)]
 mod node;
 #[path = "../support/load.rs"]

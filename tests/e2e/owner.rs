@@ -1,55 +1,14 @@
 //! Two pods of one name on one directory, where no lock keeps them apart.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::thread;
 use std::time::Duration;
-use std::{fs, thread};
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::fencing::{servers, told};
-use crate::lab::{self, Namespace, SOON, START, open_to_all, run, wait_until};
+use crate::lab::{self, Namespace, START, open_to_all, wait_until};
 use crate::manifests::set;
-use crate::node::signal_process;
-
-/// A look at a directory by one node: its locks are unknown to others, and it can be cut off from the storage.
-struct Mount {
-    path: PathBuf,
-    server: Child,
-}
-
-impl Mount {
-    /// Nothing of what the other one does is remembered wrongly, as between NFS clients that open a file anew.
-    fn of(directory: &Path, path: PathBuf) -> Self {
-        fs::create_dir_all(&path).unwrap();
-        let options = "allow_other,attr_timeout=0,entry_timeout=0,negative_timeout=0";
-        let server = Command::new("bindfs").args(["-f", "-o", options]).arg(directory).arg(&path).spawn().unwrap();
-        wait_until(SOON, "the mount", || {
-            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-            if mounts.contains(&format!(" {} ", path.display())) { Ok(()) } else { Err(mounts) }
-        });
-        Self { path, server }
-    }
-
-    /// Whatever is asked of it waits.
-    fn stall(&self) {
-        signal_process(self.server.id(), "STOP").unwrap();
-    }
-
-    /// It goes on with what was asked meanwhile.
-    fn go_on(&self) {
-        signal_process(self.server.id(), "CONT").unwrap();
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = signal_process(self.server.id(), "CONT");
-        // Its containers have it until they end, and it ends with the last of them.
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.path), None);
-    }
-}
+use crate::mount::Mount;
 
 fn uid(ns: &Namespace<'_>) -> String {
     ns.get("pod pgset-0")["metadata"]["uid"].as_str().unwrap().to_owned()

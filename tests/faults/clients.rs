@@ -50,6 +50,14 @@ impl<'ns> Clients<'ns> {
     }
 }
 
+/// How long no client was acknowledged anything, at the longest, between two times.
+pub fn longest_gap(acknowledged: &[Write], from: f64, to: f64) -> f64 {
+    let mut times: Vec<f64> = acknowledged.iter().map(|write| write.at).filter(|at| (from..to).contains(at)).collect();
+    times.extend([from, to]);
+    times.sort_by(f64::total_cmp);
+    times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+}
+
 /// The numbers that are there.
 pub fn present(db: &Database<'_>) -> BTreeSet<u64> {
     db.master("select n from numbers").lines().map(|line| line.parse().unwrap()).collect()

@@ -3,6 +3,9 @@
 //!
 //! A run prints its seed. `PGSET_FAULTS_SEED` chooses the same faults again (when each of them strikes is the machine's), `PGSET_FAULTS`
 //! how many there are, and `PGSET_FAULTS_HOURS` goes on with other seeds for so long: `make soak HOURS=n`.
+//!
+//! In a lab of several nodes (`make lab NODES=3`) the members are spread over them, and nodes are cut off, frozen and killed as well; the API
+//! server stands still, the export is full, or stalls. These last three strike in a lab of one node too if `PGSET_FAULTS_ALL` is 1.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on has failed
 #![allow(unused_crate_dependencies, missing_docs, dead_code)]
 
@@ -13,8 +16,12 @@ mod clients;
 mod lab;
 #[path = "../e2e/manifests.rs"]
 mod manifests;
+#[path = "../e2e/mount.rs"]
+mod mount;
 #[path = "../e2e/node.rs"]
 mod node;
+mod nodes;
+mod storage;
 mod strikes;
 mod watch;
 
@@ -24,10 +31,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chance::Chance;
 use clients::Clients;
-use lab::{Namespace, START, same, wait_until};
-use manifests::set;
-use strikes::Strike;
-use watch::Watch;
+use lab::{Lab, Namespace, START, same, wait_until};
+use manifests::{Set, set};
+use serde_json::json;
+use storage::Export;
+use strikes::{Kinds, Strike};
+use watch::{Inside, Watch};
 
 /// The members, all of which write and confirm.
 const MEMBERS: [&str; 3] = ["pgset-0", "pgset-1", "pgset-2"];
@@ -56,9 +65,12 @@ fn runs(run: impl Fn(u64)) {
 
 /// Faults while clients write. Returns what they wrote and what a watcher saw, when all is calm again.
 fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
+    let kinds = the_kinds();
+    let export = (kinds != Kinds::Members).then(|| Export::of(ns));
     ns.shared_claim("pgset-pvc");
     let set = set("pgset").replicas(3).annotation("pgset.dev/maximum-lag", "0");
     let set = if synchronous { set.annotation("pgset.dev/synchronous", "1") } else { set };
+    let set = if kinds == Kinds::WithNodes { spread(set) } else { set };
     ns.apply(&set.manifest());
     ns.wait_ready("pgset", MEMBERS.len());
     let db = ns.database("pgset");
@@ -72,18 +84,26 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     let clients = Clients::start(ns, &db);
     let watch = Watch::start(ns, &db);
     let mut chance = Chance::of(seed);
-    let mut by_hand = Vec::new();
+    let (mut by_hand, mut inside, mut struck_at) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..number("PGSET_FAULTS").unwrap_or(u64::from(FAULTS)) {
-        let strike = Strike::choose(&mut chance);
+        let strike = Strike::choose(&mut chance, kinds);
         let (hold, pause) = (strikes::seconds(&mut chance, 2..12), strikes::seconds(&mut chance, 0..8));
         println!("{} {strike:?} for {hold:?}", watch.time());
         let pod = strike.pod(ns);
         println!("  it is {pod}");
+        struck_at.push((watch::now(), format!("{strike:?} at {pod}")));
         if strike.is_by_hand() {
             by_hand.push((watch::now(), pod.clone()));
         }
-        let struck = strike.begin(ns, &pod);
+        let container =
+            strike.hides_from_clients(&pod).and_then(|name| Some((strikes::container(ns, &pod).ok()?, name)));
+        let struck = strike.begin(ns, &pod, export.as_ref());
+        let asker = container.map(|(container, name)| Inside::start(container, &db, name));
         thread::sleep(hold);
+        if let Some(answers) = asker.map(Inside::stop) {
+            println!("  which answered inside of its node {} times that it accepts writes", answers.len());
+            inside.extend(answers);
+        }
         struck.end(ns);
         thread::sleep(pause);
     }
@@ -96,8 +116,13 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         db.at("pgset-master", sql).and_then(|seen| same(seen, "2"))
     });
     ns.wait_ready("pgset", MEMBERS.len());
+    struck_at.push((watch::now(), String::new()));
     let acknowledged = clients.stop();
-    let events = watch.stop(by_hand);
+    for pair in struck_at.windows(2) {
+        let gap = clients::longest_gap(&acknowledged, pair[0].0, pair[1].0);
+        println!("{gap:5.1} s without a write: {}", pair[0].1);
+    }
+    let events = watch.stop(by_hand, inside);
 
     let present = clients::present(&db);
     let missing: Vec<_> = acknowledged.iter().filter(|write| !present.contains(&write.number)).collect();
@@ -116,6 +141,41 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     }
     events.assert_one_writer();
     all_have_the_same(ns, &db);
+}
+
+/// One member on a node, and none where no node may be struck if there are enough others. Who can't go back to his node goes to another.
+fn spread(set: Set) -> Set {
+    let set = set.pod(
+        "topologySpreadConstraints",
+        json!([{
+            "topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+            "nodeTaintsPolicy": "Honor", "labelSelector": {"matchLabels": {"app": "pgset"}},
+        }]),
+    );
+    if nodes::strikable() < MEMBERS.len() {
+        return set;
+    }
+    let others = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node::FIRST]}]}]);
+    set.pod(
+        "affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+        json!({"nodeSelectorTerms": others}),
+    )
+}
+
+/// What this lab allows, and what was asked for.
+fn the_kinds() -> Kinds {
+    if nodes::strikable() > 0 {
+        Kinds::WithNodes
+    } else if number("PGSET_FAULTS_ALL") == Some(1) {
+        Kinds::WithSurroundings
+    } else {
+        Kinds::Members
+    }
+}
+
+/// A node that is struck takes the members of every set with it, and all have one API server: then one run comes after the other.
+fn the_lab() -> Lab {
+    if the_kinds() == Kinds::Members { lab::shared() } else { lab::alone() }
 }
 
 fn wait_recorded(ns: &Namespace<'_>, synchronous: bool) {
@@ -147,12 +207,12 @@ fn all_have_the_same(ns: &Namespace<'_>, db: &lab::Database<'_>) {
 
 #[test]
 fn commits_that_waited_for_a_replica_survive_whatever_happens() {
-    let lab = lab::shared();
+    let lab = the_lab();
     runs(|seed| endure(&lab.namespace("faults-synchronous"), seed, true));
 }
 
 #[test]
 fn commits_that_waited_for_nobody_are_lost_within_the_bound_alone() {
-    let lab = lab::shared();
+    let lab = the_lab();
     runs(|seed| endure(&lab.namespace("faults"), seed.wrapping_add(1 << 32), false));
 }

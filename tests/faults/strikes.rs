@@ -8,11 +8,14 @@ use crate::MEMBERS;
 use crate::chance::Chance;
 use crate::lab::Namespace;
 use crate::node;
+use crate::nodes::{Cut, Node, Undo};
+use crate::storage::{self, Export};
 
 /// No fault is held for longer, with the time that it takes to end it.
 pub const LONGEST: Duration = Duration::from_secs(16);
 
 const CONTAINER: &str = "postgres";
+const NO_EXPORT: &str = "the export has no disk of its own";
 /// How its command begins.
 const POSTMASTER: &str = "/usr/lib/postgresql/";
 
@@ -41,8 +44,29 @@ pub enum What {
     IsOrderedToLead,
     IsPromotedByHand,
     LastMemberLeavesAndReturns,
+    /// And comes back at the end, as its power does.
+    NodeIsKilled,
+    NodeIsFrozen,
+    NodeIsCutOff(Cut),
+    /// As a cluster's operator does who believes it lost: no pod is to start there, and its pod is deleted by force. It was not lost.
+    NodeIsCutOffAndGivenUp,
+    NodeIsFrozenAndGivenUp,
+    ApiServerIsStopped,
+    ExportIsFull,
+    ExportIsStalled,
 }
 
+/// Which of them there are to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// What a lab of one node has in each run.
+    Members,
+    /// What all members, and all sets, have in common.
+    WithSurroundings,
+    WithNodes,
+}
+
+/// In a lab of one node; the same seed draws the same of these for ever.
 const ALL: [What; 13] = [
     What::PostmasterIsKilled,
     What::FencerIsKilled,
@@ -58,6 +82,21 @@ const ALL: [What; 13] = [
     What::IsPromotedByHand,
     What::LastMemberLeavesAndReturns,
 ];
+
+/// Where there are several, about every second fault is one of these.
+const OF_NODES: [What; 9] = [
+    What::NodeIsKilled,
+    What::NodeIsFrozen,
+    What::NodeIsCutOff(Cut::All),
+    What::NodeIsCutOff(Cut::From),
+    What::NodeIsCutOff(Cut::To),
+    What::NodeIsCutOff(Cut::ApiServer),
+    What::NodeIsCutOff(Cut::Others),
+    What::NodeIsCutOffAndGivenUp,
+    What::NodeIsFrozenAndGivenUp,
+];
+
+const OF_SURROUNDINGS: [What; 3] = [What::ApiServerIsStopped, What::ExportIsFull, What::ExportIsStalled];
 
 /// A fault.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +125,13 @@ pub fn seconds(chance: &mut Chance, range: Range<u64>) -> Duration {
 
 impl Strike {
     /// Every second one strikes the master.
-    pub fn choose(chance: &mut Chance) -> Self {
-        let what = one_of(chance, &ALL);
+    pub fn choose(chance: &mut Chance, kinds: Kinds) -> Self {
+        let list = match kinds {
+            Kinds::Members => &ALL[..],
+            Kinds::WithSurroundings => one_of(chance, &[&ALL[..], &ALL, &OF_SURROUNDINGS]),
+            Kinds::WithNodes => one_of(chance, &[&OF_NODES[..], &OF_NODES, &OF_NODES, &ALL, &ALL, &OF_SURROUNDINGS]),
+        };
+        let what = one_of(chance, list);
         let whom = one_of(chance, &[Whom::Master, Whom::Master, Whom::Replica(0), Whom::Replica(1)]);
         // A master can't be ordered to lead, nor promoted.
         let whom = if matches!(what, What::IsOrderedToLead | What::IsPromotedByHand) {
@@ -103,9 +147,18 @@ impl Strike {
         self.what == What::IsPromotedByHand
     }
 
-    pub fn begin(self, ns: &Namespace<'_>, pod: &str) -> Struck {
+    /// Under which name it is to be asked by way of its node, if clients don't reach it. A pod that is given up has a successor of its name.
+    pub fn hides_from_clients(self, pod: &str) -> Option<String> {
+        match self.what {
+            What::NodeIsCutOff(_) => Some(pod.to_owned()),
+            What::NodeIsCutOffAndGivenUp => Some(format!("{pod}, given up")),
+            _ => None,
+        }
+    }
+
+    pub fn begin(self, ns: &Namespace<'_>, pod: &str, export: Option<&Export>) -> Struck {
         // A member that is just being made has no process to strike.
-        self.strike(ns, pod).unwrap_or_else(|why| {
+        self.strike(ns, pod, export).unwrap_or_else(|why| {
             println!("  which could not be struck: {why}");
             Struck(None)
         })
@@ -122,13 +175,19 @@ impl Strike {
             .and_then(|holder| holder.split('/').next())
             .filter(|pod| !pod.is_empty())
             .unwrap_or(MEMBERS[0]);
-        match self.whom {
-            Whom::Master => master.to_owned(),
-            Whom::Replica(place) => MEMBERS.iter().filter(|pod| **pod != master).nth(place).unwrap().to_string(),
+        let chosen = match self.whom {
+            Whom::Master => master,
+            Whom::Replica(place) => MEMBERS.iter().filter(|pod| **pod != master).nth(place).unwrap(),
+        };
+        // A node that may not be struck: another member's.
+        let mut others = MEMBERS.into_iter().filter(|pod| *pod != chosen);
+        if OF_NODES.contains(&self.what) && Node::of(ns, chosen).is_err() {
+            return others.find(|pod| Node::of(ns, pod).is_ok()).unwrap_or(chosen).to_owned();
         }
+        chosen.to_owned()
     }
 
-    fn strike(self, ns: &Namespace<'_>, pod: &str) -> Result<Struck, String> {
+    fn strike(self, ns: &Namespace<'_>, pod: &str, export: Option<&Export>) -> Result<Struck, String> {
         let first = |command| {
             let found = node::running(ns, pod, CONTAINER, command)?;
             found.first().copied().ok_or_else(|| format!("there is no {command}"))
@@ -172,14 +231,41 @@ impl Strike {
                     ns.try_kubectl("scale statefulset pgset --replicas=3").map(drop).map_err(|said| said.err)
                 }));
             }
+            What::NodeIsKilled => return Node::of(ns, pod)?.kill().map(Struck::undone),
+            What::NodeIsFrozen => return Node::of(ns, pod)?.freeze().map(Struck::undone),
+            What::NodeIsCutOff(what) => return Node::of(ns, pod)?.cut(what).map(Struck::undone),
+            What::NodeIsCutOffAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.cut(Cut::All)?),
+            What::NodeIsFrozenAndGivenUp => return given_up(ns, pod, Node::of(ns, pod)?.freeze()?),
+            What::ApiServerIsStopped => return stopped(node::api_server()?),
+            What::ExportIsStalled => return stopped(export.ok_or(NO_EXPORT)?.server()),
+            What::ExportIsFull => {
+                let disk = export.ok_or(NO_EXPORT)?.disk().to_owned();
+                storage::fill(&disk)?;
+                return Ok(Struck::until(move |_| storage::empty(&disk)));
+            }
         }
         Ok(Struck(None))
     }
 }
 
+/// A member's server, with its agent.
+pub fn container(ns: &Namespace<'_>, pod: &str) -> Result<node::Container, String> {
+    node::Container::of(ns, pod, CONTAINER)
+}
+
+fn given_up(ns: &Namespace<'_>, pod: &str, mut undo: Undo) -> Result<Struck, String> {
+    undo.cordon()?;
+    ns.try_kubectl(&format!("delete pod {pod} --wait=false --force --grace-period=0")).map_err(|said| said.err)?;
+    Ok(Struck::undone(undo))
+}
+
 impl Struck {
     fn until(end: impl FnOnce(&Namespace<'_>) -> Result<(), String> + 'static) -> Self {
         Self(Some(Box::new(end)))
+    }
+
+    fn undone(undo: Undo) -> Self {
+        Self::until(|_| undo.now())
     }
 
     /// What was struck may be gone by then, and that is as good.

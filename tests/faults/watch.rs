@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::MEMBERS;
 use crate::clients::Write;
 use crate::lab::{Database, Namespace, kubectl, run};
+use crate::node::Container;
 
 /// Between two looks at the Lease.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -27,13 +28,22 @@ pub struct Watch {
     namespace: String,
 }
 
+/// Asks a member by way of its node, which may be cut off from all that watch by the network.
+pub struct Inside {
+    stop: Arc<AtomicBool>,
+    answers: JoinHandle<Vec<Writer>>,
+}
+
+/// When it was asked, when it had answered that it accepts writes, which member.
+type Writer = (f64, f64, String);
+
 /// What it has seen.
 #[derive(Debug)]
 pub struct Seen {
     /// The last renewal in each epoch, by the machine's clock.
     renewals: BTreeMap<u64, f64>,
-    /// Who accepted writes, in the order of the answers: when it was asked, when it had answered, which member.
-    writers: Vec<(f64, f64, String)>,
+    /// Who accepted writes, in the order of the answers.
+    writers: Vec<Writer>,
     /// Whose server was promoted by hand, and when.
     by_hand: Vec<(f64, String)>,
 }
@@ -79,21 +89,48 @@ impl Watch {
         format!("{:.1} {}", now(), self.namespace)
     }
 
-    pub fn stop(self, by_hand: Vec<(f64, String)>) -> Seen {
+    /// With what was seen by way of nodes.
+    pub fn stop(self, by_hand: Vec<(f64, String)>, inside: Vec<Writer>) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let renewals = self.leases.join().unwrap();
         let words = ["--namespace", &self.namespace, "exec", "client", "--", "cat", "/tmp/writers"];
         let text = run(kubectl().args(words), None).unwrap().out;
-        let mut writers: Vec<(f64, f64, String)> = text
+        let mut writers: Vec<Writer> = text
             .lines()
             .map(|line| {
                 let mut words = line.split(' ');
                 let mut number = || words.next().unwrap().parse().unwrap();
                 (number(), number(), line.rsplit(' ').next().unwrap().to_owned())
             })
+            .chain(inside)
             .collect();
         writers.sort_by(|one, other| one.1.total_cmp(&other.1));
         Seen { renewals, writers, by_hand }
+    }
+}
+
+impl Inside {
+    /// `name` is what its answers are noted under.
+    pub fn start(container: Container, db: &Database<'_>, name: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ends, line) = (stop.clone(), db.psql("localhost", "select pg_is_in_recovery()"));
+        let answers = thread::spawn(move || {
+            let mut answers = Vec::new();
+            while !ends.load(Ordering::Relaxed) {
+                let began = now();
+                if container.shell(&line).is_ok_and(|said| said.trim() == "f") {
+                    answers.push((began, now(), name.clone()));
+                }
+                thread::sleep(PAUSE);
+            }
+            answers
+        });
+        Self { stop, answers }
+    }
+
+    pub fn stop(self) -> Vec<Writer> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.answers.join().unwrap()
     }
 }
 

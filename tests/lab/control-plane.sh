@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by up and control-plane: who may speak to the API server, and how it and the controllers are run.
+# Sourced by up, node and control-plane: who may speak to the API server, and how it and the controllers are run.
 # shellcheck disable=SC2034,SC2154  # variables of, and for, the scripts that source this file
 
 # make_identities ADDRESS PORT: in $lab/pki a certificate authority, two certificates, the key of service accounts, and a token for
@@ -50,6 +50,7 @@ CONF
   identity kube-scheduler system:kube-scheduler
   identity kube-proxy system:kube-proxy
   identity kubelet system:node:lab system:nodes
+  for node in "${more_nodes[@]}"; do identity "$node-kubelet" "system:node:$node" system:nodes; done
   cp admin.kubeconfig "$lab/kubeconfig"
 )
 
