@@ -138,7 +138,7 @@ class Figures:
     def cell(self, contender, case, show):
         runs, failures = self.of(contender, case), sum(1 for failure in self.failures if failure[:2] == (contender.name, case.name))
         text = show(runs) if runs else ""
-        return " ".join(filter(None, (text, failures and f"{failures} failed")))
+        return ", ".join(filter(None, (text, failures and f"{failures} failed")))
 
     def table(self, title, contenders, cases, show, aim=False):
         head = ["case", *(contender.name for contender in contenders), *(["aim of pgset"] if aim else [])]
@@ -156,7 +156,8 @@ class Figures:
             return f"{sum(1 for run in runs if run['before'] != run['after'])} of {len(runs)}"
 
         def missing(runs):
-            return str(sum(run.get("missing", 0) for run in runs))
+            known = [run["missing"] for run in runs if "missing" in run]
+            return f"{sum(known)}" + (f", unknown of {len(runs) - len(known)}" if len(known) < len(runs) else "")
 
         self.table("Seconds without a write, through the Service: median / worst", contenders, cases, seconds("service", 2), aim=True)
         self.table("Seconds without a member that accepts writes, asked directly: median / worst", contenders, cases, seconds("members", 2))
