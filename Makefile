@@ -98,7 +98,7 @@ faults: ## random faults on the lab while clients write: PGSET_FAULTS_SEED, PGSE
 soak: ## the same with one seed after the other, for HOURS
 	PGSET_FAULTS_HOURS=$(HOURS) $(MAKE) faults
 
-bench-failover: ## how long clients can't write when a master goes: REPEAT, CASES
+bench-failover: ## how long clients can't write when a master goes, beside Patroni: REPEAT, CASES, CONTENDERS
 	@$(LAB_ONLY) tests/bench/run failover
 
 bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller or postgres for a part

@@ -7,6 +7,7 @@ REPEAT repetitions (5), CASES and CONTENDERS for some of them; TRACE tells what 
 members' logs.
 """
 
+import itertools
 import os
 import statistics
 import time
@@ -22,10 +23,10 @@ from watch import Members, Writer, driver, parameters
 REPEAT = int(os.environ.get("REPEAT", "5"))
 # After a fault, until the next: so that no case meets what the last one left. pgset's master that handed over stands again after 5.
 REST = 6
-NOTE = """"pod deleted by force": the kubelet still sends SIGTERM first. "container killed": the kubelet restarts it at once; "killed again":
-after 10 seconds. "node cut off": all packets of the pod are dropped, its loopback's aside; "frozen": its processes stand still, too. Both
-end when somebody accepts writes. Times of rest are in seconds from the fault on. Patroni: ttl 30, loop_wait 10, retry_timeout 10; tuned: 20,
-5, 3. What clients lose at most, and when, docs/failover.md says of pgset."""
+NOTE = """The client waits 1 s for an address that does not answer, and 2 s for one that no longer acknowledges. "container killed": the kubelet
+restarts it at once; "killed again": after 10 s. "pod deleted by force": the kubelet still sends SIGTERM first. "node cut off": all packets of
+the pod are dropped but its loopback's; "node frozen": its processes stand still, too; both end when the client writes again. Patroni: ttl 30,
+loop_wait 10, retry_timeout 10; tuned: 20, 5, 3. All members are asked every 20 ms, which costs each contender the same."""
 
 
 def chosen(variable, all_of_them):
@@ -88,8 +89,9 @@ class Session:
                 undo()
         self.settle()
         if os.environ.get("TRACE"):
-            for refusal in self.writer.refused:
-                say(f"  {moment(refusal.began)} to {moment(refusal.ended)}: {refusal.why}")
+            for why, alike in itertools.groupby(self.writer.refused, lambda refusal: refusal.why):
+                alike = list(alike)
+                say(f"  {moment(alike[0].began)} to {moment(alike[-1].ended)}, {len(alike)} times: {why}")
         after = self.members.master()
         return {"since": since, "service": self.writer.gap(since), "members": self.members.gap(since),
                 "streaming": max(0, self.members.streaming_since(MEMBERS - 1) - since), "before": before, "after": after}
@@ -136,7 +138,7 @@ class Figures:
     def cell(self, contender, case, show):
         runs, failures = self.of(contender, case), sum(1 for failure in self.failures if failure[:2] == (contender.name, case.name))
         text = show(runs) if runs else ""
-        return " ".join(filter(None, (text, failures and f"{failures} failed")))
+        return ", ".join(filter(None, (text, failures and f"{failures} failed")))
 
     def table(self, title, contenders, cases, show, aim=False):
         head = ["case", *(contender.name for contender in contenders), *(["aim of pgset"] if aim else [])]
@@ -154,7 +156,8 @@ class Figures:
             return f"{sum(1 for run in runs if run['before'] != run['after'])} of {len(runs)}"
 
         def missing(runs):
-            return str(sum(run.get("missing", 0) for run in runs))
+            known = [run["missing"] for run in runs if "missing" in run]
+            return f"{sum(known)}" + (f", unknown of {len(runs) - len(known)}" if len(known) < len(runs) else "")
 
         self.table("Seconds without a write, through the Service: median / worst", contenders, cases, seconds("service", 2), aim=True)
         self.table("Seconds without a member that accepts writes, asked directly: median / worst", contenders, cases, seconds("members", 2))

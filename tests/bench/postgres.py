@@ -46,8 +46,8 @@ def apply(*objects):
     kubectl("apply -f -", json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
 
-def wait_for(limit, what, look):
-    return tools.wait_for(limit, what, look, why=lambda: kubectl("get pods,events", check=False))
+def wait_for(limit, what, look, pause=0.1):
+    return tools.wait_for(limit, what, look, why=lambda: kubectl("get pods,events", check=False), pause=pause)
 
 
 def client(line, check=True):

@@ -90,35 +90,33 @@ class Members:
         self.psycopg, self.password, self.on = psycopg, password, True
         self.addresses, self.answers = dict.fromkeys(names, ""), []
         self.kubectl = None
-        for work, *words in [(self.follow,), *((self.ask, name) for name in names)]:
-            threading.Thread(target=work, args=words, daemon=True).start()
+        threading.Thread(target=self.follow, daemon=True).start()
 
     def follow(self):
-        """Which address each has now: a pod that is made anew has another."""
+        """Which address each has now: a pod that is made anew has another, and is asked by somebody who doesn't wait for the old one."""
         template = '--output=jsonpath={.metadata.name} {.status.podIP}{"\\n"}'
         while self.on:
             command = ["kubectl", "--namespace", SPACE, "get", "pods", "--watch", template]
             self.kubectl = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             for line in self.kubectl.stdout:
                 name, _, address = line.strip().partition(" ")
-                if name in self.addresses:
+                if self.addresses.get(name, address) != address:
                     self.addresses[name] = address
+                    if address:
+                        threading.Thread(target=self.ask, args=(name, address), daemon=True).start()
             self.kubectl.wait()
 
-    def ask(self, name):
-        while self.on:
-            address = self.addresses[name]
+    def ask(self, name, address):
+        while self.on and self.addresses[name] == address:
             try:
-                if address:
-                    with self.psycopg.connect(**parameters(address, self.password)) as connection:
-                        while self.on and self.addresses[name] == address:
-                            streaming = connection.execute(STREAMING).fetchone()[0]
-                            if streaming is not None:
-                                self.answers.append(Answer(time.monotonic(), name, streaming))
-                            time.sleep(EVERY)
+                with self.psycopg.connect(**parameters(address, self.password)) as connection:
+                    while self.on and self.addresses[name] == address:
+                        streaming = connection.execute(STREAMING).fetchone()[0]
+                        if streaming is not None:
+                            self.answers.append(Answer(time.monotonic(), name, streaming))
+                        time.sleep(EVERY)
             except self.psycopg.Error:
-                pass
-            time.sleep(EVERY)
+                time.sleep(EVERY)
 
     def master(self):
         """Who accepted writes last."""
