@@ -120,11 +120,14 @@ fn a_set_with_all_that_is_common_is_adopted() {
         same(ns.get("service postgres")["spec"]["selector"]["pgset.dev/role"].as_str(), &Some("master")).map(drop)
     });
     db.wait_for("postgres", "select pg_is_in_recovery()", "f");
-    for _ in 0..10 {
-        // each is a connection of its own
-        db.at("postgres", "insert into numbers values (0)").unwrap();
-    }
-    db.wait_for("postgres-replica", "select count(*) from numbers", "10010");
+    // Each is a connection of its own; kube-proxy hears of the selector a moment later than this test.
+    wait_until(SOON, "the Service leads to the master alone", || {
+        (0..10).try_for_each(|_| {
+            db.at("postgres", "select pg_is_in_recovery()").and_then(|seen| same(seen, "f").map(drop))
+        })
+    });
+    db.at("postgres", "insert into numbers values (0)").unwrap();
+    db.wait_for("postgres-replica", "select count(*) from numbers", "10001");
 }
 
 #[test]

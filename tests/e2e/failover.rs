@@ -1,7 +1,7 @@
 //! A set survives its master: whoever has most leads next, nothing that was promised is lost, and clients follow.
 
 use std::{
-    fs,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -217,12 +217,14 @@ fn a_master_whose_server_does_not_start_any_more_lets_another_lead() {
 fn a_master_whose_container_is_not_started_again_soon_is_replaced_before_its_lease_has_run_out() {
     let lab = lab::shared();
     let ns = lab.namespace("failover-ended");
-    let db = three_members(&ns, |set| set.annotation("pgset.dev/lease-seconds", "60"));
+    let lease = Duration::from_secs(30);
+    let db = three_members(&ns, |set| set.annotation("pgset.dev/lease-seconds", &lease.as_secs().to_string()));
     db.write_numbers();
     for pod in ["pgset-1", "pgset-2"] {
         db.wait_for(&format!("{pod}.pgset"), "select count(*) from numbers", "10000");
     }
     let before = epoch(&ns);
+    thread::sleep(lease); // so long the replicas' agents have to have lived
 
     node::kill(&ns, "pgset-0", "postgres").unwrap();
     wait_until(START, "it starts again where it was", || {
@@ -233,7 +235,7 @@ fn a_master_whose_container_is_not_started_again_soon_is_replaced_before_its_lea
     assert_eq!((master(&ns).as_deref(), epoch(&ns)), (Ok("pgset-0"), before), "another one led meanwhile");
     all_stream_from(&ns, &db, "pgset-0", "10001");
 
-    // Its Lease would last for a minute, and the kubelet starts it once more after ten seconds.
+    // Its Lease would last for half a minute, and the kubelet starts it once more after ten seconds.
     node::kill(&ns, "pgset-0", "postgres").unwrap();
     let killed = Instant::now();
     let next = wait_until(START, "another one leads", || {
