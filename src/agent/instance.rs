@@ -26,7 +26,8 @@ pub fn write() -> Option<String> {
         .ok()
 }
 
-fn random() -> io::Result<String> {
+/// A word that no other life has.
+pub(super) fn random() -> io::Result<String> {
     let mut token = [0; 16];
     getrandom::fill(&mut token).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(token)))

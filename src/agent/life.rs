@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::future::Future;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -137,13 +136,11 @@ impl Life {
         fencer: &fencing::Handle,
     ) -> Result<Ownership, Error> {
         let path = data.owner_file();
-        let mut token = [0; 16];
-        getrandom::fill(&mut token).map_err(|error| Error::Start(io::Error::other(error.to_string())))?;
-        let token = u128::from_ne_bytes(token);
+        let token = instance::random().map_err(Error::Start)?;
         let Candidate { pod, uid } = self.configuration.me.clone();
         let lock_proves = lock.is_held() && owner::has_locks_for_all(data.path());
         let slate = owner::Volume::new(path, &uid, !lock_proves);
-        let me = owner::Note { pod, uid, token: format!("{token:032x}"), beat: 0 };
+        let me = owner::Note { pod, uid, token, beat: 0 };
         Ownership::start(slate, me, lock_proves, owner::TIMES, fencer.clone(), |lost| end(&lost)).map_err(Error::Start)
     }
 

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::names;
+
 /// Whoever is best.
 const ANY: &str = "any";
 /// What the target lacks is given up.
@@ -107,13 +109,15 @@ impl Order {
 /// highest ordinal to the lowest: who stands above this member has been updated, and the lowest comes last, so that the master moves
 /// twice at most, and once if it is the first one.
 #[must_use]
-pub fn successor_at_stop(me: &str, streaming: &[Streaming]) -> Option<String> {
-    let ordinal = |pod: &str| pod.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse::<u32>().ok());
+pub fn successor_at_stop(set: &str, me: &str, streaming: &[Streaming]) -> Option<String> {
     let best = streaming.first()?;
     let abreast = || streaming.iter().filter(|replica| replica.behind.saturating_sub(best.behind) <= ABREAST);
-    let above =
-        abreast().filter(|replica| ordinal(&replica.pod) > ordinal(me)).max_by_key(|replica| ordinal(&replica.pod));
-    above.or_else(|| abreast().min_by_key(|replica| ordinal(&replica.pod))).map(|replica| replica.pod.clone())
+    let above = abreast()
+        .filter(|replica| names::ordinal(&replica.pod, set) > names::ordinal(me, set))
+        .max_by_key(|replica| names::ordinal(&replica.pod, set));
+    above
+        .or_else(|| abreast().min_by_key(|replica| names::ordinal(&replica.pod, set)))
+        .map(|replica| replica.pod.clone())
 }
 
 // === impl Refusal ===
@@ -194,7 +198,7 @@ mod tests {
                     let streaming: Vec<_> = others
                         .map(|other| Streaming { pod: format!("db-{other}"), behind: u64::from(other) })
                         .collect();
-                    let next = successor_at_stop(&format!("db-{master}"), &streaming).unwrap();
+                    let next = successor_at_stop("db", &format!("db-{master}"), &streaming).unwrap();
                     master = next.trim_start_matches("db-").parse().unwrap();
                     moves += 1;
                 }
@@ -207,9 +211,9 @@ mod tests {
     fn who_is_far_behind_is_handed_over_to_only_if_the_others_are_as_well() {
         let at = |pod: &str, behind| Streaming { pod: pod.to_owned(), behind };
         let streaming = [at("db-1", 0), at("db-2", ABREAST + 1)];
-        assert_eq!(successor_at_stop("db-0", &streaming).as_deref(), Some("db-1"));
-        assert_eq!(successor_at_stop("db-0", &streaming[1..]).as_deref(), Some("db-2"));
-        assert_eq!(successor_at_stop("db-0", &[]), None);
+        assert_eq!(successor_at_stop("db", "db-0", &streaming).as_deref(), Some("db-1"));
+        assert_eq!(successor_at_stop("db", "db-0", &streaming[1..]).as_deref(), Some("db-2"));
+        assert_eq!(successor_at_stop("db", "db-0", &[]), None);
     }
 
     #[test]

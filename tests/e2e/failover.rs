@@ -9,6 +9,7 @@ use crate::{
     lab::{self, Database, Namespace, SOON, START, same, wait_until},
     manifests::set,
     node,
+    outage::restarts,
 };
 
 /// The pod that leads, by the Lease and by its label. (The label of one whose agent hangs stays until that goes on.)
@@ -35,7 +36,7 @@ fn wait_master(ns: &Namespace<'_>, pod: &str) {
 }
 
 /// Members that may stand are recorded by the master a moment after its start.
-fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
+pub fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
     wait_until(SOON, "who may stand is recorded", || {
         let lease = ns.get("lease pgset-leader");
         same(lease["metadata"]["annotations"]["pgset.dev/voters"].as_str().unwrap_or_default().to_owned(), voters)
@@ -228,8 +229,7 @@ fn a_master_whose_container_is_not_started_again_soon_is_replaced_before_its_lea
 
     node::kill(&ns, "pgset-0", "postgres").unwrap();
     wait_until(START, "it starts again where it was", || {
-        let restarts = ns.get("pod pgset-0")["status"]["containerStatuses"][0]["restartCount"].clone();
-        same(restarts.as_i64(), &Some(1))?;
+        same(restarts(&ns, "pgset-0"), &1)?;
         db.at("pgset-master", "insert into numbers values (0)")
     });
     assert_eq!((master(&ns).as_deref(), epoch(&ns)), (Ok("pgset-0"), before), "another one led meanwhile");

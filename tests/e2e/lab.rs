@@ -131,6 +131,11 @@ impl From<&Output> for Said {
     }
 }
 
+/// The machine's clock, which is that of all pods as well: seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that goes right").as_secs_f64()
+}
+
 /// Looks until there is something to see, and says what was seen last if there never is.
 pub fn wait_until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let started = Instant::now();

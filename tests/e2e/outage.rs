@@ -1,11 +1,11 @@
 //! An outage of the API server: an annotated set is never less available than the plain `StatefulSet` that it was.
 
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::{
-    failover::{all_stream_from, epoch, three_members},
-    lab::{self, Database, Namespace, SOON, START, same, wait_until},
+    failover::{all_stream_from, epoch, three_members, wait_recorded},
+    lab::{self, Database, Namespace, START, now, wait_until},
     manifests::set,
     node,
 };
@@ -16,14 +16,7 @@ const OUTAGE: Duration = Duration::from_secs(20);
 /// A container that was killed, and its PostgreSQL with the recovery of little, on a busy machine.
 const RESTARTS_WITHIN: f64 = 15.0;
 
-fn wait_recorded(ns: &Namespace<'_>, voters: &str) {
-    wait_until(SOON, "who may stand is recorded", || {
-        let lease = ns.get("lease pgset-leader");
-        same(lease["metadata"]["annotations"]["pgset.dev/voters"].as_str().unwrap_or_default().to_owned(), voters)
-    });
-}
-
-fn restarts(ns: &Namespace<'_>, pod: &str) -> i64 {
+pub fn restarts(ns: &Namespace<'_>, pod: &str) -> i64 {
     ns.get(&format!("pod {pod}"))["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap()
 }
 
@@ -92,10 +85,6 @@ fn a_master_that_is_cut_off_from_the_api_server_goes_on_while_its_replicas_confi
 
 /// Longer than what is remembered of the API server's answers by anybody.
 const LONG_OUTAGE: Duration = Duration::from_secs(300);
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
-}
 
 /// A client writes through the Service as long as the outage lasts. When each write began that was refused, by the clock of [`now`].
 fn refused_while(ns: &Namespace<'_>, db: &Database<'_>, outage: impl FnOnce()) -> Vec<f64> {

@@ -91,9 +91,9 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         println!("{} {strike:?} for {hold:?}", watch.time());
         let pod = strike.pod(ns);
         println!("  it is {pod}");
-        struck_at.push((watch::now(), format!("{strike:?} at {pod}")));
+        struck_at.push((lab::now(), format!("{strike:?} at {pod}")));
         if strike.is_by_hand() {
-            by_hand.push((watch::now(), pod.clone()));
+            by_hand.push((lab::now(), pod.clone()));
         }
         let container =
             strike.hides_from_clients(&pod).and_then(|name| Some((strikes::container(ns, &pod).ok()?, name)));
@@ -116,7 +116,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         db.at("pgset-master", sql).and_then(|seen| same(seen, "2"))
     });
     ns.wait_ready("pgset", MEMBERS.len());
-    struck_at.push((watch::now(), String::new()));
+    struck_at.push((lab::now(), String::new()));
     let acknowledged = clients.stop();
     for pair in struck_at.windows(2) {
         let gap = clients::longest_gap(&acknowledged, pair[0].0, pair[1].0);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::MEMBERS;
 use crate::clients::Write;
-use crate::lab::{Database, Namespace, kubectl, run};
+use crate::lab::{Database, Namespace, kubectl, now, run};
 use crate::node::Container;
 
 /// Between two looks at the Lease.
@@ -46,11 +46,6 @@ pub struct Seen {
     writers: Vec<Writer>,
     /// Whose server was promoted by hand, and when.
     by_hand: Vec<(f64, String)>,
-}
-
-/// The machine's clock.
-pub fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 impl Watch {

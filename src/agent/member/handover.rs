@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Member;
 use super::state::{Role, Running, State};
+use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
 use crate::agent::label;
 use crate::agent::leadership::View;
@@ -184,7 +185,8 @@ impl Member {
         let others = self.others();
         let mut streaming = self.streaming().await?;
         streaming.retain(|replica| others.contains(&replica.pod));
-        order::successor_at_stop(&self.configuration().me.pod, &streaming)
+        let Configuration { set, me, .. } = self.configuration();
+        order::successor_at_stop(set, &me.pod, &streaming)
     }
 
     /// Who streams from this master, the best first.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::Member;
+use super::look::Look;
 use super::state::{Role, Running, State};
 use crate::agent::instance::{self, End};
 use crate::agent::leadership::Seen;
@@ -24,17 +24,14 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct MasterEnded {
     lives_since: Option<Instant>,
-    looked_at: Option<Instant>,
-    look: Option<JoinHandle<(Candidate, String, Option<End>)>>,
+    look: Look<(Candidate, String, Option<End>)>,
 }
 
 impl Member {
     /// A broken connection is a reason to look, and no more. Whose container starts again in a moment is waited for, unless commits wait for
     /// replicas: then one of them has all that was acknowledged.
     pub(super) async fn look_after_lost_master(&mut self, lease: &Lease) {
-        if let Some(look) = self.master_ended.look.take_if(|look| look.is_finished())
-            && let Ok((holder, word, Some(end))) = look.await
-        {
+        if let Some((holder, word, Some(end))) = self.master_ended.look.seen().await {
             self.note_end_of_master(&holder, word, end).await;
         }
         // A master that can't reach the API server may lead on by the leave of this member's own earlier life, in a life of which the Lease
@@ -46,8 +43,7 @@ impl Member {
             && matches!(lease, Lease::Other { .. })
             && self.configuration().fails_over
             && remembers_all;
-        let is_due = self.master_ended.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-        if !is_lost || !is_due || self.master_ended.look.is_some() {
+        if !is_lost || !self.master_ended.look.is_due(LOOK_EVERY) {
             return;
         }
         let view = self.leadership.view();
@@ -56,9 +52,8 @@ impl Member {
             return;
         };
         let Some(holder) = Candidate::parse(&holder) else { return };
-        self.master_ended.looked_at = Some(Instant::now());
         let namespace = self.configuration().namespace.clone();
-        self.master_ended.look = Some(tokio::spawn(look(self.client.clone(), namespace, holder, word)));
+        self.master_ended.look.begin(look(self.client.clone(), namespace, holder, word));
     }
 
     async fn note_end_of_master(&mut self, holder: &Candidate, word: String, end: End) {

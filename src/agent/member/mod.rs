@@ -3,6 +3,7 @@
 mod candidacy;
 mod ending;
 mod handover;
+mod look;
 mod master_ended;
 mod ordered;
 mod others;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::Member;
+use super::look::Look;
 use crate::agent::slots::Members;
 use crate::election::Lease;
+use crate::names;
 
 /// Whoever can lead does by then; only who can't shows itself as Ready without being it.
 const NOBODY_LEADS_FOR: Duration = Duration::from_secs(5);
@@ -26,8 +27,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Ordered {
     since: Option<Instant>,
-    looked_at: Option<Instant>,
-    look: Option<JoinHandle<Option<bool>>>,
+    look: Look<Option<bool>>,
 }
 
 impl Member {
@@ -46,16 +46,12 @@ impl Member {
             return;
         }
         let since = *self.ordered.since.get_or_insert_with(Instant::now);
-        if let Some(look) = self.ordered.look.take_if(|look| look.is_finished())
-            && let Ok(Some(is_missing)) = look.await
-        {
+        if let Some(Some(is_missing)) = self.ordered.look.seen().await {
             self.show(is_missing, &later);
         }
-        let is_due = self.ordered.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-        if since.elapsed() >= NOBODY_LEADS_FOR && is_due && self.ordered.look.is_none() {
-            self.ordered.looked_at = Some(Instant::now());
+        if since.elapsed() >= NOBODY_LEADS_FOR && self.ordered.look.is_due(LOOK_EVERY) {
             let namespace = self.configuration().namespace.clone();
-            self.ordered.look = Some(tokio::spawn(is_one_missing(self.client.clone(), namespace, later)));
+            self.ordered.look.begin(is_one_missing(self.client.clone(), namespace, later));
         }
     }
 
@@ -74,12 +70,9 @@ impl Member {
 
 /// Those that are made after this member and may have what it lacks, the next one first.
 fn later(members: &Members, me: &str, voters: &BTreeSet<String>) -> Vec<String> {
-    let is_later = |pod: &String| ordinal(pod) > ordinal(me) && voters.contains(pod);
+    let is_later =
+        |pod: &String| names::ordinal(pod, &members.set) > names::ordinal(me, &members.set) && voters.contains(pod);
     members.others(me).filter(is_later).collect()
-}
-
-fn ordinal(pod: &str) -> Option<u32> {
-    pod.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok())
 }
 
 /// Absent where the API server does not say.
