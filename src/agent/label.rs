@@ -11,7 +11,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::election::claim::Candidate;
-use crate::election::{Action, Waiting};
 use crate::set::RoleLabel;
 
 /// How soon a label that could not be written is tried again.
@@ -32,33 +31,6 @@ pub enum Role {
     Replica,
     /// Neither, yet or any more.
     None,
-}
-
-/// Whether a label that the pod may still have, from an earlier life of the container or from the template, is wrong for a member that is
-/// about to do this. Nothing is known before the Lease is read: a master whose container starts anew keeps its label.
-#[must_use]
-pub fn is_stale(action: &Action) -> bool {
-    match action {
-        Action::Stay
-        | Action::Wait(Waiting::ForLease)
-        | Action::TakeLease(_)
-        | Action::Promote(_)
-        | Action::Bootstrap
-        | Action::StartMaster
-        | Action::Follow(_)
-        | Action::AbandonClone => false,
-        Action::Wait(_)
-        | Action::ReleaseLease(_)
-        | Action::NameDatabase(_)
-        | Action::Clone(_)
-        | Action::CloneAnew(_)
-        | Action::Rewind(_)
-        | Action::StartReplica(_)
-        | Action::StartStandby
-        | Action::Promise(_)
-        | Action::AskForVotes(_)
-        | Action::Fence => true,
-    }
 }
 
 /// What the main loop wants.
@@ -182,7 +154,6 @@ async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::election::claim::Taking;
 
     fn handle() -> Handle {
         Handle { wanted: watch::channel(None).0, written: watch::channel(None).1 }
@@ -207,22 +178,5 @@ mod tests {
         assert_eq!(wanted(&handle), (Role::None, false), "it is not put off");
         handle.set(Role::Master);
         assert_eq!(wanted(&handle), (Role::Master, false));
-    }
-
-    #[test]
-    fn a_member_that_waits_is_nobodys_master() {
-        assert!(is_stale(&Action::Wait(Waiting::HalfRewound)));
-        assert!(is_stale(&Action::Wait(Waiting::ForMaster)));
-        assert!(is_stale(&Action::ReleaseLease(Waiting::DataLost)));
-        assert!(is_stale(&Action::Fence));
-    }
-
-    #[test]
-    fn a_master_that_starts_anew_keeps_its_label() {
-        for action in
-            [Action::Wait(Waiting::ForLease), Action::TakeLease(Taking::default()), Action::StartMaster, Action::Stay]
-        {
-            assert!(!is_stale(&action), "{action:?}");
-        }
     }
 }

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use self::handle::{Command, Noted};
 pub use self::handle::{Handle, WritePermit};
-pub use self::view::{Seen, Trouble, View};
+pub use self::view::{Trouble, View};
 use super::electorate::Electorate;
 use super::fencer::Moment;
 use super::fencing;
@@ -33,6 +33,7 @@ use super::promises::Promises;
 use crate::election::claim::{self, Candidate, Claim, Times, Told};
 use crate::election::members;
 use crate::election::sight::{self, Sight};
+use crate::election::step::Seen;
 use crate::election::{Lease, Master};
 
 /// How soon a Lease that can't be read is asked for again: the controller makes it and the Role within a second of the set.

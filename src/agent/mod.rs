@@ -37,7 +37,6 @@ mod slots;
 mod sql;
 pub mod stand_in;
 mod status;
-pub mod strictness;
 mod synchronous;
 
 use std::path::PathBuf;

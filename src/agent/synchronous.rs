@@ -1,21 +1,16 @@
 //! Which replicas confirm a commit, and what is said while they are too few. Pure.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::slots::{self, Change, Members};
 use super::sql::Slot;
-use crate::election::Lsn;
 use crate::election::vote::Quorum;
 use crate::names;
 
 /// PostgreSQL's setting.
 pub const SETTING: &str = "synchronous_standby_names";
-
-/// So long after a change of the setting every one of the server's processes has read it, also one that had to wait for its turn.
-const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// A replica that restarts is back within seconds; commits that have waited for longer are worth an Event.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,38 +90,6 @@ pub fn value(quorum: &Quorum) -> String {
 fn names(confirmations: u32, pods: impl Iterator<Item = impl std::fmt::Display>) -> String {
     let names: Vec<String> = pods.map(|pod| format!("\"{pod}\"")).collect();
     format!("ANY {confirmations} ({})", names.join(", "))
-}
-
-/// How far those that confirm commits have come, since the server waits for them.
-#[derive(Clone, Debug, Default)]
-pub struct CatchUp {
-    quorum: Quorum,
-    since: Option<Instant>,
-    to: Option<Lsn>,
-}
-
-// === impl CatchUp ===
-
-impl CatchUp {
-    /// Whether as many as confirm a commit have all that had been acknowledged before it was they who did. `flushed`: what the master has
-    /// on its disk; `replicas`: what its replicas have on theirs.
-    pub fn look<'a>(
-        &mut self,
-        quorum: &Quorum,
-        flushed: Lsn,
-        replicas: impl Iterator<Item = (&'a str, Lsn)>,
-        now: Instant,
-    ) -> bool {
-        if self.quorum != *quorum || self.since.is_none() {
-            *self = Self { quorum: quorum.clone(), since: Some(now), to: None };
-        }
-        let have_read = self.since.is_some_and(|since| now.saturating_duration_since(since) >= READ_WITHIN);
-        let Some(to) = self.to.or(have_read.then_some(flushed)) else { return false };
-        self.to = Some(to);
-        let there: BTreeSet<&str> =
-            replicas.filter(|(pod, at)| quorum.names.contains(*pod) && *at >= to).map(|(pod, _)| pod).collect();
-        there.len() >= usize::try_from(quorum.confirm).unwrap_or(usize::MAX)
-    }
 }
 
 /// What a master starts with, absent if its commits wait for nobody. While the set's size is not known, what an earlier start wrote is as
@@ -259,37 +222,6 @@ mod tests {
         for asked in [asks(&["db-1", "db-2"], 1), asks(&["db-1", "db-10", "db-2"], 2), Quorum::default()] {
             assert_eq!(quorum(&value(&asked)), asked);
         }
-    }
-
-    #[test]
-    fn those_that_confirm_have_caught_up_when_enough_have_what_there_was_when_all_had_heard_of_it() {
-        let (mut catch_up, begin) = (CatchUp::default(), Instant::now());
-        let one = asks(&["db-1"], 1);
-        let mut look = |quorum: &Quorum, flushed, at, seconds| {
-            let replicas = [("db-1", Lsn(at)), ("db-2", Lsn(1000))];
-            catch_up.look(quorum, Lsn(flushed), replicas.into_iter(), begin + Duration::from_secs(seconds))
-        };
-        assert!(!look(&one, 100, 100, 0), "a commit may just be confirmed by another one");
-        assert!(!look(&one, 200, 150, 1));
-        assert!(!look(&one, 300, 199, 2));
-        assert!(look(&one, 400, 200, 3));
-        assert!(look(&one, 500, 200, 4), "it stays so");
-        assert!(!look(&asks(&["db-1", "db-2"], 2), 500, 500, 5), "another list begins anew");
-    }
-
-    #[test]
-    fn a_second_change_to_the_same_list_is_looked_at_anew() {
-        let (mut catch_up, begin, two) = (CatchUp::default(), Instant::now(), asks(&["db-1", "db-2"], 2));
-        let at = |seconds| begin + Duration::from_secs(seconds);
-        let all = |flushed: u64| [("db-1", Lsn(flushed)), ("db-2", Lsn(flushed))].into_iter();
-        catch_up.look(&two, Lsn(100), all(100), at(0));
-        assert!(catch_up.look(&two, Lsn(100), all(100), at(1)));
-        // Meanwhile one of them confirmed alone, and the other is behind.
-        catch_up = CatchUp::default();
-        let behind = || [("db-1", Lsn(300)), ("db-2", Lsn(200))].into_iter();
-        assert!(!catch_up.look(&two, Lsn(300), behind(), at(10)));
-        assert!(!catch_up.look(&two, Lsn(300), behind(), at(11)));
-        assert!(catch_up.look(&two, Lsn(300), all(300), at(12)));
     }
 
     fn members(count: u32) -> Members {

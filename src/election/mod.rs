@@ -11,6 +11,8 @@ pub mod order;
 pub mod promise;
 pub mod quorum;
 pub mod sight;
+pub mod state;
+pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod vote;

@@ -1,11 +1,17 @@
 //! What the agent does around the pure rules: the main loop, and the answers to other members. Each function stands for one of
 //! `src/agent`, named in its first line.
 
-use pgset::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
+use std::time::Duration;
+
+use pgset::election::candidate::Votes;
 use pgset::election::leave;
 use pgset::election::promise::{self, Attempt, Promises};
+use pgset::election::state::State;
+use pgset::election::state::candidacy::Candidacy;
+use pgset::election::state::commits::Commits;
+use pgset::election::step::{Effect, Event, Facts, step};
 use pgset::election::vote;
-use pgset::election::{self, Action, Data, Lease, Observation, Server as Does};
+use pgset::election::{Action, Data, Lease, Server as Does};
 
 use crate::rules::Election;
 use crate::words;
@@ -14,6 +20,9 @@ use crate::world::*;
 /// The time of promises: a leave lasts until something ends it.
 pub const NOW: u8 = 0;
 const LATER: u8 = 1;
+/// The time of what a member remembers, and when the processes of its server have read a setting that changed before.
+pub const TIME: Duration = Duration::ZERO;
+pub const READ: Duration = Duration::from_secs(1);
 
 impl Election {
     pub fn promises(world: &World, pod: Pod) -> Promises<u8> {
@@ -28,32 +37,18 @@ impl Election {
         promises
     }
 
-    /// `Member::standing`.
-    fn standing(&self, world: &World, pod: Pod) -> Standing {
+    /// What it remembers beside that.
+    pub fn state(world: &World, pod: Pod) -> State<Duration> {
         let member = &world.members[pod];
-        let seen = member.seen.map(|seen| world.row(seen));
-        let mut record = seen.map(words::record).unwrap_or_default();
-        if !self.rules.needs_a_quorum {
-            record.quorum = vote::Quorum::default();
-        }
         let votes = member
             .ballot
             .map_or(Votes::None, |ballot| Votes::Counted(Self::question(&ballot), words::answers(&ballot)));
-        Standing {
-            me: words::pod(pod),
-            mandate: Mandate::Votes,
-            version: member.seen.map(words::version),
-            record,
-            voted: member.voted.map(words::version),
-            gave_leave: member.leave.is_some() && self.rules.leave_excludes_votes,
-            fails_to_start: false,
-            is_last_holder: self.rules.elected_stays_elected && seen.is_some_and(|row| row.holder == Some(pod)),
-            successor: None,
-            votes,
-            quorum: words::quorum(self.quorum_of(world, pod)),
-            maximum_lag: u64::from(self.setup.maximum_lag),
-            next_timeline: u32::from(member.knows.max(world.timeline(member.wal))) + 1,
+        let mut state = State::default();
+        state.candidacy = Candidacy::with_votes(votes, TIME);
+        if let Some((quorum, to)) = member.catch_up {
+            state.commits = Commits::with_catch_up(words::quorum(quorum), TIME, to.map(words::lsn));
         }
+        state
     }
 
     fn question(ballot: &Ballot) -> vote::Ballot {
@@ -61,8 +56,8 @@ impl Election {
         vote::Ballot { version: words::version(version), position: words::position(timeline, at) }
     }
 
-    /// `Member::observe`.
-    pub fn observation(&self, world: &World, pod: Pod) -> Observation {
+    /// `Member::look`.
+    fn facts(&self, world: &World, pod: Pod) -> Facts {
         let member = &world.members[pod];
         let mut lease = self.view(world, pod);
         if !self.rules.reads_before_it_writes
@@ -70,6 +65,15 @@ impl Election {
             && !member.standby
         {
             set.reached = None;
+        }
+        let mut seen = member.seen.map(|seen| words::seen(world.row(seen), seen));
+        if let Some(seen) = &mut seen {
+            if !self.rules.needs_a_quorum {
+                seen.record.quorum = vote::Quorum::default();
+            }
+            if !self.rules.elected_stays_elected {
+                seen.holder = None;
+            }
         }
         let server = match member.server {
             Server::Off => Does::Stopped,
@@ -82,8 +86,28 @@ impl Election {
             },
         };
         let lineage = words::lineage(world, member.wal, member.stopped_at);
-        let data = Data::Cluster { system: words::system(), standby: member.standby, lineage };
-        Observation { lease, data, server, first: pod == 0, standing: self.standing(world, pod) }
+        Facts {
+            me: words::candidate(pod),
+            lease,
+            seen,
+            data: Data::Cluster { system: words::system(), standby: member.standby, lineage },
+            server,
+            first: pod == 0,
+            voted: member.voted.map(words::version),
+            gave_leave: member.leave.is_some() && self.rules.leave_excludes_votes,
+            fails_over: true,
+            order: None,
+            quorum: words::quorum(Self::quorum_of(world, pod)),
+            maximum_lag: u64::from(self.setup.maximum_lag),
+            next_timeline: u32::from(member.knows.max(world.timeline(member.wal))) + 1,
+        }
+    }
+
+    /// What a member would do next.
+    pub fn next(&self, world: &World, pod: Pod) -> Action {
+        let effects = step(&mut Self::state(world, pod), Event::Looked(Box::new(self.facts(world, pod))), TIME);
+        let action = |effect| if let Effect::Act(decision) = effect { Some(decision.action) } else { None };
+        effects.into_iter().find_map(action).unwrap_or(Action::Stay)
     }
 
     /// `Member::promise`.
@@ -102,26 +126,12 @@ impl Election {
         }
     }
 
-    /// `Member::answer_ballots`. Absent: nothing that the candidate would hear.
+    /// A turn of a member that was asked for its vote.
     pub fn answer(&self, world: &mut World, candidate: Pod, pod: Pod) {
         let Some(ballot) = world.members[candidate].ballot else { return };
-        let observation = self.observation(world, pod);
-        let (seen, voted) = (world.members[pod].seen.map(words::version), world.members[pod].voted.map(words::version));
-        let asked = Voter {
-            version: seen.as_ref(),
-            is_vacant: matches!(observation.lease, Lease::Vacant { .. }),
-            voted: voted.as_ref(),
-            gave_leave: world.members[pod].leave.is_some() && self.rules.leave_excludes_votes,
-            copy: Copy::of(&observation, true),
-        };
-        match respond(&Self::question(&ballot), &asked) {
-            Response::Promise => self.promise(world, pod, ballot.version),
-            Response::Answer(answer) => {
-                if let (Some(said), Some(ballot)) = (words::said(&answer), world.members[candidate].ballot.as_mut()) {
-                    ballot.answers[pod] = Some(said);
-                }
-            }
-        }
+        let mut state = Self::state(world, pod);
+        let _ = step(&mut state, Event::Asked(candidate as u64, Self::question(&ballot)), TIME);
+        self.look(world, pod, &mut state, true);
     }
 
     /// Whom a master asks for leave, and in which epoch: `Keeper::renew`, `Keeper::lead_on_unread`.
@@ -129,7 +139,7 @@ impl Election {
         let member = &world.members[pod];
         let (epoch, voters) = match member.seen {
             Some(seen) if member.holds => {
-                let told = if member.is_announced { world.wanted | only(pod) } else { 0 };
+                let told = member.told.map_or(0, |(voters, _)| voters);
                 (world.row(seen).epoch, world.row(seen).voters | told)
             }
             Some(_) => return None,
@@ -168,11 +178,32 @@ impl Election {
     }
 
     /// One turn of the main loop.
-    pub fn turn(&self, world: &mut World, pod: Pod, is_answered: bool) -> Action {
-        let observation = self.observation(world, pod);
-        let action = election::decide(&observation);
-        self.act(world, pod, action.clone(), is_answered);
-        action
+    pub fn turn(&self, world: &mut World, pod: Pod, is_answered: bool) {
+        let mut state = Self::state(world, pod);
+        self.look(world, pod, &mut state, is_answered);
+    }
+
+    /// `Member::turn`, and the effects.
+    fn look(&self, world: &mut World, pod: Pod, state: &mut State<Duration>, is_answered: bool) {
+        let facts = self.facts(world, pod);
+        for effect in step(state, Event::Looked(Box::new(facts)), TIME) {
+            match effect {
+                Effect::Answer { number, answer } => {
+                    let said = answer.as_ref().and_then(words::said);
+                    let candidate = usize::try_from(number).unwrap();
+                    if let (Some(said), Some(ballot)) = (said, world.members[candidate].ballot.as_mut()) {
+                        ballot.answers[pod] = Some(said);
+                    }
+                }
+                Effect::Promise(version) => {
+                    if let Some(seen) = world.members[pod].seen.filter(|seen| words::version(*seen) == version) {
+                        self.promise(world, pod, seen);
+                    }
+                }
+                Effect::Act(decision) => self.act(world, pod, decision.action, is_answered),
+                _ => {}
+            }
+        }
     }
 
     /// `Member::act`.
@@ -193,7 +224,6 @@ impl Election {
             Action::Rewind(master) => return Self::rewind(world, pod, words::described(&master).pod),
             _ => {}
         }
-        let wanted = self.quorum_of(world, pod);
         let member = &mut world.members[pod];
         match action {
             Action::AskForVotes(ballot) => {
@@ -211,8 +241,7 @@ impl Election {
             // `Server::start_master` asks for a permit.
             Action::StartMaster => {
                 Self::start(member, Server::Master, None);
-                member.names = wanted;
-                member.names_since = member.wal.len;
+                member.names = member.taken_with.unwrap_or(member.names);
             }
             Action::Fence => member.kill_server(),
             _ => {}
@@ -228,7 +257,7 @@ impl Election {
 
     /// `Member::promote`, and what PostgreSQL does then: a branch of its own, which begins with a record of the end of recovery.
     fn promote(&self, world: &mut World, pod: Pod, number: u32) {
-        let names = self.quorum_of(world, pod);
+        let names = Self::quorum_of(world, pod);
         let Member { wal, knows, .. } = world.members[pod];
         let mut timeline = knows.max(world.timeline(wal)) + 1;
         if self.rules.numbers_are_new {
@@ -240,9 +269,8 @@ impl Election {
         member.kill_server();
         member.server = Server::Master;
         member.standby = false;
-        member.names = names;
+        member.names = member.taken_with.unwrap_or(names);
         member.knows = timeline;
-        member.names_since = wal.len + 1;
         member.wal = Wal { branch, len: wal.len + 1 };
     }
 

@@ -35,6 +35,8 @@ pub fn setup(chance: &mut Chance) -> Setup {
         handovers: some(2),
         scalings: some(2),
         late_events: some(2),
+        rewrites: if members > 2 { some(2) } else { 0 },
+        ends: some(2),
     };
     Setup { start: Start::Well, members, confirm, maximum_lag: some(2), budget, epochs: 9, hit: Pods::MAX, after: &[] }
 }
@@ -57,7 +59,10 @@ pub fn go_on(model: &Election, run: &mut Run, chance: &mut Chance, steps: usize,
             let step = possible.swap_remove(chance.below(possible.len()));
             // Time passes slowly beside all else, and faults are rarer than what goes right.
             let is_rare = step.is_fault()
-                || matches!(step, Step::Ages(_) | Step::LeaveEnds(_) | Step::Goes(_) | Step::Reconnects(_));
+                || matches!(
+                    step,
+                    Step::Ages(_) | Step::HearsEnd(_) | Step::LeaveEnds(_) | Step::Goes(_) | Step::Reconnects(_)
+                );
             if is_rare && with_faults && chance.below(4) > 0 {
                 continue;
             }
@@ -113,7 +118,7 @@ pub fn settle(model: &Election, run: &mut Run, chance: &mut Chance, steps: usize
 /// acknowledged.
 pub fn waits_for_what_is_gone(model: &Election, world: &World) -> bool {
     let is_gone = (0..model.setup.members).any(|pod| world.members[pod].life == Life::Gone);
-    let waits = |pod| matches!(pgset::election::decide(&model.observation(world, pod)), Action::Wait(_));
+    let waits = |pod| matches!(model.next(world, pod), Action::Wait(_));
     is_gone && (0..model.setup.members).filter(|pod| world.members[*pod].life != Life::Gone).all(waits)
 }
 

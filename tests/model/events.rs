@@ -31,20 +31,24 @@ impl Election {
             Step::IsSilent(pod) => self.fall_silent(world, pod)?,
             Step::LeaveEnds(pod) => Self::end_leave(world, pod)?,
             Step::Reads(pod) => Self::read(world, pod),
-            Step::Turns(pod) => drop(self.turn(world, pod, true)),
+            Step::Turns(pod) => self.turn(world, pod, true),
             Step::TurnsUnanswered(pod) => {
                 spend(&mut world.left.unanswered)?;
                 let now = world.rows.len();
                 self.turn(world, pod, false);
                 (world.rows.len() > now).then_some(())?;
             }
-            Step::Renews(pod) => self.renew_in_order(world, pod, true)?,
+            Step::Renews(pod) => self.renew(world, pod, true),
             Step::RenewsUnanswered(pod) => {
                 spend(&mut world.left.unanswered)?;
-                self.renew_in_order(world, pod, false)?;
+                self.renew(world, pod, false);
             }
             Step::GivesUp(pod) => Self::lose(&mut world.members[pod]),
-            Step::Enables(pod) => self.enable(world, pod),
+            Step::Keeps(pod) => self.look_after_master(world, pod)?,
+            Step::HearsEnd(pod) => {
+                spend(&mut world.left.ends)?;
+                self.hear_end(world, pod)?;
+            }
             Step::Notes(pod) => Self::note_leadership(world, pod),
             Step::Answers { candidate, pod } => {
                 let electors = world.members[candidate].seen.map(|seen| world.row(seen).voters)?;
@@ -121,6 +125,14 @@ impl Election {
                 world.wanted |= only(next);
                 world.members[next].life = Life::Down;
             }
+            Step::Rewrites => {
+                spend(&mut world.left.rewrites)?;
+                world.confirm = match world.confirm {
+                    1 => 2,
+                    2 => 1,
+                    _ => return None,
+                };
+            }
             Step::HearsOldNews { pod, version } => {
                 spend(&mut world.left.late_events)?;
                 self.hear(world, pod, version);
@@ -190,16 +202,6 @@ impl Election {
         member.age = Some(Age::Fresh);
         member.by_leave_of = confirmed;
         member.asking = None;
-        Some(())
-    }
-
-    fn renew_in_order(&self, world: &mut World, pod: Pod, is_answered: bool) -> Option<()> {
-        let member = world.members[pod];
-        if self.rules.notes_before_it_records && member.is_announced {
-            let noted = member.noted_leadership.map_or(0, |noted| noted.voters);
-            (world.wanted & !noted == 0).then_some(())?;
-        }
-        self.renew(world, pod, is_answered);
         Some(())
     }
 

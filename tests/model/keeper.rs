@@ -1,13 +1,16 @@
 //! The keeper of the Lease, as the model has it: what it has seen, takes, renews and gives back. Each function stands for one of
 //! `src/agent/leadership.rs`, named in its first line, or of `src/agent/member/record.rs`, which tells it what to write.
 
+use std::time::Duration;
+
 use pgset::election::Lease;
 use pgset::election::claim::{LastWord, Taking};
-use pgset::election::quorum::{QuorumStep, quorum_step};
 use pgset::election::sight::{self, Sight};
+use pgset::election::state::commits::{Commits, Evidence, Setting};
+use pgset::election::step::{Event, step};
 use pgset::election::vote;
 
-use crate::agent::NOW;
+use crate::agent::{NOW, READ, TIME};
 use crate::rules::Election;
 use crate::words;
 use crate::world::*;
@@ -20,6 +23,7 @@ impl Election {
         let promises = Self::promises(world, pod);
         let leave = promises.leave(NOW).filter(|_| self.rules.leave_excludes_votes);
         let earlier = member.noted_leadership.map(|noted| words::lineage_of(noted.master));
+        let ended = self.ended(world, pod);
         sight::judge(&Sight {
             me: &words::candidate(pod),
             claim: claim.as_ref(),
@@ -28,8 +32,34 @@ impl Election {
             leave: leave.map(|leave| leave.master.as_ref()),
             is_reserved: false,
             is_silent: member.is_silent,
-            ended: None,
+            ended: ended.as_deref(),
         })
+    }
+
+    /// The word of the life that the kubelet has said is over, if it is the holder's.
+    fn ended(&self, world: &World, pod: Pod) -> Option<String> {
+        let member = &world.members[pod];
+        let row = world.row(member.seen?);
+        let (holder, life) = member.ended.filter(|(holder, _)| row.holder == Some(*holder))?;
+        let life = if self.rules.ends_are_of_a_life { life } else { row.instance? };
+        Some(words::instance(holder, life))
+    }
+
+    /// `Member::look_after_lost_master`, when the kubelet has reported the end of the life that holds the Lease.
+    pub fn hear_end(&self, world: &mut World, pod: Pod) -> Option<()> {
+        let member = &world.members[pod];
+        let row = world.row(member.seen?);
+        let (holder, life) = (row.holder.filter(|holder| *holder != pod)?, row.instance?);
+        let is_over = world.members[holder].lives != life;
+        // Whoever may lead by a leave that this member gave in an earlier life does so for less than a Lease.
+        let leads_by_it = |master: &Member| {
+            let counts = has(master.by_leave_of, pod) && master.age.is_some_and(|age| age < Age::Killed);
+            counts || master.asking.is_some_and(|asked| has(asked, pod))
+        };
+        let remembers = member.leave.is_some() || !world.members.iter().any(leads_by_it);
+        (is_over && (remembers || !self.rules.remembers_leaves) && world.reaches(pod)).then_some(())?;
+        world.members[pod].ended = Some((holder, life));
+        Some(())
     }
 
     /// `View::at`: leadership ends by itself at the fence.
@@ -129,6 +159,9 @@ impl Election {
             return;
         }
         let Some(seen) = world.members[pod].seen else { return };
+        if self.rules.tells_anew {
+            world.members[pod].told = None;
+        }
         let base = if self.rules.takes_what_it_saw { seen } else { world.now };
         let branch = world.lease().branch;
         let mut taking = taking.clone();
@@ -136,7 +169,9 @@ impl Election {
             let Member { wal, knows, .. } = world.members[pod];
             begins.timeline = u32::from(knows.max(world.timeline(wal))) + 1;
         }
-        let row = words::row(&words::acquired(world.row(base), pod, &taking), branch);
+        let lives = world.members[pod].lives;
+        let row = words::row(&words::by(words::acquired(world.row(base), pod, &taking), pod, lives), branch);
+        world.members[pod].taken_with = Some(words::small_quorum(&taking.quorum));
         if self.rules.notes_before_it_takes {
             world.members[pod].noted_epoch = row.epoch;
         }
@@ -172,46 +207,78 @@ impl Election {
         Described { pod, timeline: branch.timeline, begins: (branch.timeline > 1).then_some(branch.at) }
     }
 
-    /// `Member::keep_record`: what is to be told, and whether the server may do what is wanted.
-    pub fn record_due(&self, world: &World, pod: Pod) -> (Pods, Quorum, bool) {
-        let member = &world.members[pod];
-        let seen = world.row(member.seen.unwrap_or(world.now));
-        let wanted = self.quorum_of(world, pod);
-        let have = |replica: &Pod| {
-            let wal = world.members[*replica].wal;
-            wal.len >= member.names_since && world.has_of(wal, member.wal.branch) > 0
-        };
-        let enough = usize::from(member.names.confirm);
-        let are_caught_up =
-            !self.rules.narrows_when_caught_up || each(member.names.names).filter(have).count() >= enough;
-        let names = words::quorum(member.names);
-        let step = quorum_step(&words::quorum(seen.quorum), &names, &words::quorum(wanted), are_caught_up);
-        let (quorum, may_enable) = match step {
-            QuorumStep::Record(quorum) => (words::small_quorum(&quorum), false),
-            QuorumStep::Enable | QuorumStep::CatchUp => (seen.quorum, true),
-            QuorumStep::Done => (wanted, true),
-        };
-        (world.wanted | only(pod), quorum, may_enable)
+    /// `Member::look_after_master`: it leads from now on, if it did not yet, and keeps the record and the server in step.
+    pub fn look_after_master(&self, world: &mut World, pod: Pod) -> Option<()> {
+        let member = &mut world.members[pod];
+        let leads = member.holds && member.age == Some(Age::Fresh);
+        (member.server == Server::Master && leads).then_some(())?;
+        if !member.is_announced {
+            member.is_announced = true;
+            let mut state = Self::state(world, pod);
+            let _ = step(&mut state, Event::Leads, TIME);
+            let commits = if self.rules.catches_up_anew { state.commits } else { Self::state(world, pod).commits };
+            Self::keep_commits(world, pod, &commits);
+            world.members[pod].taken_with = None;
+        }
+        self.keep_members(world, pod);
+        Some(())
+    }
+
+    /// What is remembered of what commits wait for.
+    fn keep_commits(world: &mut World, pod: Pod, commits: &Commits<Duration>) {
+        let catch_up = commits.catching_up();
+        world.members[pod].catch_up =
+            catch_up.map(|(quorum, to)| (words::small_quorum(quorum), to.map(|to| u8::try_from(to.0).unwrap())));
+    }
+
+    /// `Member::keep_members` and `Member::keep_record`.
+    fn keep_members(&self, world: &mut World, pod: Pod) {
+        let member = world.members[pod];
+        let Some(seen) = member.seen.map(|seen| *world.row(seen)) else { return };
+        let wanted = Self::quorum_of(world, pod);
+        let replicas = (0..MEMBERS).filter(|replica| {
+            let replica = &world.members[*replica];
+            replica.receiver == Some(pod) && world.is_prefix(replica.wal, member.wal)
+        });
+        let replicas = replicas.map(|replica| (words::pod(replica), words::lsn(world.members[replica].wal.len)));
+        let evidence = Evidence { flushed: words::lsn(member.wal.len), replicas: replicas.collect() };
+        let (recorded, on_server, wishes) =
+            (words::quorum(seen.quorum), words::quorum(member.names), words::quorum(wanted));
+        let setting =
+            Setting { recorded: &recorded, on_server: &on_server, wanted: &wishes, evidence: Some(&evidence) };
+        let mut state = Self::state(world, pod);
+        let (quorum, may_enable) = state.commits.record(&setting, READ);
+        let quorum = if self.rules.narrows_when_caught_up || on_server != wishes { quorum } else { wishes.clone() };
+        let changes = may_enable && on_server != wishes;
+        if changes {
+            state.commits.note_change();
+        }
+        Self::keep_commits(world, pod, &state.commits);
+        if self.rules.notes_before_it_records {
+            Self::note_leadership(world, pod);
+        }
+        let member = &mut world.members[pod];
+        member.told = Some((world.wanted | only(pod), words::small_quorum(&quorum)));
+        if changes {
+            member.names = wanted;
+        }
     }
 
     /// What `synchronous_standby_names` should be.
-    pub fn quorum_of(&self, world: &World, pod: Pod) -> Quorum {
-        if self.setup.confirm == 0 {
+    pub fn quorum_of(world: &World, pod: Pod) -> Quorum {
+        if world.confirm == 0 {
             return Quorum::default();
         }
-        Quorum { names: world.wanted & !only(pod), confirm: self.setup.confirm }
+        Quorum { names: world.wanted & !only(pod), confirm: world.confirm }
     }
 
     /// `Keeper::renew` with what the main loop has announced and told, and `Keeper::settle_conflict`.
     pub fn renew(&self, world: &mut World, pod: Pod, is_answered: bool) {
         let member = world.members[pod];
         let Some(seen) = member.seen.filter(|_| member.holds && world.reaches(pod)) else { return };
-        let is_up = member.server == Server::Master && Self::leads(world, pod) || member.is_announced;
-        world.members[pod].is_announced = is_up;
-        let announced = is_up.then(|| (Self::describe(world, pod), member.wal.len));
-        let told = is_up.then(|| self.record_due(world, pod));
-        let told = told.map(|(voters, quorum, _)| words::told(voters, &words::quorum(quorum)));
-        let branch = if is_up { member.wal.branch } else { world.lease().branch };
+        let announced = member.is_announced.then(|| (Self::describe(world, pod), member.wal.len));
+        let told = member.told.map(|(voters, quorum)| words::told(voters, &words::quorum(quorum)));
+        let branch = if member.is_announced { member.wal.branch } else { world.lease().branch };
         let mut base = seen;
         let mut held = words::object(world.row(seen));
         if seen != world.now {
@@ -232,7 +299,8 @@ impl Election {
         if base != seen {
             self.judge_taking(world, pod, base);
         }
-        let row = words::row(&words::renewed(&held, announced, told.as_ref()), branch);
+        let renewed = words::by(words::renewed(&held, announced, told.as_ref()), pod, member.lives);
+        let row = words::row(&renewed, branch);
         if Self::replace(world, base, row) && is_answered {
             Self::hold(world, pod);
         }
@@ -245,33 +313,19 @@ impl Election {
         if !Self::leads(world, pod) || member.by_leave_of != 0 || seen != world.now {
             return true;
         }
-        if member.server != Server::Master {
-            return false;
-        }
-        let (voters, quorum, _) = self.record_due(world, pod);
         let row = world.row(seen);
-        !member.is_announced
-            || self.setup.confirm == 0 && row.flushed != Some(member.wal.len)
-            || row.voters != voters
-            || row.quorum != quorum
-    }
-
-    /// `Member::keep_members`: the server does what the Lease says by now.
-    pub fn enable(&self, world: &mut World, pod: Pod) {
-        let (_, _, may_enable) = self.record_due(world, pod);
-        let wanted = self.quorum_of(world, pod);
-        let member = &mut world.members[pod];
-        if may_enable && member.names != wanted {
-            member.names = wanted;
-            member.names_since = member.wal.len;
-        }
+        row.instance != Some(member.lives)
+            || member.is_announced
+                && (!row.is_announced || self.setup.confirm == 0 && row.flushed != Some(member.wal.len))
+            || member.told.is_some_and(|told| told != (row.voters, row.quorum))
     }
 
     /// `Member::note_leadership`.
     pub fn note_leadership(world: &mut World, pod: Pod) {
         let Some(seen) = world.members[pod].seen else { return };
         let (row, master) = (*world.row(seen), Self::describe(world, pod));
-        let voters = row.voters | world.wanted | only(pod);
+        let told = world.members[pod].told.map_or(0, |(voters, _)| voters);
+        let voters = row.voters | told | world.wanted | only(pod);
         world.members[pod].noted_leadership = Some(Leadership { epoch: row.epoch, voters, master });
         world.members[pod].noted_epoch = row.epoch;
     }
@@ -285,7 +339,8 @@ impl Election {
         let Some(seen) = held else { return };
         if world.reaches(pod) {
             let branch = if last_word.is_some() { world.members[pod].wal.branch } else { world.lease().branch };
-            let row = words::row(&words::released(world.row(seen), last_word), branch);
+            let lives = world.members[pod].lives;
+            let row = words::row(&words::by(words::released(world.row(seen), last_word), pod, lives), branch);
             if Self::replace(world, seen, row) {
                 Self::observe(world, pod, world.now);
             }

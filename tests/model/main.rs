@@ -36,6 +36,8 @@ const NOTHING: Budget = Budget {
     handovers: 0,
     scalings: 0,
     late_events: 0,
+    rewrites: 0,
+    ends: 0,
 };
 
 /// Two members whose commits wait for nobody.
@@ -119,6 +121,13 @@ mod every_order_of_events {
     fn of_two_members_that_are_cut_off_and_requests_that_are_not_answered() {
         let budget = Budget { writes: soak(), outages: 1, unanswered: 1, ..NOTHING };
         holds("two members, 1 outage, 1 lost answer", two(budget), None);
+    }
+
+    #[test]
+    fn of_two_members_and_containers_whose_end_the_kubelet_reports() {
+        let budget = Budget { writes: soak(), crashes: 1, ends: 1, outages: 1, ..NOTHING };
+        let setup = Setup { epochs: 2 + soak(), ..two(budget) };
+        holds("two members, 1 crash that the kubelet reports, 1 outage", setup, None);
     }
 
     #[test]
@@ -261,6 +270,63 @@ mod without_the_rule {
         ];
         let setup = Setup { after, ..three(Start::Well, budget) };
         breaks(|rules| rules.goes_forward = false, setup, NOTHING_LOST);
+    }
+
+    #[test]
+    fn that_what_was_told_ends_with_the_leadership() {
+        let budget = Budget { writes: 1, crashes: 1, rewrites: 1, handovers: 1, ..NOTHING };
+        let after = &[
+            Step::HandsOver { pod: 0, delivered: true },
+            Step::Rewrites,
+            Step::Turns(0),
+            Step::Turns(0),
+            Step::Renews(0),
+        ];
+        let setup = Setup { confirm: 2, after, hit: only(0), ..three(Start::Well, budget) };
+        breaks(|rules| rules.tells_anew = false, setup, NOTHING_LOST);
+    }
+
+    #[test]
+    fn that_catching_up_ends_with_the_leadership() {
+        let budget = Budget { writes: 1, crashes: 1, rewrites: 3, handovers: 2, ..NOTHING };
+        let after = &[
+            // Two replicas are to confirm, and have come far enough; before the Lease says so, the leadership ends.
+            Step::Rewrites,
+            Step::Keeps(0),
+            Step::Keeps(0),
+            Step::Keeps(0),
+            Step::HandsOver { pod: 0, delivered: false },
+            // In the next one a single replica confirms a commit.
+            Step::Rewrites,
+            Step::Turns(0),
+            Step::Turns(0),
+            Step::Writes(0),
+            Step::Receives(1),
+            Step::Receives(1),
+            Step::Acknowledges(0),
+            Step::HandsOver { pod: 0, delivered: true },
+            // And then two are to, one of which lacks it.
+            Step::Rewrites,
+            Step::Turns(0),
+            Step::Turns(0),
+            Step::Receives(1),
+            Step::Receives(2),
+            Step::Keeps(0),
+        ];
+        let setup = Setup { epochs: 4, after, hit: only(0), ..three(Start::Well, budget) };
+        breaks(|rules| rules.catches_up_anew = false, setup, NOTHING_LOST);
+    }
+
+    #[test]
+    fn that_the_kubelets_word_is_not_taken_by_who_may_have_given_leave() {
+        let budget = Budget { crashes: 2, outages: 1, ends: 1, ..NOTHING };
+        breaks(|rules| rules.remembers_leaves = false, two(budget), ONE_MASTER);
+    }
+
+    #[test]
+    fn that_the_kubelets_word_is_about_one_life() {
+        let budget = Budget { crashes: 1, ends: 1, ..NOTHING };
+        breaks(|rules| rules.ends_are_of_a_life = false, two(budget), ONE_MASTER);
     }
 
     #[test]

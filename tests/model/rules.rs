@@ -38,6 +38,14 @@ pub struct Rules {
     pub narrows_when_caught_up: bool,
     /// What a member has seen of the Lease never goes back.
     pub goes_forward: bool,
+    /// What was told in one leadership is not told in the next.
+    pub tells_anew: bool,
+    /// How far replicas had come in one leadership says nothing of the next.
+    pub catches_up_anew: bool,
+    /// A member that does not know whom its earlier life gave leave does not take the kubelet's word yet.
+    pub remembers_leaves: bool,
+    /// The kubelet's word is about one life of a container.
+    pub ends_are_of_a_life: bool,
 }
 
 impl Rules {
@@ -58,6 +66,10 @@ impl Rules {
         numbers_are_new: true,
         narrows_when_caught_up: true,
         goes_forward: true,
+        tells_anew: true,
+        catches_up_anew: true,
+        remembers_leaves: true,
+        ends_are_of_a_life: true,
     };
 }
 
@@ -120,6 +132,7 @@ impl Election {
             stopped_at: None,
             voters: everybody,
             quorum,
+            instance: Some(0),
             branch: 0,
         };
         let described = Described { pod: 0, timeline: 1, begins: None };
@@ -128,6 +141,7 @@ impl Election {
             now: 0,
             members: [Member::replica(wal); MEMBERS],
             wanted: everybody,
+            confirm: self.setup.confirm,
             cut_off: 0,
             branches: vec![Branch { timeline: 1, parent: 0, at: 0, acknowledged: 0 }],
             writers: vec![None; usize::from(self.setup.epochs) + 2],
@@ -157,6 +171,7 @@ impl Election {
             holds: true,
             epoch: 1,
             is_announced: true,
+            told: Some((everybody, quorum)),
             age: Some(Age::Fresh),
             ..replica
         };

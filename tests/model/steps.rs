@@ -22,8 +22,11 @@ pub enum Step {
     RenewsUnanswered(Pod),
     /// The keeper notices that its fence has struck.
     GivesUp(Pod),
-    Enables(Pod),
+    /// A master looks after its replicas: it tells the keeper what the Lease is to say, and does what that says by now.
+    Keeps(Pod),
     Notes(Pod),
+    /// The kubelet has reported the end of the container that holds the Lease.
+    HearsEnd(Pod),
     Answers {
         candidate: Pod,
         pod: Pod,
@@ -57,6 +60,8 @@ pub enum Step {
     Restarts(Pod),
     Shrinks,
     Grows,
+    /// Another number of replicas is to confirm a commit.
+    Rewrites,
     HearsOldNews {
         pod: Pod,
         version: Version,
@@ -77,6 +82,7 @@ impl Step {
                 | Self::Crashes(_)
                 | Self::Shrinks
                 | Self::Grows
+                | Self::Rewrites
                 | Self::HearsOldNews { .. }
         )
     }
@@ -124,6 +130,9 @@ impl Election {
         if left.scalings > 0 {
             steps.extend([Step::Shrinks, Step::Grows]);
         }
+        if left.rewrites > 0 {
+            steps.push(Step::Rewrites);
+        }
     }
 
     fn agent_steps(&self, world: &World, pod: Pod, steps: &mut Vec<Step>) {
@@ -153,8 +162,14 @@ impl Election {
                 steps.push(Step::GivesUp(pod));
             }
         }
+        if member.server == Server::Master {
+            steps.push(Step::Keeps(pod));
+        }
+        if left.ends > 0 && !member.holds {
+            steps.push(Step::HearsEnd(pod));
+        }
         if member.is_announced {
-            steps.extend([Step::Enables(pod), Step::Notes(pod)]);
+            steps.extend((!self.rules.notes_before_it_records).then_some(Step::Notes(pod)));
             steps.extend(
                 (left.handovers > 0)
                     .then_some([true, false])

@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use pgset::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
 use pgset::election::lineage::{self, Database, Lineage, Reached};
-use pgset::election::vote::{self, Answer, Position, Record};
+use pgset::election::step::Seen;
+use pgset::election::vote::{self, Answer, Position};
 use pgset::election::{Lsn, Master, SystemIdentifier};
 use pgset::names::lease as notes;
 
@@ -60,10 +61,6 @@ pub fn small_quorum(quorum: &vote::Quorum) -> Quorum {
 
 pub fn told(voters: Pods, quorum: &vote::Quorum) -> Told {
     Told { voters: names(voters), quorum: quorum.clone(), ..Told::default() }
-}
-
-pub fn record(row: &Row) -> Record {
-    Record { epoch: u32::from(row.epoch), voters: names(row.voters), quorum: quorum(row.quorum) }
 }
 
 pub fn position(timeline: u8, at: u8) -> Position {
@@ -172,6 +169,9 @@ pub fn object(row: &Row) -> LeaseObject {
     for (key, at) in positions {
         annotations.extend(at.map(|at| (key.to_owned(), lsn(at).to_string())));
     }
+    if let (Some(holder), Some(life)) = (row.holder, row.instance) {
+        annotations.insert(notes::INSTANCE.to_owned(), instance(holder, life));
+    }
     if let Some(holder) = row.holder.filter(|_| row.is_announced) {
         annotations.insert(notes::ADDRESS.to_owned(), pod(holder));
         annotations.insert(notes::PORT.to_owned(), "5432".to_owned());
@@ -211,12 +211,30 @@ pub fn row(lease: &LeaseObject, branch: u8) -> Row {
         stopped_at: reached.stopped_at.map(|at| small(at.0)),
         voters: pods(&claim.record.voters),
         quorum: small_quorum(&claim.record.quorum),
+        instance: claim.instance.and_then(|word| Some(word.split_once(" of ")?.0.parse().unwrap())),
         branch,
     }
 }
 
+/// The word of a life of a member's container.
+pub fn instance(pod: Pod, life: u8) -> String {
+    format!("{life} of {pod}")
+}
+
 pub fn acquired(seen: &Row, by: Pod, taking: &Taking) -> LeaseObject {
     claim::acquired(&object(seen), &candidate(by).to_string(), taking, TIMES, Timestamp::UNIX_EPOCH)
+}
+
+/// As a member writes it, in that life.
+pub fn by(lease: LeaseObject, pod: Pod, life: u8) -> LeaseObject {
+    claim::by(lease, &candidate(pod).to_string(), Some(&instance(pod, life)))
+}
+
+/// The Lease as it was read.
+pub fn seen(row: &Row, number: Version) -> Seen {
+    let claim = claim(row);
+    let Claim { holder, record, instance, successor, order_done, .. } = claim;
+    Seen { version: version(number), holder, record, instance, successor, order_done }
 }
 
 pub fn renewed(held: &LeaseObject, announced: Option<(Described, u8)>, told: Option<&Told>) -> LeaseObject {

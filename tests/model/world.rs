@@ -43,6 +43,8 @@ pub struct Row {
     pub stopped_at: Option<u8>,
     pub voters: Pods,
     pub quorum: Quorum,
+    /// Which life of its container the holder is.
+    pub instance: Option<u8>,
     /// Which branch the last master that told its position wrote. Nobody knows this.
     pub branch: u8,
 }
@@ -156,14 +158,15 @@ pub struct Member {
     pub noted_epoch: u8,
     /// The highest timeline of which it has a history.
     pub knows: u8,
+    /// What its commits wait for, as a master.
+    pub names: Quorum,
     // Its processes.
     pub life: Life,
+    /// So many lives of its container have ended.
+    pub lives: u8,
     pub server: Server,
     pub follows: Option<Described>,
     pub receiver: Option<Pod>,
-    pub names: Quorum,
-    /// Where its log ended when it began to wait for these.
-    pub names_since: u8,
     // Its agent's memory.
     pub seen: Option<Version>,
     pub is_silent: bool,
@@ -173,6 +176,14 @@ pub struct Member {
     pub epoch: u8,
     pub is_announced: bool,
     pub ballot: Option<Ballot>,
+    /// What its commits wait for, by the Lease that it took and has not led by yet.
+    pub taken_with: Option<Quorum>,
+    /// What the server waits for since the Lease says something else, and how far the replicas have to come before it may say this.
+    pub catch_up: Option<(Quorum, Option<u8>)>,
+    /// Who may stand and what commits wait for, as the keeper of the Lease was told it last.
+    pub told: Option<(Pods, Quorum)>,
+    /// The life of a holder's container that the kubelet has said is over.
+    pub ended: Option<(Pod, u8)>,
     /// Who has confirmed the round in which it asks for leave.
     pub asking: Option<Pods>,
     // By the clock.
@@ -205,6 +216,10 @@ pub struct Budget {
     pub handovers: u8,
     pub scalings: u8,
     pub late_events: u8,
+    /// Changes of how many replicas confirm a commit.
+    pub rewrites: u8,
+    /// Ends of containers that the kubelet reports.
+    pub ends: u8,
 }
 
 /// All there is.
@@ -216,6 +231,8 @@ pub struct World {
     pub members: [Member; MEMBERS],
     /// The members that the set should have.
     pub wanted: Pods,
+    /// So many replicas should confirm a commit.
+    pub confirm: u8,
     /// The members that can't reach the API server.
     pub cut_off: Pods,
     pub branches: Vec<Branch>,
@@ -257,7 +274,7 @@ impl Member {
             follows: None,
             receiver: None,
             names: Quorum::default(),
-            names_since: 0,
+            lives: 0,
             seen: None,
             is_silent: false,
             voted: None,
@@ -266,6 +283,10 @@ impl Member {
             epoch: 0,
             is_announced: false,
             ballot: None,
+            taken_with: None,
+            catch_up: None,
+            told: None,
+            ended: None,
             asking: None,
             age: None,
             by_leave_of: 0,
@@ -274,9 +295,10 @@ impl Member {
 
     /// All processes end; what is on the disk stays.
     pub fn crash(&mut self, life: Life) {
-        let Self { wal, standby, stopped_at, noted_vote, noted_leadership, noted_epoch, knows, .. } = *self;
-        *self =
-            Self { standby, stopped_at, noted_vote, noted_leadership, noted_epoch, knows, life, ..Self::replica(wal) };
+        let Self { wal, standby, stopped_at, noted_vote, noted_leadership, noted_epoch, knows, names, .. } = *self;
+        let on_disk =
+            Self { standby, stopped_at, noted_vote, noted_leadership, noted_epoch, knows, names, ..Self::replica(wal) };
+        *self = Self { life, lives: self.lives + 1, ..on_disk };
     }
 
     /// PostgreSQL ends at once.
@@ -368,7 +390,10 @@ impl World {
         let epoch = self.lease().epoch;
         for member in &mut self.members {
             if member.server != Server::Master {
-                (member.names, member.names_since, member.is_announced) = (Quorum::default(), 0, false);
+                member.is_announced = false;
+            }
+            if member.standby {
+                member.names = Quorum::default();
             }
             if member.server != Server::Master && !member.holds {
                 // There is nothing to fence, and nothing to be waited for: `Member::stand_down`.

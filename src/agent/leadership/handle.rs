@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 use super::view::View;
 use crate::agent::fencing;
 use crate::election::claim::{LastWord, Progress, Taking, Told};
+use crate::election::epoch::Epoch;
 use crate::election::vote::Version;
 use crate::election::{Lease, Lsn, Master, members};
 
@@ -85,10 +86,16 @@ impl Handle {
         self.told.borrow().clone()
     }
 
-    /// Leave to write, if this member leads now.
+    /// Leave to write, if this member still leads as it did when it decided to.
     #[must_use]
-    pub fn permit(&self) -> Option<WritePermit> {
-        self.leads().then_some(WritePermit(()))
+    pub fn permit(&self, decided_in: Option<&Epoch>) -> Option<WritePermit> {
+        (self.leads() && self.epoch().as_ref() == decided_in).then_some(WritePermit(()))
+    }
+
+    /// The leadership that this member has now; absent also where it leads on without having read the Lease.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.view.borrow().epoch(Instant::now())
     }
 
     /// Whether this member leads now.

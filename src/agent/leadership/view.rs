@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::election::Lease;
 use crate::election::epoch::Epoch;
-use crate::election::vote::{Record, Version};
+use crate::election::step::Seen;
 
 /// What the task last knew. `None` in `fence_at` means that this member does not lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,23 +14,6 @@ pub struct View {
     pub(super) trouble: Option<Trouble>,
     pub(super) seen: Option<Seen>,
     pub(super) by_leave: bool,
-}
-
-/// The Lease as it was read last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Which state of it.
-    pub version: Version,
-    /// Who holds it.
-    pub holder: Option<String>,
-    /// Who may stand, and what commits wait for.
-    pub record: Record,
-    /// Which life of its container its holder is.
-    pub instance: Option<String>,
-    /// To whom the last master handed over.
-    pub successor: Option<String>,
-    /// The last order that was seen to.
-    pub order_done: Option<String>,
 }
 
 /// The Lease can't serve its purpose, and time alone won't mend that: the API server says that there is none or that this member may not

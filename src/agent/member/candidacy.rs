@@ -15,27 +15,19 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Member;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use crate::agent::electorate::Electorate;
 use crate::agent::leadership::View;
 use crate::agent::sql::StandbyFacts;
-use crate::election::candidate::{Copy, Mandate, Response, Standing, Voter, Votes, respond};
 use crate::election::claim::Taking;
+use crate::election::epoch::Epoch;
 use crate::election::promise::Attempt;
+use crate::election::step::Event;
 use crate::election::vote::{Answer, Ballot, Version};
-use crate::election::{Lease, Observation};
 use crate::errors::with_causes;
 
 /// A member that wants votes looks this often whether its receiver has ended, and is asked this often again.
 pub(super) const PACE: Duration = Duration::from_millis(20);
-/// So many looks in a row have to find no receiver: one may have been asked for, by the old settings, and not be seen yet.
-const LOOKS: u32 = 2;
-/// After so long a candidate that may not lead asks again: somebody may have come back.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// So long a voter keeps a candidate waiting while its receiver ends; the candidate waits a little longer.
-const ANSWER_WITHIN: Duration = Duration::from_millis(700);
-/// So long whoever was handed the set is let go first. It streams, and needs some tens of milliseconds.
-const SUCCESSOR_GOES_FIRST: Duration = Duration::from_secs(3);
 /// How long a look at one pod may take: where it is not known, the address that was heard last is as good.
 const POD_LIMIT: Duration = Duration::from_millis(500);
 
@@ -47,36 +39,25 @@ pub struct Asked {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// What a member knows while the set has no master.
-pub(super) struct Candidacy {
+/// The ballots on their way: those of others, and this member's own.
+pub(super) struct Ballots {
     inbox: mpsc::Receiver<Asked>,
-    waiting: Vec<(Instant, Asked)>,
-    facts: Option<StandbyFacts>,
-    quiet: u32,
-    votes: Votes,
-    counted_at: Instant,
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    next: u64,
     task: Option<JoinHandle<BTreeMap<String, Answer>>>,
-    handed_over: Option<(Version, Instant)>,
+    /// What this replica has, where something depends on it.
+    pub(super) facts: Option<StandbyFacts>,
 }
 
-// === impl Candidacy ===
+// === impl Ballots ===
 
-impl Candidacy {
+impl Ballots {
     pub(super) fn new(inbox: mpsc::Receiver<Asked>) -> Self {
-        Self {
-            inbox,
-            waiting: Vec::new(),
-            facts: None,
-            quiet: 0,
-            votes: Votes::None,
-            counted_at: Instant::now(),
-            task: None,
-            handed_over: None,
-        }
+        Self { inbox, waiting: BTreeMap::new(), next: 0, task: None, facts: None }
     }
 
     /// Completes when somebody asks for this member's vote, or the others have answered. Cancel-safe.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) -> Event {
         let counted = async {
             match &mut self.task {
                 Some(task) => task.await.unwrap_or_default(),
@@ -84,115 +65,61 @@ impl Candidacy {
             }
         };
         tokio::select! {
-            Some(asked) = self.inbox.recv() => self.waiting.push((Instant::now() + ANSWER_WITHIN, asked)),
+            Some(Asked { ballot, answer }) = self.inbox.recv() => {
+                self.next += 1;
+                self.waiting.insert(self.next, answer);
+                Event::Asked(self.next, ballot)
+            }
             answers = counted => {
                 self.task = None;
-                self.counted_at = Instant::now();
-                if let Votes::Pending(ballot) = &self.votes {
-                    info!(?answers, "the other members have answered");
-                    self.votes = Votes::Counted(ballot.clone(), answers);
-                }
+                info!(?answers, "the other members have answered");
+                Event::Answered(answers)
             }
             else => std::future::pending().await,
         }
     }
 
-    pub(super) fn is_hurried(&self) -> bool {
-        !self.waiting.is_empty() || self.task.is_some()
+    /// The others are being asked.
+    pub(super) fn is_counting(&self) -> bool {
+        self.task.is_some()
     }
 
-    fn votes(&mut self) -> Votes {
-        if matches!(self.votes, Votes::Counted(..)) && self.counted_at.elapsed() >= ASK_AGAIN {
-            self.votes = Votes::None;
+    /// Answers whoever asked by that number; with nothing, he hears that nobody answers.
+    pub(super) fn answer(&mut self, number: u64, answer: Option<Answer>) {
+        if let (Some(asked), Some(answer)) = (self.waiting.remove(&number), answer) {
+            debug!(?answer, "answered a candidate");
+            let _ = asked.send(answer);
         }
-        self.votes.clone()
-    }
-
-    /// To whom the last master handed over, while that one is let go first.
-    fn successor(&mut self, view: &View, me: &str) -> Option<String> {
-        let seen = view.seen().filter(|seen| seen.holder.is_none())?;
-        let successor = seen.successor.clone().filter(|successor| successor != me)?;
-        if self.handed_over.as_ref().is_none_or(|(version, _)| *version != seen.version) {
-            self.handed_over = Some((seen.version.clone(), Instant::now()));
-        }
-        let since = self.handed_over.as_ref().map(|(_, since)| *since)?;
-        (since.elapsed() < SUCCESSOR_GOES_FIRST).then_some(successor)
     }
 }
 
 impl Member {
-    /// What this member knows of its chances to lead.
-    pub(super) fn standing(&mut self, view: &View) -> Standing {
-        let now = Instant::now();
-        let configuration = self.configuration();
-        let (me, holder) = (configuration.me.pod.clone(), configuration.me.to_string());
-        let fails_over = configuration.fails_over;
-        let wishes = self.set.borrow().clone();
-        let quorum = self.midwife.quorum_at_start(wishes.as_ref().map(|set| &set.members));
-        self.forget_old_order();
-        let order = self.order(view);
-        let mandate = match order.filter(|order| order.target.as_ref().is_none_or(|target| *target == me)) {
-            // Of any member nobody can know what it lacks.
-            Some(order) if order.accepts_loss && order.target.is_some() => Mandate::AcceptsLoss,
-            Some(_) => Mandate::Votes,
-            None if fails_over => Mandate::Votes,
-            None => Mandate::None,
-        };
-        let seen = view.seen();
-        if seen.and_then(|seen| seen.holder.as_ref()).is_some_and(|leads| *leads != holder) {
-            self.handover.goes_on();
-        }
-        Standing {
-            mandate,
-            version: seen.map(|seen| seen.version.clone()),
-            record: seen.map(|seen| seen.record.clone()).unwrap_or_default(),
-            voted: self.promises.voted(),
-            gave_leave: self.promises.leave(now).is_some(),
-            fails_to_start: self.starts.are_failing(now),
-            is_last_holder: seen.is_some_and(|seen| seen.holder.as_deref() == Some(holder.as_str())),
-            successor: self.candidacy.successor(view, &me).or_else(|| self.handover.waits_for()),
-            votes: self.candidacy.votes(),
-            quorum,
-            maximum_lag: wishes.map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
-            next_timeline: self.candidacy.facts.map_or(0, |facts| facts.next_timeline),
-            me,
-        }
-    }
-
     /// What a running replica has, where something depends on it.
     pub(super) async fn look_at_wal(&mut self, view: &View) {
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows, .. }, .. }) = &self.state else {
-            self.candidacy.facts = None;
+        self.ballots.facts = None;
+        let Postgres::Running(Running { sql: Some(sql), role: Role::Replica { follows, .. }, .. }) = &self.postgres
+        else {
             return;
         };
-        let is_wanted = match view.at(Instant::now()) {
-            Lease::Vacant { .. } | Lease::Mine { .. } => true,
-            Lease::Other { master: Some(master) } => follows.as_ref() != Some(&master),
-            Lease::Other { master: None } | Lease::Predecessor | Lease::Unknown => false,
-        };
-        if !is_wanted && self.candidacy.waiting.is_empty() && self.promises.voted().is_none() {
-            self.candidacy.facts = None;
+        let (lease, voted) = (view.at(Instant::now()), self.promises.voted());
+        if !self.state.candidacy.needs_position(&lease, follows.as_ref(), voted.as_ref()) {
             return;
         }
         match sql.standby_facts().await {
             Ok(mut facts) => {
-                self.candidacy.quiet = if facts.receives { 0 } else { self.candidacy.quiet.saturating_add(1) };
-                facts.receives |= self.candidacy.quiet < LOOKS;
+                facts.receives = self.state.candidacy.may_receive(facts.receives);
                 // It follows nobody by now; what is left of its receiver would go on for as long as the old master sends.
                 if let (true, None, Some(receiver)) = (facts.follows_nobody, follows, facts.receiver) {
                     let _ = kill(Pid::from_raw(receiver), Signal::SIGTERM);
                 }
-                self.candidacy.facts = Some(facts);
+                self.ballots.facts = Some(facts);
             }
-            Err(why) => {
-                debug!(error = with_causes(&why), "what this replica has is not known");
-                self.candidacy.facts = None;
-            }
+            Err(why) => debug!(error = with_causes(&why), "what this replica has is not known"),
         }
     }
 
     pub(super) fn wal(&self) -> StandbyFacts {
-        self.candidacy.facts.unwrap_or(StandbyFacts { receives: true, ..StandbyFacts::default() })
+        self.ballots.facts.unwrap_or(StandbyFacts { receives: true, ..StandbyFacts::default() })
     }
 
     /// From now on, and after any restart, nothing is received while the Lease stands at that version.
@@ -206,7 +133,7 @@ impl Member {
             self.promises.take_back(&version);
         }
         outcome??;
-        if let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state {
+        if let Postgres::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.postgres {
             info!("this replica receives nothing while the set has no master");
             self.midwife.write_no_master()?;
             server.reload();
@@ -233,7 +160,7 @@ impl Member {
         let (notes, about) = (self.notes.clone(), attempt.clone());
         tokio::task::spawn_blocking(move || notes.write_attempt(&about)).await??;
         self.promises.attempt(attempt);
-        self.taken_with = Some(taking.quorum.clone());
+        self.state.commits.taken_with = Some(taking.quorum.clone());
         self.leadership.take(version, taking).await;
         Ok(())
     }
@@ -259,14 +186,17 @@ impl Member {
         let last = seen.holder.as_deref().and_then(|holder| holder.split_once('/')).map(|(pod, _)| pod.to_owned());
         info!(?others, position = %ballot.position.at, timeline = ballot.position.timeline, "the set has no master: asking for votes");
         let (client, namespace) = (self.client.clone(), configuration.namespace.clone());
-        self.candidacy.votes = Votes::Pending(ballot.clone());
-        self.candidacy.task =
+        self.ballots.task =
             Some(tokio::spawn(ask(client, namespace, others, last, ballot.clone(), self.electorate.clone())));
     }
 
     /// Lets the standby become the master. It accepts writes from some moment on: from here it is looked upon as one.
-    pub(super) async fn promote(&mut self, timeline: u32) -> Result<(), Box<dyn std::error::Error>> {
-        let Some(facts) = self.candidacy.facts else { return Ok(()) };
+    pub(super) async fn promote(
+        &mut self,
+        timeline: u32,
+        decided_in: Option<&Epoch>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(facts) = self.ballots.facts else { return Ok(()) };
         self.write_synchronous_names()?;
         match facts.position {
             Some(from) if from.timeline.saturating_add(1) < timeline => {
@@ -278,10 +208,10 @@ impl Member {
             None if facts.next_timeline < timeline => return Ok(()),
             Some(_) | None => {}
         }
-        let State::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.state else { return Ok(()) };
+        let Postgres::Running(Running { server, sql: Some(sql), role, .. }) = &mut self.postgres else { return Ok(()) };
         server.reload();
         // What was asked took its time.
-        let Some(permit) = self.leadership.permit() else { return Ok(()) };
+        let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
         info!("this member was elected: it is promoted");
         *role = Role::Master { announced: None };
         self.publisher.update(|status| {
@@ -293,46 +223,6 @@ impl Member {
         self.was_promoted = true;
         self.woken_at = Instant::now();
         Ok(sql.promote(&permit).await?)
-    }
-
-    /// Answers those that wait for this member's vote, as far as that can be done now.
-    pub(super) async fn answer_ballots(&mut self, observation: &Observation) {
-        if self.candidacy.waiting.is_empty() {
-            return;
-        }
-        let view = self.leadership.view();
-        let copy = Copy::of(observation, !self.starts.are_failing(Instant::now()));
-        let (voted, gave_leave) = (self.promises.voted(), self.promises.leave(Instant::now()).is_some());
-        let mut promise = None;
-        for (until, asked) in std::mem::take(&mut self.candidacy.waiting) {
-            let asked_for = Voter {
-                version: view.seen().map(|seen| &seen.version),
-                is_vacant: matches!(observation.lease, Lease::Vacant { .. }),
-                voted: voted.as_ref(),
-                gave_leave,
-                copy,
-            };
-            match respond(&asked.ballot, &asked_for) {
-                Response::Promise if Instant::now() < until => {
-                    promise = Some(asked.ballot.version.clone());
-                    self.candidacy.waiting.push((until, asked));
-                }
-                // Another look may be enough.
-                Response::Answer(Answer::Refused(_)) if Instant::now() < until => {
-                    self.candidacy.waiting.push((until, asked));
-                }
-                Response::Answer(answer) => {
-                    debug!(?answer, "answered a candidate");
-                    let _ = asked.answer.send(answer);
-                }
-                Response::Promise => {}
-            }
-        }
-        if let Some(version) = promise
-            && let Err(why) = self.promise(version).await
-        {
-            warn!(error = with_causes(why.as_ref()), "failed to promise a candidate its vote");
-        }
     }
 }
 

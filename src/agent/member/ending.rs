@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::returning::Return;
-use super::state::{Birth, Ended, Retry, Role, Running, State};
+use super::postgres::{Ended, Postgres, Role, Running};
 use super::{Member, Parting};
+use crate::agent::label;
 use crate::agent::processes::end_container;
 use crate::agent::server::Stop;
-use crate::agent::{label, postmasters};
+use crate::election::step::{self, End, Event};
 
-/// After a `pg_ctl stop` from outside: SIGTERM follows a `preStop` hook at once. Without one, somebody wanted a restart.
-const HOOK_LIMIT: Duration = Duration::from_secs(10);
 /// So long a former master's pod outlives its server: clients hear of the next one within a second (kube-proxy acts once in one), and what
 /// they send here until then is refused at once. The address of a pod that is gone would swallow it.
 const REFUSES_FOR: Duration = Duration::from_millis(1500);
@@ -28,23 +26,23 @@ impl Member {
     }
 
     pub(super) async fn stop_at_once(&mut self) {
-        match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(mut running) => {
+        match std::mem::replace(&mut self.postgres, Postgres::Stopped) {
+            Postgres::Running(mut running) => {
                 running.server.stop(Stop::Immediate).await;
                 self.look_at_data_of(&running.role);
             }
             // An entry point's children are out of reach: its temporary server leaves the process group. All of them end with us.
-            State::Bootstrapping(_) => end_container(),
+            Postgres::Bootstrapping(_) => end_container(),
             // The task owns its child process, which is killed with it.
-            State::Cloning { task, .. } => {
+            Postgres::Cloning { task, .. } => {
                 task.abort();
                 let _ = task.await;
             }
-            State::Rewinding { task, .. } => {
+            Postgres::Rewinding { task, .. } => {
                 task.abort();
                 let _ = task.await;
             }
-            State::Stopped | State::StoppedByOthers { .. } => {}
+            Postgres::Stopped => {}
         }
         self.not_serving();
     }
@@ -57,51 +55,52 @@ impl Member {
         });
     }
 
-    /// Something ended by itself: the server, a bootstrap or a clone.
-    pub(super) fn note_end(&mut self, ended: Ended) {
+    /// Something ended by itself: the server, a bootstrap, a clone or a rewind.
+    pub(super) async fn note_end(&mut self, ended: Ended) {
         self.not_serving();
-        if let State::Running(running) = &self.state {
+        if let Postgres::Running(running) = &self.postgres {
             self.look_at_data_of(&running.role);
         }
-        let starting_master =
-            matches!(self.state, State::Running(Running { role: Role::Master { announced: None }, .. }));
-        self.state = State::Stopped;
+        let was_starting_as_master =
+            matches!(self.postgres, Postgres::Running(Running { role: Role::Master { announced: None }, .. }));
+        self.postgres = Postgres::Stopped;
+        let ended = self.in_short(ended, was_starting_as_master);
+        let effects = self.happens(Event::Ended(ended));
+        self.run(effects).await;
+    }
+
+    /// Tells people how something ended, and returns what of that makes a difference.
+    fn in_short(&mut self, ended: Ended, was_starting_as_master: bool) -> step::Ended {
         match ended {
             Ended::Server(status) if status.success() => {
                 info!("PostgreSQL was stopped from outside");
-                self.state = State::StoppedByOthers { until: Instant::now() + HOOK_LIMIT };
+                step::Ended::ServerStopped
             }
             Ended::Server(status) => {
                 error!(%status, "PostgreSQL ended, starting it again");
-                self.coming_back.note_end();
-                postmasters::kill_all(self.midwife.data.path());
                 self.tell(format!("PostgreSQL ended with {status}"));
-                self.retry.later();
-                if starting_master {
-                    self.note_failed_start(format!(
-                        "PostgreSQL ended with {status} when it was started as a member; its log says why"
-                    ));
-                }
+                self.last_failure =
+                    format!("PostgreSQL ended with {status} when it was started as a member; its log says why");
+                step::Ended::ServerFailed { was_starting_as_master }
             }
-            Ended::Birth(how, Ok(())) => {
-                match how {
-                    Birth::Bootstrap => self.publisher.counts.bootstraps.inc(),
-                    Birth::Clone => self.publisher.counts.clones.inc(),
-                };
-                self.coming_back = Return::default();
-                self.retry = Retry::none();
+            Ended::Bootstrap(Ok(())) => {
+                self.publisher.counts.bootstraps.inc();
+                step::Ended::Bootstrapped
             }
-            Ended::Rewind(master, outcome) => self.note_rewind(&master, outcome),
-            Ended::Birth(Birth::Bootstrap, Err(why)) => {
+            Ended::Bootstrap(Err(why)) => {
                 error!(error = why, "the database was not made: the container ends and begins anew");
-                // The entry point's temporary server may have outlived it, and would spoil the next attempt.
-                end_container();
+                step::Ended::BootstrapFailed
             }
-            Ended::Birth(Birth::Clone, Err(why)) => {
+            Ended::Clone(Ok(())) => {
+                self.publisher.counts.clones.inc();
+                step::Ended::Cloned
+            }
+            Ended::Clone(Err(why)) => {
                 error!(error = why, "the data was not made, trying again");
                 self.tell(format!("the data was not made, trying again: {why}"));
-                self.retry.later();
+                step::Ended::CloneFailed
             }
+            Ended::Rewind(master, outcome) => self.note_rewind(&master, outcome),
         }
     }
 
@@ -112,27 +111,34 @@ impl Member {
 
     pub(super) async fn shut_down(mut self) -> Parting {
         info!("stopping");
-        self.prepare_successor().await;
+        let end = self.how_to_end().await;
         self.publisher.update(|status| {
             status.ready = false;
             status.makes_way = false;
             status.turned_at = None;
             "stopping".clone_into(&mut status.doing);
         });
-        let last_word = self.stop_for_good().await;
+        let last_word = match end {
+            // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
+            End::Leave => return Parting::Left,
+            End::BreakOff => {
+                self.stop_at_once().await;
+                None
+            }
+            End::StopStandby => {
+                self.stop_standby().await;
+                None
+            }
+            End::StopMaster { .. } => Some(self.stop_master().await),
+            End::SayHowFar => Some(self.last_word().await),
+            End::Nothing => None,
+        };
         if last_word.is_some() && self.is_last() {
             // Where somebody follows, kube-proxy's one change in a second is his.
             self.route.close().await;
         }
-        if let State::Running(running) = &self.state {
+        if let Postgres::Running(running) = &self.postgres {
             self.look_at_data_of(&running.role);
-        }
-        if matches!(self.state, State::Bootstrapping(_)) {
-            // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.
-            return Parting::Left;
-        }
-        if matches!(self.state, State::Cloning { .. } | State::Rewinding { .. }) {
-            self.stop_at_once().await;
         }
         let hands_over = last_word.as_ref().is_some_and(|word| word.successor.is_some());
         self.release(last_word).await;
@@ -140,5 +146,11 @@ impl Member {
             sleep(REFUSES_FOR).await;
         }
         Parting::Stopped
+    }
+
+    async fn stop_standby(&mut self) {
+        if let Postgres::Running(running) = &mut self.postgres {
+            running.server.stop(Stop::Fast).await;
+        }
     }
 }

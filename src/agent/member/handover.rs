@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::Member;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Running};
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
 use crate::agent::label;
@@ -14,7 +14,8 @@ use crate::agent::leadership::View;
 use crate::agent::server::Stop;
 use crate::election::claim::LastWord;
 use crate::election::lineage::Database;
-use crate::election::order::{self, Order, Refusal, Streaming};
+use crate::election::order::{Order, Refusal, Streaming};
+use crate::election::step::{Effect, End, Event, Stopping, stop};
 use crate::election::{Lease, Waiting};
 use crate::errors::with_causes;
 
@@ -24,71 +25,11 @@ const POSITION_LIMIT: Duration = Duration::from_secs(1);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(20);
 /// How long the question who could lead next may hold up a stop.
 const SUCCESSOR_LIMIT: Duration = Duration::from_millis(500);
-/// A master that has handed over takes the Lease again if nobody else did for so long.
-const RESUMES_AFTER: Duration = Duration::from_secs(5);
-/// How long an order waits for what may pass: the target has just lost its master, and is about to follow this one.
-const ORDER_WAITS: Duration = Duration::from_secs(5);
-/// How long a member that is to lead, and does not yet, keeps that to itself.
-const SAYS_WHY_AFTER: Duration = Duration::from_secs(2);
-
-/// Who leads next, by plan.
-#[derive(Debug, Default)]
-pub(super) struct Handover {
-    successor: Option<String>,
-    /// The last order that this member has seen to.
-    order: Option<String>,
-    /// Why, if it was refused.
-    refused: Option<String>,
-    /// The order that this member has met last, and when.
-    heard: Option<(String, Instant)>,
-    /// The order that stood when this member took the Lease, and that is followed by that.
-    took_by: Option<String>,
-    /// This member has handed over and lets the other go first.
-    until: Option<Instant>,
-}
-
-// === impl Handover ===
-
-impl Handover {
-    /// To whom this member has handed over, while that one is let go first.
-    pub(super) fn waits_for(&self) -> Option<String> {
-        self.until.filter(|until| Instant::now() < *until).and(self.successor.clone())
-    }
-
-    /// Somebody leads: who has been let go first has gone, and the next vacancy is another one.
-    pub(super) fn goes_on(&mut self) {
-        self.until = None;
-    }
-
-    /// For how long this member knows of an order.
-    fn heard_for(&mut self, order: &Order) -> Duration {
-        match &self.heard {
-            Some((text, since)) if *text == order.text => since.elapsed(),
-            _ => {
-                self.heard = Some((order.text.clone(), Instant::now()));
-                Duration::ZERO
-            }
-        }
-    }
-}
-
 impl Member {
     /// An order that nobody has seen to yet.
-    pub(super) fn order(&self, view: &View) -> Option<Order> {
-        let done = view.seen().and_then(|seen| seen.order_done.as_ref());
-        let is_new = |order: &Order| ![done, self.handover.order.as_ref()].contains(&Some(&order.text));
-        self.set.borrow().as_ref()?.order.clone().filter(is_new)
-    }
-
-    /// What stands no more may be ordered again.
-    pub(super) fn forget_old_order(&mut self) {
-        let is_old = {
-            let set = self.set.borrow();
-            self.handover.order.as_ref() != set.as_ref().and_then(|set| set.order.as_ref()).map(|order| &order.text)
-        };
-        if is_old {
-            self.handover.order = None;
-        }
+    fn order(&self, view: &View) -> Option<Order> {
+        let recorded = view.seen().and_then(|seen| seen.order_done.as_ref());
+        self.state.handover.order(self.set.borrow().as_ref()?.order.as_ref(), recorded)
     }
 
     /// Follows an order to hand over, as the master. One that can't be followed is done with, and says why.
@@ -98,41 +39,30 @@ impl Member {
         if !self.leadership.leads() || view.is_by_leave() {
             return;
         }
-        let me = &self.midwife.configuration.me.pod;
-        if order.target.as_ref() == Some(me) || self.handover.took_by.as_ref() == Some(&order.text) {
-            self.handover.order = Some(order.text);
+        if self.state.handover.is_followed(&order, &self.midwife.configuration.me.pod) {
             return;
         }
         // What PostgreSQL does not say now it says at the next turn.
         let Some(streaming) = self.streaming().await else { return };
-        let successor = match order.successor(&self.others(), &streaming) {
-            Ok(successor) => successor,
-            Err(why) if why.may_pass() && self.handover.heard_for(&order) < ORDER_WAITS => return,
-            Err(why) => return self.refuse_order(order, &why),
-        };
+        let effects = self.happens(Event::Ordered { order, others: self.others(), streaming });
+        self.run(effects).await;
+    }
+
+    pub(super) async fn hand_over(&mut self, successor: &str) -> Vec<Effect> {
         info!(successor, "handing over");
-        self.handover.successor = Some(successor);
-        self.handover.order = Some(order.text);
         self.checkpoint().await;
         self.label.set(label::Role::None);
-        let last_word = self.stop_for_good().await;
-        self.state = State::Stopped;
+        let last_word = self.stop_master().await;
+        self.postgres = Postgres::Stopped;
         self.not_serving();
-        self.handover.until = Some(Instant::now() + RESUMES_AFTER);
-        self.release(last_word).await;
+        let effects = self.happens(Event::HandedOver);
+        self.release(Some(last_word)).await;
+        effects
     }
 
-    fn refuse_order(&mut self, order: Order, why: &Refusal) {
+    pub(super) fn refuse_order(&mut self, order: &Order, why: &Refusal) {
         warn!(order = order.text, %why, "nothing is handed over");
         self.teller.tell(Reason::OrderRefused, &format!("the order {:?} is refused: {why}", order.text));
-        self.handover.refused = Some(order::refused(&order.text, why));
-        self.handover.order = Some(order.text);
-    }
-
-    /// Whoever takes the Lease while an order names it has followed that.
-    pub(super) fn note_order_to_lead(&mut self) {
-        let order = self.order(&self.leadership.view());
-        self.handover.took_by = order.filter(|order| order.names(&self.configuration().me.pod)).map(|order| order.text);
     }
 
     /// A member that is to lead, where nobody does, says why it does not yet.
@@ -146,52 +76,44 @@ impl Member {
         if is_passing || !matches!(view.at(Instant::now()), Lease::Vacant { .. }) {
             return;
         }
-        if self.handover.heard_for(&order) >= SAYS_WHY_AFTER {
+        if self.state.handover.is_overdue(&order, Instant::now()) {
             let why = self.in_words(waiting);
             self.teller.tell(Reason::OrderRefused, &format!("the order {:?} is not followed yet: {why}", order.text));
         }
     }
 
-    /// The last order that was seen to, as it is to be recorded. One that this member saw to, and that stands no more, is an old one.
+    /// The last order that was seen to, as it is to be recorded.
     pub(super) fn order_done(&self, view: &View) -> Option<String> {
         self.order_done_here().or_else(|| view.seen().and_then(|seen| seen.order_done.clone()))
     }
 
     fn order_done_here(&self) -> Option<String> {
-        let set = self.set.borrow();
-        let stands = set.as_ref()?.order.as_ref()?;
-        self.handover.order.clone().filter(|done| *done == stands.text)
+        self.state.handover.done(self.set.borrow().as_ref()?.order.as_ref())
     }
 
-    /// Why an order was refused, as it is to be recorded.
-    pub(super) fn order_refused(&self) -> Option<String> {
-        self.handover.refused.clone()
-    }
-
-    /// A master that stops hands over, if somebody can take over; what makes the stop short happens before it.
-    pub(super) async fn prepare_successor(&mut self) {
-        if !self.leadership.leads() || !matches!(self.state, State::Running(Running { role: Role::Master { .. }, .. }))
-        {
-            return;
-        }
-        self.handover.successor = self.best().await;
-        if self.handover.successor.is_some() {
+    /// How this member ends. What makes the stop of a master short happens before it.
+    pub(super) async fn how_to_end(&mut self) -> End {
+        let leads = self.leadership.leads();
+        let streaming = if leads { self.streaming_that_stay().await } else { Vec::new() };
+        let Configuration { set, me, .. } = self.configuration();
+        let stopping = Stopping { server: self.server(), leads, set: set.clone(), me: me.pod.clone(), streaming };
+        let end = stop(&mut self.state, &stopping);
+        if matches!(end, End::StopMaster { successor: Some(_) }) {
             self.checkpoint().await;
         }
+        end
     }
 
-    /// The best of those that will stay.
-    async fn best(&self) -> Option<String> {
+    async fn streaming_that_stay(&self) -> Vec<Streaming> {
         let others = self.others();
-        let mut streaming = self.streaming().await?;
+        let mut streaming = self.streaming().await.unwrap_or_default();
         streaming.retain(|replica| others.contains(&replica.pod));
-        let Configuration { set, me, .. } = self.configuration();
-        order::successor_at_stop(set, &me.pod, &streaming)
+        streaming
     }
 
     /// Who streams from this master, the best first.
     async fn streaming(&self) -> Option<Vec<Streaming>> {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return None };
+        let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return None };
         timeout(SUCCESSOR_LIMIT, sql.streaming()).await.ok()?.ok()
     }
 
@@ -202,7 +124,7 @@ impl Member {
     }
 
     async fn checkpoint(&mut self) {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return };
+        let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return };
         // Neither this member's turn nor its probe ends while it takes its time.
         self.publisher.update(|status| status.turned_at = None);
         tokio::select! {
@@ -214,33 +136,27 @@ impl Member {
         }
     }
 
-    /// Stops PostgreSQL cleanly while the Lease lasts, at once when it does not, and says what is known of the database then.
-    pub(super) async fn stop_for_good(&mut self) -> Option<LastWord> {
-        let State::Running(running) = &mut self.state else { return self.word_of_a_stopped_master().await };
-        if !matches!(running.role, Role::Master { .. }) {
-            running.server.stop(Stop::Fast).await;
-            return None;
+    /// Stops the master cleanly while the Lease lasts, at once when it does not, and says what is known of the database then.
+    pub(super) async fn stop_master(&mut self) -> LastWord {
+        if let Postgres::Running(running) = &mut self.postgres {
+            // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
+            let in_time = tokio::select! {
+                biased;
+                () = self.leadership.fenced() => false,
+                () = running.server.stop(Stop::Fast) => true,
+            };
+            if !in_time {
+                running.server.stop(Stop::Immediate).await;
+            }
         }
-        // Renewals go on meanwhile; should they fail, the rest of the shutdown happens at once.
-        let in_time = tokio::select! {
-            biased;
-            () = self.leadership.fenced() => false,
-            () = running.server.stop(Stop::Fast) => true,
-        };
-        if !in_time {
-            running.server.stop(Stop::Immediate).await;
-        }
-        let database = self.position_of_clean_stop().await;
-        let successor = self.handover.successor.clone().filter(|_| database.is_some());
-        Some(LastWord { database, successor, order_done: self.order_done_here() })
+        let word = self.last_word().await;
+        let successor = self.state.handover.successor().cloned().filter(|_| word.database.is_some());
+        LastWord { successor, order_done: self.order_done_here(), ..word }
     }
 
-    /// A `preStop` hook of the user's has stopped PostgreSQL already.
-    async fn word_of_a_stopped_master(&self) -> Option<LastWord> {
-        if !self.leadership.leads() || !matches!(self.state, State::Stopped | State::StoppedByOthers { .. }) {
-            return None;
-        }
-        Some(LastWord { database: self.position_of_clean_stop().await, ..LastWord::default() })
+    /// What is known of the database when it has stopped.
+    pub(super) async fn last_word(&self) -> LastWord {
+        LastWord { database: self.position_of_clean_stop().await, ..LastWord::default() }
     }
 
     async fn position_of_clean_stop(&self) -> Option<Database> {

@@ -9,11 +9,11 @@ use tracing::info;
 
 use super::Member;
 use super::look::Look;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use crate::agent::instance::{self, End};
-use crate::agent::leadership::Seen;
 use crate::election::Lease;
 use crate::election::claim::Candidate;
+use crate::election::step::Seen;
 
 /// How often its pod is looked at: a few times before its Lease has run out, and after that nobody looks.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
@@ -38,7 +38,7 @@ impl Member {
         // does not know. After a whole Lease that leave is over.
         let lives_since = *self.master_ended.lives_since.get_or_insert_with(Instant::now);
         let remembers_all = lives_since.elapsed() >= self.configuration().times.duration;
-        let is_lost = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }))
+        let is_lost = matches!(self.postgres, Postgres::Running(Running { role: Role::Replica { .. }, .. }))
             && !self.publisher.current().ready
             && matches!(lease, Lease::Other { .. })
             && self.configuration().fails_over

@@ -1,4 +1,4 @@
-//! The main loop of a member: observe, decide, act. What to do is [`election::decide`]'s word; here it is done.
+//! The main loop of a member: what it meets becomes an event, and what [`step`] makes of that is done.
 
 mod candidacy;
 mod ending;
@@ -7,30 +7,29 @@ mod look;
 mod master_ended;
 mod ordered;
 mod others;
+mod postgres;
 mod record;
 mod refusing;
 mod replicas;
 mod returning;
 mod seen;
-mod state;
 mod upkeep;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use self::candidacy::Asked;
-use self::candidacy::{Candidacy, PACE};
-use self::handover::Handover;
+use self::candidacy::{Ballots, PACE};
 use self::master_ended::MasterEnded;
 use self::ordered::Ordered;
-use self::refusing::{Starts, is_refusal, patience};
-use self::returning::Return;
-use self::state::{Retry, Role, Running, State};
+use self::postgres::{Postgres, Role, Running};
+use self::refusing::{is_refusal, patience};
 use super::as_before::{Found, Refusal};
 use super::birth::{self, Midwife};
 use super::configuration::Configuration;
@@ -39,16 +38,19 @@ use super::electorate::Electorate;
 use super::events::{Reason, Teller};
 use super::kubernetes::Wishes;
 use super::notes::{Leadership, Notes};
+use super::processes::end_container;
 use super::promises::Promises;
 use super::server::{Ready, Server};
 use super::status::Publisher;
-use super::strictness::Strictness;
-use super::synchronous::{CatchUp, Shortage};
+use super::synchronous::Shortage;
 use super::{label, leadership, postmasters, route};
 use crate::election::claim::LastWord;
-use crate::election::vote::{Quorum, Version};
+use crate::election::epoch::Epoch;
+use crate::election::state::{State, Time};
+use crate::election::step::{Decision, Effect, Event, Facts, step};
+use crate::election::vote::Version;
 use crate::election::way_out::way_out;
-use crate::election::{self, Action, Data, Master, Observation, Waiting};
+use crate::election::{self, Action, Data, Lease, Master, Waiting};
 use crate::errors::with_causes;
 use crate::names;
 
@@ -112,8 +114,7 @@ pub struct Member {
     promises: Promises,
     notes: Notes,
     electorate: Electorate,
-    candidacy: Candidacy,
-    handover: Handover,
+    ballots: Ballots,
     ordered: Ordered,
     master_ended: MasterEnded,
     noted_vote: Option<Version>,
@@ -121,22 +122,18 @@ pub struct Member {
     was_promoted: bool,
     woken_at: Instant,
     report_due: Instant,
-    starts: Starts,
     refusal: Option<Refusal>,
     shortage: Shortage,
-    strictness: Strictness,
-    catch_up: CatchUp,
-    /// What its commits wait for from the start, by the Lease that it took and has not led by yet.
-    taken_with: Option<Quorum>,
-    coming_back: Return,
     oldest_wal_due: Instant,
-    state: State,
+    /// What it remembers.
+    state: State<Instant>,
+    postgres: Postgres,
     data: Option<Data>,
     fingerprint: Option<Fingerprint>,
     waiting: Option<Waiting>,
-    retry: Retry,
     way_out: Option<String>,
     waits_since: Instant,
+    last_failure: String,
 }
 
 // === impl Member ===
@@ -161,29 +158,24 @@ impl Member {
             promises,
             notes,
             electorate,
-            candidacy: Candidacy::new(ballots),
-            handover: Handover::default(),
+            ballots: Ballots::new(ballots),
             ordered: Ordered::default(),
             master_ended: MasterEnded::default(),
             noted_leadership: None,
             was_promoted: false,
             woken_at: Instant::now(),
             report_due: Instant::now(),
-            starts: Starts::default(),
             refusal: None,
             shortage: Shortage::default(),
-            strictness: Strictness::default(),
-            catch_up: CatchUp::default(),
-            taken_with: None,
-            coming_back: Return::default(),
             oldest_wal_due: Instant::now(),
-            state: State::Stopped,
+            state: State::default(),
+            postgres: Postgres::Stopped,
             data: None,
             fingerprint: None,
             waiting: None,
-            retry: Retry::none(),
             way_out: None,
             waits_since: Instant::now(),
+            last_failure: String::new(),
         }
     }
 
@@ -201,9 +193,12 @@ impl Member {
                 biased;
                 () = at(fence_at) => {}
                 () = &mut shutdown => break,
-                ended = self.state.ended() => self.note_end(ended),
+                ended = self.postgres.ended() => self.note_end(ended).await,
                 () = self.leadership.changed() => {}
-                () = self.candidacy.changed() => {}
+                event = self.ballots.changed() => {
+                    let effects = self.happens(event);
+                    self.run(effects).await;
+                }
                 () = sleep(pace) => {}
             }
             self.publisher.update(|status| status.turned_at = Some(Instant::now()));
@@ -228,85 +223,142 @@ impl Member {
 
     fn pace(&self) -> Duration {
         let is_elected = |role: &Role| matches!(role, Role::Master { announced: None }) && self.was_promoted;
-        match &self.state {
-            State::Running(Running { role, .. }) if is_elected(role) => PACE,
-            State::Running(Running { role: Role::Replica { .. }, .. })
-                if self.candidacy.is_hurried() || self.promises.voted().is_some() =>
+        match &self.postgres {
+            Postgres::Running(Running { role, .. }) if is_elected(role) => PACE,
+            Postgres::Running(Running { role: Role::Replica { .. }, .. })
+                if self.ballots.is_counting() || self.state.candidacy.is_asked() || self.promises.voted().is_some() =>
             {
                 PACE
             }
-            State::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
-            State::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => TURN / 5,
-            State::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
-            State::Running(Running { role: Role::Promoted, .. }) => Duration::ZERO,
+            Postgres::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
+            Postgres::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => {
+                TURN / 5
+            }
+            Postgres::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
+            Postgres::Running(Running { role: Role::Promoted, .. }) => Duration::ZERO,
             // Whoever stopped it may start it again.
-            State::StoppedByOthers { .. } => TURN / 5,
+            Postgres::Stopped if self.state.lets_be(Instant::now()) => TURN / 5,
+            Postgres::Stopped => match self.state.pauses_until(Instant::now()) {
+                Some(until) => TURN.min(until.saturating_duration_since(Instant::now())),
+                None => TURN,
+            },
             _ => TURN,
         }
     }
 
+    /// What follows from an event, by what this member remembers.
+    fn happens(&mut self, event: Event) -> Vec<Effect> {
+        step(&mut self.state, event, Instant::now())
+    }
+
     async fn turn(&mut self) {
         self.stand_down();
-        if Instant::now() < self.retry.not_before && matches!(self.state, State::Stopped) {
+        if self.state.pauses_until(Instant::now()).is_some() && matches!(self.postgres, Postgres::Stopped) {
             // Nothing is looked at meanwhile: somebody may lead by now.
             self.publisher.update(|status| status.makes_way = false);
             return;
         }
-        let observation = self.observe().await;
-        self.answer_ballots(&observation).await;
-        self.forget_old_vote();
-        self.make_way(&observation.lease).await;
-        self.look_after_lost_master(&observation.lease).await;
-        let leads = matches!(observation.lease, election::Lease::Mine { .. });
+        let facts = self.look().await;
+        let lease = facts.lease.clone();
+        let effects = self.happens(Event::Looked(Box::new(facts)));
+        self.make_way(&lease).await;
+        self.look_after_lost_master(&lease).await;
+        let leads = matches!(lease, Lease::Mine { .. });
         self.publisher.update(|status| status.leads = leads);
-        let action = election::decide(&observation);
-        self.way_out = self.find_way_out(&observation, &action);
-        self.note_another_database(&observation.lease, &action);
-        let starts_master = action == Action::StartMaster;
-        if let Err(why) = self.act(action, observation.standing.version).await {
-            let why = with_causes(why.as_ref());
-            error!(error = why, "failed, trying again");
-            self.tell(format!("failed, trying again: {why}"));
-            self.retry.later();
-            if starts_master {
-                self.note_failed_start(why);
-            }
+        self.run(effects).await;
+        self.forget_old_vote();
+    }
+
+    /// Does what was decided, and what follows from that.
+    async fn run(&mut self, effects: Vec<Effect>) {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            effects.extend(self.perform(effect).await);
         }
     }
 
-    fn find_way_out(&self, observation: &Observation, action: &Action) -> Option<String> {
-        let (Action::Wait(waiting) | Action::ReleaseLease(waiting)) = action else { return None };
-        let Configuration { namespace, set, .. } = self.configuration();
-        way_out(waiting, observation, namespace, &names::leader(set))
+    async fn perform(&mut self, effect: Effect) -> Vec<Effect> {
+        match effect {
+            Effect::Answer { number, answer } => self.ballots.answer(number, answer),
+            Effect::Promise(version) => {
+                if let Err(why) = self.promise(version).await {
+                    warn!(error = with_causes(why.as_ref()), "failed to promise a candidate its vote");
+                }
+            }
+            Effect::TakeLabelOff { soon: true } => self.label.take_off_soon(),
+            Effect::TakeLabelOff { soon: false } => self.label.set(label::Role::None),
+            Effect::Act(decision) => return self.try_to(decision).await,
+            Effect::EndLeftovers => {
+                postmasters::kill_all(self.midwife.data.path());
+            }
+            Effect::EndContainer => end_container(),
+            Effect::GiveUpStarting => self.give_up_starting(),
+            Effect::HandOver { to } => return self.hand_over(&to).await,
+            Effect::RefuseOrder { order, why } => self.refuse_order(&order, &why),
+        }
+        Vec::new()
     }
 
-    async fn observe(&mut self) -> Observation {
+    async fn try_to(&mut self, decision: Decision) -> Vec<Effect> {
+        self.way_out = self.find_way_out(&decision);
+        self.note_another_database(&decision);
+        let is_start_of_master = decision.action == Action::StartMaster;
+        let Err(why) = self.act(decision).await else { return Vec::new() };
+        let why = with_causes(why.as_ref());
+        error!(error = why, "failed, trying again");
+        self.tell(format!("failed, trying again: {why}"));
+        self.last_failure = why;
+        self.happens(Event::Failed { is_start_of_master })
+    }
+
+    fn find_way_out(&self, decision: &Decision) -> Option<String> {
+        let (Action::Wait(waiting) | Action::ReleaseLease(waiting)) = &decision.action else { return None };
+        let Configuration { namespace, set, .. } = self.configuration();
+        way_out(waiting, &decision.ground, namespace, &names::leader(set))
+    }
+
+    /// What this member sees at this moment.
+    async fn look(&mut self) -> Facts {
         let view = self.leadership.view();
         self.look_at_wal(&view).await;
-        let server = match &self.state {
-            State::Stopped => election::Server::Stopped,
-            State::StoppedByOthers { until } if Instant::now() >= *until => {
-                self.state = State::Stopped;
-                election::Server::Stopped
-            }
-            State::StoppedByOthers { .. } => election::Server::StoppedByOthers,
-            State::Bootstrapping(_) => election::Server::Bootstrapping,
-            State::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
-            State::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
-            State::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
-            State::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
-            State::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
-                let (follows, stuck_at, wal) = (follows.clone(), *stuck_at, self.wal());
-                election::Server::Replica { follows, stuck_at, receives: wal.receives, position: wal.position }
-            }
-        };
-        if server == election::Server::Stopped {
+        let now = Instant::now();
+        if matches!(self.postgres, Postgres::Stopped) && !self.state.lets_be(now) {
             self.look_at_data().await;
         }
-        let data = self.coming_back.know(self.data.clone().unwrap_or(Data::Empty));
-        let first = self.configuration().brings_database;
-        let standing = self.standing(&view);
-        Observation { lease: view.at(Instant::now()), data, server, first, standing }
+        let wishes = self.set.borrow().clone();
+        let Configuration { me, brings_database, fails_over, .. } = self.configuration();
+        Facts {
+            me: me.clone(),
+            lease: view.at(Instant::now()),
+            seen: view.seen().cloned(),
+            data: self.data.clone().unwrap_or(Data::Empty),
+            server: self.server(),
+            first: *brings_database,
+            voted: self.promises.voted(),
+            gave_leave: self.promises.leave(now).is_some(),
+            fails_over: *fails_over,
+            quorum: self.midwife.quorum_at_start(wishes.as_ref().map(|set| &set.members)),
+            maximum_lag: wishes.as_ref().map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
+            order: wishes.and_then(|set| set.order),
+            next_timeline: self.ballots.facts.map_or(0, |facts| facts.next_timeline),
+        }
+    }
+
+    /// What PostgreSQL does, in the election's words.
+    fn server(&self) -> election::Server {
+        match &self.postgres {
+            Postgres::Stopped => election::Server::Stopped,
+            Postgres::Bootstrapping(_) => election::Server::Bootstrapping,
+            Postgres::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
+            Postgres::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
+            Postgres::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
+            Postgres::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
+            Postgres::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
+                let wal = self.wal();
+                let (follows, stuck_at) = (follows.clone(), *stuck_at);
+                election::Server::Replica { follows, stuck_at, receives: wal.receives, position: wal.position }
+            }
+        }
     }
 
     /// Only a stopped member's data can change hands: somebody may move it away, bring it back, or mend what can't be used.
@@ -320,31 +372,27 @@ impl Member {
         }
     }
 
-    /// `about`: the state of the Lease that this was decided about.
-    async fn act(&mut self, action: Action, about: Option<Version>) -> Result<(), Box<dyn std::error::Error>> {
+    async fn act(&mut self, decision: Decision) -> Result<(), Box<dyn std::error::Error>> {
+        let (about, epoch) = (decision.version().cloned(), decision.epoch());
         // Whoever asks for votes again still waits for the same.
-        if !matches!(action, Action::Wait(_) | Action::ReleaseLease(_) | Action::AskForVotes(_)) {
+        if !matches!(decision.action, Action::Wait(_) | Action::ReleaseLease(_) | Action::AskForVotes(_)) {
             self.waiting = None;
         }
-        if label::is_stale(&action) {
-            self.take_label_off(&action);
-        }
-        match action {
+        match decision.action {
             Action::Stay => {}
             Action::Wait(waiting) => self.wait(waiting),
-            Action::TakeLease(taking) => {
-                self.note_order_to_lead();
-                self.take_lease(about, taking).await?;
-            }
+            Action::TakeLease(taking) => self.take_lease(about, taking).await?,
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
                 self.label.set(label::Role::None);
                 self.midwife.prepare_to_wait()?;
                 self.write_names_of_standby()?;
-                self.start(Role::Replica { follows: None, stuck_at: None }).await?;
+                self.start(Role::Replica { follows: None, stuck_at: None }, None).await?;
             }
-            Action::Promote(timeline) => self.promote(timeline).await?,
+            Action::Promote(timeline) => self.promote(timeline, epoch.as_ref()).await?,
+            // Another leadership has begun meanwhile, or this one is over.
+            Action::ReleaseLease(_) | Action::NameDatabase(_) if self.leadership.epoch() != epoch => {}
             Action::ReleaseLease(waiting) => {
                 self.release(None).await;
                 self.wait(waiting);
@@ -355,21 +403,21 @@ impl Member {
             }
             Action::Bootstrap => {
                 self.tell("making a new database");
-                self.state = State::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
+                self.postgres = Postgres::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
             }
             Action::Clone(master) => self.clone_from(master),
             Action::Rewind(master) => self.rewind(master),
             Action::CloneAnew(master) => self.clone_anew(master).await,
             Action::StartMaster => {
                 self.write_synchronous_names()?;
-                self.start(Role::Master { announced: None }).await?;
+                self.start(Role::Master { announced: None }, epoch.as_ref()).await?;
             }
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
                 self.label.set_and_wait(label::Role::None).await;
                 self.midwife.prepare_to_follow(&master)?;
                 self.write_names_of_standby()?;
-                self.start(Role::Replica { follows: Some(master), stuck_at: None }).await?;
+                self.start(Role::Replica { follows: Some(master), stuck_at: None }, None).await?;
             }
             Action::Follow(master) => self.follow(master)?,
             Action::Fence => self.fence().await,
@@ -378,20 +426,10 @@ impl Member {
         Ok(())
     }
 
-    /// A replica that waits for a master can be read meanwhile.
-    fn take_label_off(&self, action: &Action) {
-        let is_replica = matches!(self.state, State::Running(Running { role: Role::Replica { .. }, .. }));
-        if is_replica && matches!(action, Action::Wait(_) | Action::Promise(_) | Action::AskForVotes(_)) {
-            self.label.take_off_soon();
-        } else {
-            self.label.set(label::Role::None);
-        }
-    }
-
     fn clone_from(&mut self, master: Master) {
         self.tell(format!("cloning {}", master.pod));
         let task = tokio::spawn(self.midwife.clone().clone_from(master.clone()));
-        self.state = State::Cloning { from: master, task };
+        self.postgres = Postgres::Cloning { from: master, task };
     }
 
     fn wait(&mut self, waiting: Waiting) {
@@ -422,7 +460,7 @@ impl Member {
         self.publisher.update(|status| status.doing = doing);
     }
 
-    async fn start(&mut self, role: Role) -> Result<(), Box<dyn std::error::Error>> {
+    async fn start(&mut self, role: Role, decided_in: Option<&Epoch>) -> Result<(), Box<dyn std::error::Error>> {
         let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
@@ -433,7 +471,7 @@ impl Member {
         let ready = Ready::ask(configuration, data, programs, processes).await?;
         let server = if matches!(role, Role::Master { .. }) {
             // What was asked took its time.
-            let Some(permit) = self.leadership.permit() else { return Ok(()) };
+            let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
             Server::start_master(ready, &permit)?
         } else {
             Server::start_standby(ready)?
@@ -446,13 +484,13 @@ impl Member {
             "PostgreSQL is starting".clone_into(&mut status.doing);
         });
         let access_rules_at = server.settings.access_rules_changed_at();
-        self.state = State::Running(Running { server, sql: None, role, access_rules_at });
+        self.postgres = Postgres::Running(Running { server, sql: None, role, access_rules_at });
         Ok(())
     }
 
     /// The master is elsewhere: the same one in a new pod, or another one.
     fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
-        let State::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.state else {
+        let Postgres::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.postgres else {
             return Ok(());
         };
         if follows.as_ref().is_none_or(|before| before.address != master.address || before.port != master.port) {
@@ -469,5 +507,11 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+impl Time for Instant {
+    fn after(self, time: Duration) -> Self {
+        self + time
     }
 }

@@ -5,11 +5,12 @@ use tokio::time::{Duration, Instant, sleep};
 use tracing::{error, warn};
 
 use super::Member;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use crate::agent::label;
 use crate::agent::postmasters::Postmaster;
 use crate::agent::processes::end_container;
 use crate::agent::server::IMMEDIATE_LIMIT;
+use crate::election::step::Event;
 use crate::errors::with_causes;
 
 /// How often a server that was told to stop is looked at.
@@ -18,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 impl Member {
     /// Tells the fencer if there is nothing to fence.
     pub(super) fn stand_down(&self) {
-        if !self.state.may_write() {
+        if !self.postgres.may_write() {
             self.leadership.stand_down();
         }
     }
@@ -26,7 +27,7 @@ impl Member {
     /// The next turn, which is now, fences it.
     pub(super) fn note_promotion(&mut self, how: &str) {
         warn!(how, "somebody promoted this replica: it accepts writes without the set's Lease");
-        if let State::Running(running) = &mut self.state {
+        if let Postgres::Running(running) = &mut self.postgres {
             running.role = Role::Promoted;
         }
         self.label.set(label::Role::None);
@@ -47,11 +48,11 @@ impl Member {
     /// A server that somebody else started on this member's data is outside of all fencing. It is stopped, and the agent starts its own
     /// where one may run: nobody who wanted a restart (`pg_ctl restart`) misses anything.
     pub(super) async fn stop_server_of_others(&mut self) {
-        let own = match &self.state {
-            State::Running(Running { server, .. }) => Some(server.number()),
-            State::Stopped | State::StoppedByOthers { .. } => None,
+        let own = match &self.postgres {
+            Postgres::Running(Running { server, .. }) => Some(server.number()),
+            Postgres::Stopped => None,
             // The data directory is not there yet.
-            State::Bootstrapping(_) | State::Cloning { .. } | State::Rewinding { .. } => return,
+            Postgres::Bootstrapping(_) | Postgres::Cloning { .. } | Postgres::Rewinding { .. } => return,
         };
         let data = &self.midwife.data;
         let Some(server) = Postmaster::of_somebody_else(data.path(), &data.pid_file(), own) else { return };
@@ -74,9 +75,8 @@ impl Member {
             }
             sleep(LOOK_EVERY).await;
         }
-        if matches!(self.state, State::StoppedByOthers { .. }) {
-            self.state = State::Stopped;
-        }
         self.data = None;
+        let effects = self.happens(Event::OthersStarted);
+        self.run(effects).await;
     }
 }

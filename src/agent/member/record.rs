@@ -6,13 +6,14 @@ use tokio::time::{Duration, Instant};
 use tracing::warn;
 
 use super::Member;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use crate::agent::notes::Leadership;
 use crate::agent::slots::Members;
-use crate::agent::synchronous::{self, CatchUp};
+use crate::agent::sql::Walsender;
+use crate::agent::synchronous;
 use crate::election::claim::Told;
 use crate::election::lineage::{Database, Reached};
-use crate::election::quorum::{QuorumStep, quorum_step};
+use crate::election::state::commits::{Evidence, Setting};
 use crate::election::vote::Quorum;
 use crate::errors::with_causes;
 
@@ -22,7 +23,14 @@ const REPORT_EVERY: Duration = Duration::from_secs(2);
 impl Member {
     /// Records who may stand, and returns whether the server may do what it is about to do for the sake of synchronous replication:
     /// to wait for so many replicas.
-    pub(super) async fn keep_record(&mut self, members: &Members, on_server: &str, is_fixed: bool, asked: u32) -> bool {
+    pub(super) async fn keep_record(
+        &mut self,
+        members: &Members,
+        on_server: &str,
+        is_fixed: bool,
+        asked: u32,
+        replicas: &[Walsender],
+    ) -> bool {
         let view = self.leadership.view();
         let Some(seen) = view.seen() else { return false };
         let configuration = self.configuration();
@@ -39,41 +47,34 @@ impl Member {
         } else {
             (synchronous::quorum(on_server), synchronous::quorum(&members.synchronous_names(&me, asked)))
         };
-        let are_caught_up = if on_server == recorded.quorum {
-            // What is looked at next is another change, also if it leads to the same.
-            self.catch_up = CatchUp::default();
-            true
-        } else {
-            self.are_caught_up(&on_server).await
-        };
-        let (quorum, may_enable) = match quorum_step(&recorded.quorum, &on_server, &wanted, are_caught_up) {
-            QuorumStep::Record(quorum) => (quorum, false),
-            QuorumStep::Enable | QuorumStep::CatchUp => (recorded.quorum, true),
-            QuorumStep::Done => (wanted, true),
-        };
+        let evidence = if on_server == recorded.quorum { None } else { self.evidence(replicas).await };
+        let setting =
+            Setting { recorded: &recorded.quorum, on_server: &on_server, wanted: &wanted, evidence: evidence.as_ref() };
+        let (quorum, may_enable) = self.state.commits.record(&setting, Instant::now());
         // Whom this member might forget to ask for leave may not stand.
         let voters = if self.note_leadership(&voters).await { voters } else { recorded.voters };
-        let (order_done, order_refused) = (self.order_done(&view), self.order_refused());
+        let (order_done, order_refused) = (self.order_done(&view), self.state.handover.refused());
         self.leadership.tell(Told { voters, quorum, order_done, order_refused }).await;
         may_enable
     }
 
-    /// Whether those that the server waits for by now have all that it had acknowledged before.
-    async fn are_caught_up(&mut self, on_server: &Quorum) -> bool {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return false };
-        match (sql.flushed().await, sql.walsenders().await, sql.commits_wait_as_set().await) {
-            (Ok(Some(flushed)), Ok(replicas), Ok(true)) => {
-                let replicas = replicas.iter().filter_map(|replica| Some((replica.name.as_str(), replica.flushed?)));
-                self.catch_up.look(on_server, flushed, replicas, Instant::now())
+    /// How far the replicas have come, once the server's processes wait for those that it lists. The replicas were looked at before the
+    /// master itself: they have at least that.
+    async fn evidence(&self, replicas: &[Walsender]) -> Option<Evidence> {
+        let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return None };
+        match (sql.flushed().await, sql.commits_wait_as_set().await) {
+            (Ok(Some(flushed)), Ok(true)) => {
+                let have = |replica: &Walsender| Some((replica.name.clone(), replica.flushed?));
+                Some(Evidence { flushed, replicas: replicas.iter().filter_map(have).collect() })
             }
-            _ => false,
+            _ => None,
         }
     }
 
     /// Notes on the volume what this member needs to lead on after a restart without the API server: above all who has to be asked, which
     /// are those that the Lease records, those that it may record by now, and these. Returns whether it is noted.
     pub(super) async fn note_leadership(&mut self, voters: &BTreeSet<String>) -> bool {
-        let State::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.state else {
+        let Postgres::Running(Running { role: Role::Master { announced: Some(master) }, .. }) = &self.postgres else {
             return false;
         };
         let view = self.leadership.view();
@@ -113,7 +114,8 @@ impl Member {
 
     /// Tells the master where this member is, so that it can be asked when the API server does not answer.
     pub(super) fn report(&mut self) {
-        let State::Running(Running { role: Role::Replica { follows: Some(master), .. }, .. }) = &self.state else {
+        let Postgres::Running(Running { role: Role::Replica { follows: Some(master), .. }, .. }) = &self.postgres
+        else {
             return;
         };
         if Instant::now() < self.report_due {

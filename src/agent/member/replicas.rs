@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Member;
-use super::state::{Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use super::upkeep::ACCEPTS_WRITES;
 use crate::agent::birth;
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
 use crate::agent::server::Server;
 use crate::agent::slots::{Change, Members};
-use crate::agent::sql::{self, Sql};
-use crate::agent::synchronous::{CatchUp, Confirmations, Standing, Step};
+use crate::agent::sql::{self, Sql, Walsender};
+use crate::agent::synchronous::{Confirmations, Standing, Step};
 use crate::errors::with_causes;
 
 /// How often the master looks up its oldest WAL. A listing of a directory that may be large and slow, for the sake of replicas that have
@@ -29,7 +29,7 @@ impl Member {
         if self.configuration().synchronous == 0 {
             return Ok(());
         }
-        let quorum = self.taken_with.clone().unwrap_or_else(|| self.midwife.quorum_at_start(None));
+        let quorum = self.state.commits.taken_with.clone().unwrap_or_else(|| self.midwife.quorum_at_start(None));
         self.midwife.write_synchronous_names(&quorum)
     }
 
@@ -44,7 +44,6 @@ impl Member {
     pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
         let members = self.set.borrow().as_ref().map(|set| set.members.clone());
         if let Some(members) = members {
-            self.note_members(&members).await;
             self.keep_members(&members).await?;
         }
         self.note_leadership(&BTreeSet::new()).await;
@@ -53,12 +52,14 @@ impl Member {
 
     /// Slots and synchronous replication follow the set's size.
     async fn keep_members(&mut self, members: &Members) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(()) };
+        let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return Ok(()) };
+        let replicas = sql.walsenders().await?;
         let facts = sql.synchronous_facts().await?;
         let now = Standing { slots: sql.slots().await?, names: facts.names, names_are_fixed: facts.is_fixed };
-        let asked = self.confirmations_now(members).await?;
-        let may_enable = self.keep_record(members, &now.names, facts.is_fixed, asked).await;
-        let State::Running(Running { server, sql: Some(sql), .. }) = &self.state else { return Ok(()) };
+        self.note_members(members, &replicas);
+        let asked = self.confirmations(members, &replicas);
+        let may_enable = self.keep_record(members, &now.names, facts.is_fixed, asked, &replicas).await;
+        let Postgres::Running(Running { server, sql: Some(sql), .. }) = &self.postgres else { return Ok(()) };
         let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
         let mut outcome = Ok(());
         // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
@@ -69,7 +70,7 @@ impl Member {
             }
             info!(set, ?step, "the members changed");
             if matches!(step, Step::Names(_)) {
-                self.catch_up = CatchUp::default();
+                self.state.commits.note_change();
             }
             if let Err(why) = take(sql, server, &step).await {
                 warn!(?step, error = with_causes(&why), "failed to follow the set's size, trying again");
@@ -91,15 +92,12 @@ impl Member {
     }
 
     /// How many replicas a commit is to wait for: fewer than the annotation says where it may go on without them.
-    async fn confirmations_now(&mut self, members: &Members) -> Result<u32, sql::Error> {
-        let wanted = self.configuration().synchronous;
-        let is_strict = self.is_strict();
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return Ok(wanted) };
-        let found = if wanted > 0 && !is_strict { sql.walsenders().await? } else { Vec::new() };
+    fn confirmations(&mut self, members: &Members, found: &[Walsender]) -> u32 {
+        let (wanted, is_strict) = (self.configuration().synchronous, self.is_strict());
         let streams = |pod: &String| found.iter().any(|it| it.name == *pod && it.state == "streaming");
         let streaming = members.others(&self.configuration().me.pod).filter(streams).count();
         let streaming = u32::try_from(streaming).unwrap_or(u32::MAX);
-        Ok(self.strictness.look(wanted, is_strict, streaming, Instant::now()))
+        self.state.commits.confirmations(wanted, is_strict, streaming, Instant::now())
     }
 
     /// As long as the set could not be read, it is.
@@ -134,8 +132,8 @@ impl Member {
             return Ok(());
         }
         self.oldest_wal_due = Instant::now() + OLDEST_WAL_EVERY;
-        let State::Running(Running { sql: Some(sql), role: Role::Master { announced: Some(master) }, .. }) =
-            &mut self.state
+        let Postgres::Running(Running { sql: Some(sql), role: Role::Master { announced: Some(master) }, .. }) =
+            &mut self.postgres
         else {
             return Ok(());
         };

@@ -2,25 +2,17 @@
 
 use std::time::Duration;
 
-use tracing::debug;
-
 use super::Member;
-use super::state::{Running, State};
 use crate::agent::slots::Members;
 use crate::agent::sql::Walsender;
 use crate::election::members::{Connection, Seen};
-use crate::errors::with_causes;
 use crate::names;
 use crate::set::MOST_MEMBERS;
 
 impl Member {
-    /// For those who look at the set. Where it can't be told, what the Lease says stays.
-    pub(super) async fn note_members(&self, members: &Members) {
-        let State::Running(Running { sql: Some(sql), .. }) = &self.state else { return };
-        match sql.walsenders().await {
-            Ok(found) => self.leadership.note_members(seen(members, &self.midwife.configuration.me.pod, &found)),
-            Err(why) => debug!(error = with_causes(&why), "what the other members do is not known"),
-        }
+    /// For those who look at the set.
+    pub(super) fn note_members(&self, members: &Members, found: &[Walsender]) {
+        self.leadership.note_members(seen(members, &self.configuration().me.pod, found));
     }
 }
 

@@ -6,16 +6,13 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Member;
-use super::refusing::Starts;
-use super::returning::Return;
-use super::state::{Retry, Role, Running, State};
+use super::postgres::{Postgres, Role, Running};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::strictness::Strictness;
-use crate::agent::synchronous::CatchUp;
 use crate::agent::{label, leadership, route, sql};
 use crate::election::Master;
 use crate::election::claim::Progress;
+use crate::election::step::Event;
 use crate::errors::with_causes;
 
 /// What a master does.
@@ -28,7 +25,7 @@ const WAKE_EVERY: Duration = Duration::from_millis(100);
 impl Member {
     /// What a running server needs from time to time.
     pub(super) async fn look_after(&mut self) {
-        let State::Running(running) = &mut self.state else { return };
+        let Postgres::Running(running) = &mut self.postgres else { return };
         if let Err(why) = running.follow_access_rules(&self.midwife.configuration) {
             warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
@@ -48,7 +45,7 @@ impl Member {
         };
         if let Err(why) = outcome {
             self.not_ready(&with_causes(&why));
-            if let State::Running(running) = &mut self.state {
+            if let Postgres::Running(running) = &mut self.postgres {
                 running.sql = None;
             }
         }
@@ -64,25 +61,27 @@ impl Member {
     /// The data comes from elsewhere and lacks the agent's role, or the Secret was made anew: once, a restart through single-user mode.
     /// A replica gets the role by replication.
     async fn adopt(&mut self) {
-        let State::Running(Running { server, role: Role::Master { .. }, .. }) = &mut self.state else {
+        let Postgres::Running(Running { server, role: Role::Master { .. }, .. }) = &mut self.postgres else {
             return self.not_ready("waiting for the master to make the agent's role");
         };
         info!("the database lacks the agent's role: stopping PostgreSQL once to make it");
         // A large database takes its time to stop, and single-user mode to recover; neither means that the agent is stuck.
         self.publisher.update(|status| status.turned_at = None);
         server.stop(Stop::Fast).await;
-        self.state = State::Stopped;
+        self.postgres = Postgres::Stopped;
         self.not_serving();
         if let Err(why) = self.midwife.make_agent_role(self.midwife.data.path()).await {
             let why = with_causes(&why);
             error!(error = why, "failed to make the agent's role, trying again");
-            self.retry.later();
-            self.note_failed_start(why);
+            self.last_failure = why;
+            let effects = self.happens(Event::Failed { is_start_of_master: true });
+            self.run(effects).await;
         }
     }
 
     async fn look_after_master(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { server, sql: Some(sql), role: Role::Master { announced }, .. }) = &mut self.state
+        let Postgres::Running(Running { server, sql: Some(sql), role: Role::Master { announced }, .. }) =
+            &mut self.postgres
         else {
             return Ok(());
         };
@@ -123,18 +122,14 @@ impl Member {
             self.leadership.announce(master).await;
             // In the same leadership as before, it may have been closed while the server was away.
             self.route.look_again();
-            self.retry = Retry::none();
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
             self.publisher.update(|status| {
                 status.started = true;
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
             });
-            self.taken_with = None;
-            // What was seen in an earlier leadership is not true of this one.
-            self.catch_up = CatchUp::default();
-            self.strictness = Strictness::default();
-            self.starts = Starts::default();
+            let effects = self.happens(Event::Leads);
+            self.run(effects).await;
             self.note_served();
             self.complete_histories(facts.timeline).await;
         }
@@ -148,7 +143,7 @@ impl Member {
         self.checkpoint_after_promotion();
         if let Err(why) = self.look_after_replicas().await {
             warn!(error = with_causes(&why), "failed to look after the replicas, trying again");
-            if let State::Running(running) = &mut self.state
+            if let Postgres::Running(running) = &mut self.postgres
                 && !why.is_an_answer()
             {
                 running.sql = None;
@@ -164,7 +159,7 @@ impl Member {
         if !std::mem::take(&mut self.was_promoted) {
             return;
         }
-        let State::Running(Running { server, .. }) = &self.state else { return };
+        let Postgres::Running(Running { server, .. }) = &self.postgres else { return };
         let (directory, port) = (server.settings.socket_directory.clone(), self.configuration().port);
         tokio::spawn(async move {
             let outcome = async {
@@ -179,7 +174,8 @@ impl Member {
     }
 
     async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
-        let State::Running(Running { sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) = &mut self.state
+        let Postgres::Running(Running { sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) =
+            &mut self.postgres
         else {
             return Ok(());
         };
@@ -204,8 +200,8 @@ impl Member {
             self.label.take_off_soon();
         }
         if streams && !self.publisher.current().ready {
-            self.retry = Retry::none();
-            self.coming_back = Return::default();
+            let effects = self.happens(Event::Streams);
+            self.run(effects).await;
             let data = self.midwife.data.clone();
             // Waited for: nothing else may take the place of this data meanwhile.
             let released = tokio::task::spawn_blocking(move || data.release_kept(system)).await;

@@ -1,9 +1,8 @@
 //! What a member's PostgreSQL does, with what belongs to it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::agent::birth;
 use crate::agent::configuration::{Configuration, Passwords};
@@ -13,15 +12,10 @@ use crate::agent::sql::{self, Sql};
 use crate::election::{Lsn, Master};
 use crate::errors::with_causes;
 
-/// What failed is tried again after the first of these, doubled each time up to the second.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(15);
-
 /// What this member's PostgreSQL does, with what belongs to it.
 #[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
-pub(super) enum State {
+pub(super) enum Postgres {
     Stopped,
-    StoppedByOthers { until: Instant },
     Bootstrapping(Task),
     Cloning { from: Master, task: Task },
     Rewinding { from: Master, task: JoinHandle<Result<Outcome, birth::Error>> },
@@ -50,23 +44,6 @@ pub(super) enum Role {
     Promoted,
 }
 
-/// A pause after a failure.
-pub(super) struct Retry {
-    pub(super) not_before: Instant,
-    pub(super) pause: Duration,
-}
-
-impl Retry {
-    pub(super) fn none() -> Self {
-        Self { not_before: Instant::now(), pause: FIRST_RETRY }
-    }
-
-    pub(super) fn later(&mut self) {
-        self.not_before = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LAST_RETRY);
-    }
-}
-
 impl Role {
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -77,34 +54,30 @@ impl Role {
     }
 }
 
-/// What ended by itself.
+/// What ended by itself, and how.
 pub(super) enum Ended {
     Server(std::process::ExitStatus),
-    Birth(Birth, Result<(), String>),
+    Bootstrap(Result<(), String>),
+    Clone(Result<(), String>),
     Rewind(Master, Result<Outcome, String>),
 }
 
-pub(super) enum Birth {
-    Bootstrap,
-    Clone,
-}
-
-impl State {
+impl Postgres {
     /// Something of this member's may write, or is about to.
     pub(super) fn may_write(&self) -> bool {
         match self {
             Self::Bootstrapping(_) => true,
             Self::Running(running) => matches!(running.role, Role::Master { .. } | Role::Promoted),
-            Self::Stopped | Self::StoppedByOthers { .. } | Self::Cloning { .. } | Self::Rewinding { .. } => false,
+            Self::Stopped | Self::Cloning { .. } | Self::Rewinding { .. } => false,
         }
     }
 
     /// Completes when what runs has ended. Cancel-safe.
     pub(super) async fn ended(&mut self) -> Ended {
         match self {
-            Self::Stopped | Self::StoppedByOthers { .. } => std::future::pending().await,
-            Self::Bootstrapping(task) => Ended::Birth(Birth::Bootstrap, outcome(task).await),
-            Self::Cloning { task, .. } => Ended::Birth(Birth::Clone, outcome(task).await),
+            Self::Stopped => std::future::pending().await,
+            Self::Bootstrapping(task) => Ended::Bootstrap(outcome(task).await),
+            Self::Cloning { task, .. } => Ended::Clone(outcome(task).await),
             Self::Rewinding { from, task } => {
                 let outcome = outcome(task).await;
                 Ended::Rewind(from.clone(), outcome)
