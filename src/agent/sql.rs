@@ -87,6 +87,8 @@ pub struct ReplicaFacts {
     pub received: Option<Lsn>,
     /// It can get WAL from elsewhere.
     pub has_archive: bool,
+    /// It has found no WAL, and waits for up to `wal_retrieve_retry_interval` before it looks again.
+    pub pauses: bool,
 }
 
 // === impl ReplicaFacts ===
@@ -256,7 +258,9 @@ impl Sql {
                 "SELECT (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
                         coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8, \
                         pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, current_setting('restore_command') <> '', \
-                        NOT pg_is_in_recovery()",
+                        NOT pg_is_in_recovery(), \
+                        EXISTS (SELECT FROM pg_stat_activity \
+                                WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
@@ -265,6 +269,7 @@ impl Sql {
             received: row.get::<_, Option<i64>>(2).and_then(|at| u64::try_from(at).ok()).map(Lsn),
             has_archive: row.get(3),
             is_promoted: row.get(4),
+            pauses: row.get(5),
         }))
     }
 
@@ -276,7 +281,13 @@ impl Sql {
         let rows = self
             .rows(
                 "say what it has",
-                "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8,                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),                         (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal') name WHERE name ~ '^[0-9A-F]{8}[.]history$'),                         current_setting('primary_conninfo') = '',                         (SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1),                         EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN                                 ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
+                "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8, \
+                        (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'), \
+                        (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal') name WHERE name ~ '^[0-9A-F]{8}[.]history$'), \
+                        current_setting('primary_conninfo') = '', \
+                        (SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1), \
+                        EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN \
+                        ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
             )
             .await?;
         let Some(row) = rows.first() else { return Ok(StandbyFacts::default()) };

@@ -2,6 +2,7 @@
 
 mod candidacy;
 mod ending;
+mod facts;
 mod handover;
 mod look;
 mod master_ended;
@@ -13,6 +14,7 @@ mod refusing;
 mod replicas;
 mod returning;
 mod seen;
+mod starting;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -31,7 +33,7 @@ use self::ordered::Ordered;
 use self::postgres::{Postgres, Role, Running};
 use self::refusing::{is_refusal, patience};
 use super::as_before::{Found, Refusal};
-use super::birth::{self, Midwife};
+use super::birth::Midwife;
 use super::configuration::Configuration;
 use super::data::Fingerprint;
 use super::electorate::Electorate;
@@ -40,17 +42,15 @@ use super::kubernetes::Wishes;
 use super::notes::{Leadership, Notes};
 use super::processes::end_container;
 use super::promises::Promises;
-use super::server::{Ready, Server};
 use super::status::Publisher;
 use super::synchronous::Shortage;
 use super::{label, leadership, postmasters, route};
 use crate::election::claim::LastWord;
-use crate::election::epoch::Epoch;
 use crate::election::state::{State, Time};
-use crate::election::step::{Decision, Effect, Event, Facts, step};
+use crate::election::step::{Decision, Effect, Event, step};
 use crate::election::vote::Version;
 use crate::election::way_out::way_out;
-use crate::election::{self, Action, Data, Lease, Master, Waiting};
+use crate::election::{Action, Data, Lease, Master, Waiting};
 use crate::errors::with_causes;
 use crate::names;
 
@@ -121,6 +121,8 @@ pub struct Member {
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
     woken_at: Instant,
+    /// When this replica heard of the master that it follows.
+    follows_since: Instant,
     report_due: Instant,
     refusal: Option<Refusal>,
     shortage: Shortage,
@@ -164,6 +166,7 @@ impl Member {
             noted_leadership: None,
             was_promoted: false,
             woken_at: Instant::now(),
+            follows_since: Instant::now(),
             report_due: Instant::now(),
             refusal: None,
             shortage: Shortage::default(),
@@ -317,61 +320,6 @@ impl Member {
         way_out(waiting, &decision.ground, namespace, &names::leader(set))
     }
 
-    /// What this member sees at this moment.
-    async fn look(&mut self) -> Facts {
-        let view = self.leadership.view();
-        self.look_at_wal(&view).await;
-        let now = Instant::now();
-        if matches!(self.postgres, Postgres::Stopped) && !self.state.lets_be(now) {
-            self.look_at_data().await;
-        }
-        let wishes = self.set.borrow().clone();
-        let Configuration { me, brings_database, fails_over, .. } = self.configuration();
-        Facts {
-            me: me.clone(),
-            lease: view.at(Instant::now()),
-            seen: view.seen().cloned(),
-            data: self.data.clone().unwrap_or(Data::Empty),
-            server: self.server(),
-            first: *brings_database,
-            voted: self.promises.voted(),
-            gave_leave: self.promises.leave(now).is_some(),
-            fails_over: *fails_over,
-            quorum: self.midwife.quorum_at_start(wishes.as_ref().map(|set| &set.members)),
-            maximum_lag: wishes.as_ref().map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
-            order: wishes.and_then(|set| set.order),
-            next_timeline: self.ballots.facts.map_or(0, |facts| facts.next_timeline),
-        }
-    }
-
-    /// What PostgreSQL does, in the election's words.
-    fn server(&self) -> election::Server {
-        match &self.postgres {
-            Postgres::Stopped => election::Server::Stopped,
-            Postgres::Bootstrapping(_) => election::Server::Bootstrapping,
-            Postgres::Cloning { from, .. } => election::Server::Cloning { from: from.clone() },
-            Postgres::Rewinding { from, .. } => election::Server::Rewinding { from: from.clone() },
-            Postgres::Running(Running { role: Role::Master { .. }, .. }) => election::Server::Master,
-            Postgres::Running(Running { role: Role::Promoted, .. }) => election::Server::Promoted,
-            Postgres::Running(Running { role: Role::Replica { follows, stuck_at }, .. }) => {
-                let wal = self.wal();
-                let (follows, stuck_at) = (follows.clone(), *stuck_at);
-                election::Server::Replica { follows, stuck_at, receives: wal.receives, position: wal.position }
-            }
-        }
-    }
-
-    /// Only a stopped member's data can change hands: somebody may move it away, bring it back, or mend what can't be used.
-    async fn look_at_data(&mut self) {
-        let data = self.midwife.data.clone();
-        let fingerprint = tokio::task::spawn_blocking(move || data.fingerprint()).await.ok();
-        if matches!(self.data, None | Some(Data::Unusable(_))) || fingerprint != self.fingerprint {
-            self.data = Some(self.midwife.data.inspect(&self.midwife.programs, &self.midwife.processes).await);
-            // From before it was looked at, so that no change falls in between. A move that was finished meanwhile is looked at again.
-            self.fingerprint = fingerprint;
-        }
-    }
-
     async fn act(&mut self, decision: Decision) -> Result<(), Box<dyn std::error::Error>> {
         let (about, epoch) = (decision.version().cloned(), decision.epoch());
         // Whoever asks for votes again still waits for the same.
@@ -458,48 +406,6 @@ impl Member {
     fn tell(&self, doing: impl Into<String>) {
         let doing = doing.into();
         self.publisher.update(|status| status.doing = doing);
-    }
-
-    async fn start(&mut self, role: Role, decided_in: Option<&Epoch>) -> Result<(), Box<dyn std::error::Error>> {
-        let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
-        // A server that was killed may have left backends, and its pid file.
-        postmasters::end_all(data.path()).await?;
-        data.remove_stale_pid_file()?;
-        if !matches!(role, Role::Master { .. }) {
-            data.forget_passed_over()?;
-        }
-        let ready = Ready::ask(configuration, data, programs, processes).await?;
-        let server = if matches!(role, Role::Master { .. }) {
-            // What was asked took its time.
-            let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
-            Server::start_master(ready, &permit)?
-        } else {
-            Server::start_standby(ready)?
-        };
-        info!(role = role.name(), "starting PostgreSQL");
-        self.publisher.counts.starts.inc();
-        let name = role.name();
-        self.publisher.update(|status| {
-            status.role = name;
-            "PostgreSQL is starting".clone_into(&mut status.doing);
-        });
-        let access_rules_at = server.settings.access_rules_changed_at();
-        self.postgres = Postgres::Running(Running { server, sql: None, role, access_rules_at });
-        Ok(())
-    }
-
-    /// The master is elsewhere: the same one in a new pod, or another one.
-    fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
-        let Postgres::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.postgres else {
-            return Ok(());
-        };
-        if follows.as_ref().is_none_or(|before| before.address != master.address || before.port != master.port) {
-            info!(master = %master.pod, address = %master.address, "following the master at its new address");
-            self.midwife.write_master(&master)?;
-            server.reload();
-        }
-        *follows = Some(master);
-        Ok(())
     }
 }
 

@@ -18,9 +18,11 @@ use crate::errors::with_causes;
 /// What a master does.
 pub(super) const ACCEPTS_WRITES: &str = "accepts writes";
 
-/// PostgreSQL that hears of its promotion just before it would look for more WAL sleeps first, for up to `wal_retrieve_retry_interval`
-/// (5 s). The signal to read its settings ends that sleep.
+/// PostgreSQL that hears of its promotion, or of another master, just before it would look for more WAL sleeps first, for up to
+/// `wal_retrieve_retry_interval` (5 s). The signal to read its settings ends that sleep.
 const WAKE_EVERY: Duration = Duration::from_millis(100);
+/// So long after it has heard of a master a replica is woken. After that PostgreSQL's own pace is right for one that does not answer.
+const HURRIES_FOR: Duration = Duration::from_secs(5);
 
 impl Member {
     /// What a running server needs from time to time.
@@ -174,7 +176,7 @@ impl Member {
     }
 
     async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
-        let Postgres::Running(Running { sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) =
+        let Postgres::Running(Running { server, sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) =
             &mut self.postgres
         else {
             return Ok(());
@@ -191,6 +193,9 @@ impl Member {
         };
         let streams = facts.streaming_timeline == Some(follows.timeline);
         *stuck_at = facts.stuck_at();
+        if !streams && facts.pauses && self.follows_since.elapsed() < HURRIES_FOR {
+            server.reload();
+        }
         let (system, pod) = (follows.system, follows.pod);
         self.report();
         if streams {
