@@ -121,8 +121,8 @@ pub struct Member {
     noted_leadership: Option<Leadership>,
     was_promoted: bool,
     woken_at: Instant,
-    /// When this replica heard of the master that it follows.
-    follows_since: Instant,
+    /// When this replica heard of the master that it follows, or lost its stream.
+    hurries_since: Instant,
     report_due: Instant,
     refusal: Option<Refusal>,
     shortage: Shortage,
@@ -166,7 +166,7 @@ impl Member {
             noted_leadership: None,
             was_promoted: false,
             woken_at: Instant::now(),
-            follows_since: Instant::now(),
+            hurries_since: Instant::now(),
             report_due: Instant::now(),
             refusal: None,
             shortage: Shortage::default(),

@@ -42,7 +42,7 @@ impl Member {
         });
         let access_rules_at = server.settings.access_rules_changed_at();
         self.postgres = Postgres::Running(Running { server, sql: None, role, access_rules_at });
-        self.follows_since = Instant::now();
+        self.hurries_since = Instant::now();
         Ok(())
     }
 
@@ -55,7 +55,7 @@ impl Member {
             info!(master = %master.pod, address = %master.address, "following the master at its new address");
             self.midwife.write_master(&master)?;
             server.reload();
-            self.follows_since = Instant::now();
+            self.hurries_since = Instant::now();
         }
         *follows = Some(master);
         Ok(())

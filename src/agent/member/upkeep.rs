@@ -21,7 +21,8 @@ pub(super) const ACCEPTS_WRITES: &str = "accepts writes";
 /// PostgreSQL that hears of its promotion, or of another master, just before it would look for more WAL sleeps first, for up to
 /// `wal_retrieve_retry_interval` (5 s). The signal to read its settings ends that sleep.
 const WAKE_EVERY: Duration = Duration::from_millis(100);
-/// So long after it has heard of a master a replica is woken. After that PostgreSQL's own pace is right for one that does not answer.
+/// So long after it has heard of a master, or lost its stream, a replica is woken: a master that starts again takes less. After that
+/// PostgreSQL's own pace is right for one that does not answer.
 const HURRIES_FOR: Duration = Duration::from_secs(5);
 
 impl Member {
@@ -193,7 +194,10 @@ impl Member {
         };
         let streams = facts.streaming_timeline == Some(follows.timeline);
         *stuck_at = facts.stuck_at();
-        if !streams && facts.pauses && self.follows_since.elapsed() < HURRIES_FOR {
+        if !streams && self.publisher.current().ready {
+            self.hurries_since = Instant::now();
+        }
+        if !streams && facts.pauses && self.hurries_since.elapsed() < HURRIES_FOR {
             server.reload();
         }
         let (system, pod) = (follows.system, follows.pod);
