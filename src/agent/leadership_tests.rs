@@ -401,6 +401,22 @@ async fn every_renewal_moves_the_fencers_deadline_and_only_the_end_of_leadership
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_takes_long_is_not_cut_off_while_the_lease_is_renewed_and_is_when_it_was_not_in_time() {
+    let server = ApiServer::new(&json!({}));
+    let leader = server.start_with(me(), fencing::tests::obedient().0);
+    until(&leader, "nobody holds it", vacant).await;
+    let strikes = leader.fence_strikes();
+    let mut strikes = std::pin::pin!(strikes);
+    take(&leader).await;
+    until(&leader, "taken", mine).await;
+    assert!(timeout(SECOND * 60, &mut strikes).await.is_err(), "renewals move the moment");
+    server.change(|world| world.reachable = false);
+    let cut_off = Instant::now();
+    timeout(SECOND * 60, strikes).await.unwrap();
+    assert!(cut_off.elapsed() >= SECOND * 2 && cut_off.elapsed() <= SECOND * 4, "{:?}", cut_off.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_given_back_leaves_nothing_to_fence() {
     let server = ApiServer::new(&json!({}));
     let (fencer, _other_end) = fencing::tests::obedient();

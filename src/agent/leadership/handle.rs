@@ -1,5 +1,7 @@
 //! The rest of the agent's end of the keeper of the Lease.
 
+use std::future::pending;
+
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -54,10 +56,32 @@ impl Handle {
         self.view.clone()
     }
 
+    /// Completes when whoever leads has to stop writing: renewals move that moment also while this waits, and what ends a leadership before
+    /// it does not. Pends for a member that does not lead. Cancel-safe.
+    pub fn fence_strikes(&self) -> impl Future<Output = ()> + use<> {
+        let mut view = self.view.clone();
+        async move {
+            let mut fence_at = None;
+            loop {
+                fence_at = view.borrow_and_update().fence_at.or(fence_at);
+                let strikes = async {
+                    match fence_at {
+                        Some(fence_at) => sleep_until(fence_at).await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = strikes => return,
+                    Ok(()) = view.changed() => {}
+                }
+            }
+        }
+    }
+
     /// Completes when something about the Lease changed. Cancel-safe. Pends for ever once the task has ended.
     pub async fn changed(&mut self) {
         if self.view.changed().await.is_err() {
-            futures::future::pending::<()>().await;
+            pending::<()>().await;
         }
     }
 

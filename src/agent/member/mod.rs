@@ -212,11 +212,12 @@ impl Member {
                 self.release(None).await;
                 return Parting::Refused(refusal);
             }
-            // Questions to the server may take their time; the fence does not wait for them.
-            let fence_at = self.leadership.view().fence_at();
+            // Questions to the server may take their time; the fence does not wait for them, and does not cut off what takes longer than a
+            // renewal.
+            let fence_strikes = self.leadership.fence_strikes();
             tokio::select! {
                 biased;
-                () = at(fence_at) => {}
+                () = fence_strikes => {}
                 () = &mut shutdown => break,
                 () = self.look_after() => {}
             }
