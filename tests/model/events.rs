@@ -21,7 +21,7 @@ impl Election {
         let mut world = before.clone();
         self.step(&mut world, step)?;
         Self::settle(&mut world);
-        world.tidy();
+        world.tidy(&self.rules);
         (world != *before).then_some(world)
     }
 

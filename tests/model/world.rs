@@ -5,6 +5,8 @@
 
 use std::hash::Hash;
 
+use crate::rules::Rules;
+
 /// A member, by its ordinal.
 pub type Pod = usize;
 /// A set of members, a bit for each.
@@ -386,9 +388,18 @@ impl World {
     }
 
     /// What makes no difference any more is as if it had never been, so that states that go on alike are one.
-    pub fn tidy(&mut self) {
+    pub fn tidy(&mut self, rules: &Rules) {
         let epoch = self.lease().epoch;
         for member in &mut self.members {
+            if rules.tells_anew && !member.holds {
+                member.told = None;
+            }
+            if rules.catches_up_anew && !member.is_announced {
+                member.catch_up = None;
+            }
+            if !member.holds {
+                member.taken_with = None;
+            }
             if member.server != Server::Master {
                 member.is_announced = false;
             }
@@ -409,6 +420,11 @@ impl World {
             if number < usize::from(epoch) && !epochs.contains(&number) {
                 *writer = None;
             }
+        }
+        // Of lives only those are told apart whose end somebody hears, or has heard.
+        if self.left.ends == 0 && self.members.iter().all(|member| member.ended.is_none()) {
+            self.members.iter_mut().for_each(|member| member.lives = 0);
+            self.rows.iter_mut().for_each(|row| row.instance = row.instance.map(|_| 0));
         }
         // Old news needs something old.
         if self.left.late_events == 0 {
