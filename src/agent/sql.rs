@@ -287,7 +287,7 @@ impl Sql {
                         current_setting('primary_conninfo') = '', \
                         (SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1), \
                         EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN \
-                        ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
+                                ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))",
             )
             .await?;
         let Some(row) = rows.first() else { return Ok(StandbyFacts::default()) };

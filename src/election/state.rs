@@ -112,8 +112,7 @@ impl<T: Time> State<T> {
     }
 
     /// What is known of the data beyond what is on the disk.
-    #[must_use]
-    pub fn know(&self, mut data: Data) -> Data {
+    pub(super) fn know(&self, mut data: Data) -> Data {
         if let Data::Cluster { lineage, .. } = &mut data {
             lineage.unrewindable.clone_from(&self.way_back.unrewindable);
         }

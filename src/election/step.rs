@@ -282,15 +282,6 @@ fn look<T: Time>(state: &mut State<T>, facts: Facts, now: T) -> Vec<Effect> {
     effects
 }
 
-/// What its next step depends on, from what it sees and what it remembers.
-fn observe<T: Time>(state: &mut State<T>, facts: Facts, order: Option<&Order>, now: T) -> Observation {
-    let Facts { lease, data, server, first, .. } = &facts;
-    let server =
-        if *server == Server::Stopped && state.lets_be(now) { Server::StoppedByOthers } else { server.clone() };
-    let (lease, data, first) = (lease.clone(), state.know(data.clone()), *first);
-    Observation { lease, data, server, first, standing: stand(state, facts, order, now) }
-}
-
 /// The order that stands and that nobody has seen to.
 fn unseen_order<T: Time>(state: &mut State<T>, facts: &Facts) -> Option<Order> {
     state.handover.forget_old(facts.order.as_ref());
@@ -298,31 +289,36 @@ fn unseen_order<T: Time>(state: &mut State<T>, facts: &Facts) -> Option<Order> {
     state.handover.order(facts.order.as_ref(), recorded)
 }
 
-/// What a member knows of its chances to lead.
-fn stand<T: Time>(state: &mut State<T>, facts: Facts, order: Option<&Order>, now: T) -> Standing {
-    let holder = facts.me.to_string();
+/// What its next step depends on, from what it sees and what it remembers.
+fn observe<T: Time>(state: &mut State<T>, facts: Facts, order: Option<&Order>, now: T) -> Observation {
+    let mandate = mandate(&facts, order);
     let held_by = facts.seen.as_ref().and_then(|seen| seen.holder.as_ref());
-    let is_last_holder = held_by == Some(&holder);
+    let is_last_holder = held_by == Some(&facts.me.to_string());
     if held_by.is_some() && !is_last_holder {
         state.handover.goes_on();
     }
     let successor = state.candidacy.successor(&facts, now).or_else(|| state.handover.waits_for(now));
-    let mandate = mandate(&facts, order);
-    Standing {
+    let (version, record) = facts.seen.map(|seen| (seen.version, seen.record)).unzip();
+    let standing = Standing {
         mandate,
         is_last_holder,
         successor,
         fails_to_start: state.starts.are_failing(now),
         votes: state.candidacy.votes(now),
-        version: facts.seen.as_ref().map(|seen| seen.version.clone()),
-        record: facts.seen.map(|seen| seen.record).unwrap_or_default(),
+        version,
+        record: record.unwrap_or_default(),
         voted: facts.voted,
         gave_leave: facts.gave_leave,
         quorum: facts.quorum,
         maximum_lag: facts.maximum_lag,
         next_timeline: facts.next_timeline,
         me: facts.me.pod,
-    }
+    };
+    let server = match facts.server {
+        Server::Stopped if state.lets_be(now) => Server::StoppedByOthers,
+        server => server,
+    };
+    Observation { lease: facts.lease, data: state.know(facts.data), server, first: facts.first, standing }
 }
 
 fn mandate(facts: &Facts, order: Option<&Order>) -> Mandate {

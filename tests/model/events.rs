@@ -164,19 +164,14 @@ impl Election {
         let was_not_asked = holder.by_leave_of != 0 && !has(holder.by_leave_of, pod);
         let is_over = holder.age.is_none_or(|age| age == Age::Killed) || was_not_asked;
         // Whom it has confirmed counted from before that; if it forgot that in a crash, it has begun to wait anew since.
-        let confirmed = |master: &Member| {
-            let counts = has(master.by_leave_of, pod) && master.age.is_some_and(|age| age < Age::Killed);
-            // A round takes a sixth of the Lease's length at most.
-            counts || master.asking.is_some_and(|asked| has(asked, pod))
-        };
-        let may = !self.rules.leave_excludes_votes || member.leave.is_none() && !world.members.iter().any(confirmed);
+        let confirmed = world.members.iter().any(|master| master.was_confirmed_by(pod));
+        let may = !self.rules.leave_excludes_votes || member.leave.is_none() && !confirmed;
         (may && (is_over || !self.rules.fences_in_time)).then(|| world.members[pod].is_silent = true)
     }
 
     fn end_leave(world: &mut World, pod: Pod) -> Option<()> {
         let master = world.members[world.members[pod].leave?.to];
-        let leads_by_it = has(master.by_leave_of, pod) && master.age.is_some_and(|age| age < Age::Killed);
-        (!leads_by_it && master.asking.is_none()).then(|| world.members[pod].leave = None)
+        (!master.leads_by_leave_of(pod) && master.asking.is_none()).then(|| world.members[pod].leave = None)
     }
 
     fn ask_for_leave(world: &mut World, pod: Pod) -> Option<()> {

@@ -52,11 +52,7 @@ impl Election {
         let (holder, life) = (row.holder.filter(|holder| *holder != pod)?, row.instance?);
         let is_over = world.members[holder].lives != life;
         // Whoever may lead by a leave that this member gave in an earlier life does so for less than a Lease.
-        let leads_by_it = |master: &Member| {
-            let counts = has(master.by_leave_of, pod) && master.age.is_some_and(|age| age < Age::Killed);
-            counts || master.asking.is_some_and(|asked| has(asked, pod))
-        };
-        let remembers = member.leave.is_some() || !world.members.iter().any(leads_by_it);
+        let remembers = member.leave.is_some() || !world.members.iter().any(|master| master.was_confirmed_by(pod));
         (is_over && (remembers || !self.rules.remembers_leaves) && world.reaches(pod)).then_some(())?;
         world.members[pod].ended = Some((holder, life));
         Some(())

@@ -311,6 +311,16 @@ impl Member {
         self.is_announced = false;
     }
 
+    /// It leads by the leave of members that include this one, and has not had to stop yet.
+    pub fn leads_by_leave_of(&self, pod: Pod) -> bool {
+        has(self.by_leave_of, pod) && self.age.is_some_and(|age| age < Age::Killed)
+    }
+
+    /// So it does, or it may in a moment: a round of questions takes a sixth of the Lease's length at most.
+    pub fn was_confirmed_by(&self, pod: Pod) -> bool {
+        self.leads_by_leave_of(pod) || self.asking.is_some_and(|asked| has(asked, pod))
+    }
+
     /// It accepts writes at this moment, and nothing is about to end that.
     pub fn writes(&self) -> bool {
         self.server == Server::Master && matches!(self.life, Life::Runs | Life::AgentFrozen)

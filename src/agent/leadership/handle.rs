@@ -130,12 +130,9 @@ impl Handle {
 
     /// Completes when this member does not lead, or no longer: renewals move that moment. Cancel-safe.
     pub async fn fenced(&self) {
-        loop {
-            let fence_at = self.view.borrow().fence_at;
-            match fence_at {
-                Some(fence_at) if Instant::now() < fence_at => sleep_until(fence_at).await,
-                _ => return,
-            }
+        let leads = self.view.borrow().fence_at.is_some();
+        if leads {
+            self.fence_strikes().await;
         }
     }
 

@@ -36,12 +36,6 @@ impl View {
         }
     }
 
-    /// When this member must have stopped writing, if it leads.
-    #[must_use]
-    pub fn fence_at(&self) -> Option<Instant> {
-        self.fence_at
-    }
-
     /// The Lease as it was read last; while this member leads, as it wrote it.
     #[must_use]
     pub fn seen(&self) -> Option<&Seen> {

@@ -7,7 +7,6 @@ use tracing::{error, info, warn};
 
 use super::postgres::{Ended, Postgres, Role, Running};
 use super::{Member, Parting};
-use crate::agent::label;
 use crate::agent::processes::end_container;
 use crate::agent::server::Stop;
 use crate::election::step::{self, End, Event};
@@ -20,7 +19,6 @@ impl Member {
     pub(super) async fn fence(&mut self) {
         warn!("this member does not hold the Lease: PostgreSQL stops now");
         self.publisher.counts.fences.inc();
-        self.label.set(label::Role::None);
         self.stop_at_once().await;
         self.tell("stopped: without the Lease nothing may write");
     }

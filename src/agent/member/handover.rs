@@ -25,6 +25,7 @@ const POSITION_LIMIT: Duration = Duration::from_secs(1);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(20);
 /// How long the question who could lead next may hold up a stop.
 const SUCCESSOR_LIMIT: Duration = Duration::from_millis(500);
+
 impl Member {
     /// An order that nobody has seen to yet.
     fn order(&self, view: &View) -> Option<Order> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 pub use self::candidacy::Asked;
@@ -191,10 +191,10 @@ impl Member {
     pub async fn live(mut self, shutdown: impl Future<Output = ()>) -> Parting {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let (fence_at, pace) = (self.leadership.view().fence_at(), self.pace());
+            let (fence_strikes, pace) = (self.leadership.fence_strikes(), self.pace());
             tokio::select! {
                 biased;
-                () = at(fence_at) => {}
+                () = fence_strikes => {}
                 () = &mut shutdown => break,
                 ended = self.postgres.ended() => self.note_end(ended).await,
                 () = self.leadership.changed() => {}
@@ -334,7 +334,6 @@ impl Member {
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
-                self.label.set(label::Role::None);
                 self.midwife.prepare_to_wait()?;
                 self.write_names_of_standby()?;
                 self.start(Role::Replica { follows: None, stuck_at: None }, None).await?;
@@ -356,7 +355,7 @@ impl Member {
             }
             Action::Clone(master) => self.clone_from(master),
             Action::Rewind(master) => self.rewind(master),
-            Action::CloneAnew(master) => self.clone_anew(master).await,
+            Action::CloneAnew(master) => self.clone_anew(master, &decision.ground.data).await,
             Action::StartMaster => {
                 self.write_synchronous_names()?;
                 self.start(Role::Master { announced: None }, epoch.as_ref()).await?;
@@ -407,13 +406,6 @@ impl Member {
     fn tell(&self, doing: impl Into<String>) {
         let doing = doing.into();
         self.publisher.update(|status| status.doing = doing);
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

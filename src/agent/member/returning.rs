@@ -37,9 +37,8 @@ impl Member {
         }
     }
 
-    pub(super) async fn clone_anew(&mut self, master: Master) {
-        let data = self.state.know(self.data.clone().unwrap_or(Data::Empty));
-        let why = Anew::of(&data, &master);
+    pub(super) async fn clone_anew(&mut self, master: Master, data: &Data) {
+        let why = Anew::of(data, &master);
         let note =
             format!("{why}: it is cloned anew from {}, and the old data stays until the clone streams", master.pod);
         warn!("{note}");

@@ -241,7 +241,7 @@ impl Member {
 
 /// The server accepts writes: clients of the master are to come here, if this member still leads.
 fn send_clients_here(leadership: &leadership::Handle, route: &route::Handle) {
-    if let Some(epoch) = leadership.view().epoch(Instant::now()) {
+    if let Some(epoch) = leadership.epoch() {
         route.lead_here(epoch);
     }
 }
