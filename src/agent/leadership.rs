@@ -229,13 +229,6 @@ impl Keeper {
         async move { timeout(limit, api.get_opt(&name)).await }
     }
 
-    fn forbidden(&self, what: &str, status: &kube::core::Status) -> String {
-        format!(
-            "the API server does not let this member {what} the Lease {} ({}): see the Role and its binding",
-            self.name, status.message
-        )
-    }
-
     /// What was seen before stays the same trouble.
     fn set_trouble(&mut self, why: Option<String>) {
         self.trouble = why.map(|why| match self.trouble.take() {
@@ -367,6 +360,13 @@ impl Keeper {
         }
         lease
     }
+}
+
+fn forbidden(what: &str, lease: &str, status: &kube::core::Status) -> String {
+    let message = &status.message;
+    format!(
+        "the API server does not let this member {what} the Lease {lease} ({message}): see the Role and its binding"
+    )
 }
 
 /// Always after the same pause.

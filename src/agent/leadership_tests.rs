@@ -472,7 +472,7 @@ fn three() -> Told {
 type Word = fn(&str) -> Option<leave::Answer>;
 
 /// A leader of three members, the other two of which answer so, when the API server goes away.
-async fn cut_off(server: &ApiServer, word: Word) -> Handle {
+async fn cut_off(server: &ApiServer, word: impl Fn(&str) -> Option<leave::Answer> + Send + Sync + 'static) -> Handle {
     let mut parts = server.parts(me(), fencing::tests::obedient().0);
     parts.electorate = answering(&["pgset-1", "pgset-2"], move |pod, question| match question {
         Question::Leave(_) => word(pod).map(Reply::Leave),
@@ -501,6 +501,21 @@ async fn without_the_api_server_a_master_leads_on_while_every_other_member_confi
     server.change(|world| world.reachable = true);
     sleep(SECOND * 4).await;
     assert!(mine(&leader.view().at(Instant::now())) && !leader.view().is_by_leave());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_leads_on_through_moments_in_which_another_member_is_not_heard() {
+    let began = Instant::now();
+    let silences = move |_: &str| {
+        let is_silent = began.elapsed().as_millis() % 7100 < 1500;
+        (!is_silent).then_some(leave::Answer::Confirmed)
+    };
+    let server = ApiServer::new(&json!({}));
+    let leader = cut_off(&server, silences).await;
+    for _ in 0..3000 {
+        sleep(SECOND / 10).await;
+        assert!(mine(&leader.view().at(Instant::now())), "after {:?}: {:?}", began.elapsed(), leader.view());
+    }
 }
 
 #[tokio::test(start_paused = true)]

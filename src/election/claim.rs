@@ -80,6 +80,18 @@ impl Times {
     pub fn request_timeout(self) -> Duration {
         self.duration / 6
     }
+
+    /// How long an answer of the API server is awaited before the other members are asked for their leave as well. It needs milliseconds.
+    #[must_use]
+    pub fn patience(self) -> Duration {
+        self.duration / 12
+    }
+
+    /// How often who leads by leave of the others asks them again: a moment in which one of them is not heard may last for as long.
+    #[must_use]
+    pub fn ask_every(self) -> Duration {
+        self.duration / 4
+    }
 }
 
 /// What a Lease says of its holder.

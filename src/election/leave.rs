@@ -5,7 +5,7 @@
 //! master does not, could take it by itself.
 //!
 //! The arithmetic, with a Lease of duration D: a member promises from the moment that it answers, for D. The master counts from before it
-//! asked: it fences at two thirds of D, is killed at five sixths, and asks again every third. So it has stopped before the first promise
+//! asked: it fences at two thirds of D, is killed at five sixths, and asks again every fourth. So it has stopped before the first promise
 //! is over, as it has before its Lease is.
 
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,14 @@
 //! To take the Lease, renew it, and give it back.
 
+use std::time::Duration;
+
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Held, Keeper, RETRY, Sent};
+use super::{Held, Keeper, RETRY, Sent, forbidden};
 use crate::election::Lease;
 use crate::election::claim::{self, Claim, LastWord, Taking};
 use crate::election::sight;
@@ -67,7 +69,8 @@ impl Keeper {
     pub(super) fn extend(&mut self, sent: Sent) {
         self.observed_at = sent.at;
         let held = if self.fencer.kill_at(sent.moment.after(self.times.kill_after())) {
-            Held { fence_at: sent.at + self.times.fence_after(), renew_at: sent.at + self.times.renew_every() }
+            let next = if self.by_leave { self.times.ask_every() } else { self.times.renew_every() };
+            Held { fence_at: sent.at + self.times.fence_after(), renew_at: sent.at + next }
         } else {
             let fence_at = self.held.as_ref().map_or(sent.at, |held| held.fence_at);
             Held { fence_at, renew_at: Instant::now() + RETRY }
@@ -78,26 +81,28 @@ impl Keeper {
     pub(super) async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let sent = Sent::now();
-        let told = self.told.borrow().clone();
-        let wanted = self.renewal(&seen);
-        match self.replace(&wanted).await {
+        let renewal = self.replace(&self.renewal(&seen));
+        let confirmation = self.leave_of_recorded(&seen);
+        let is_away = |answer: &Result<_, _>| matches!(answer, Err(Refused::Failed(_)));
+        let (answer, leads_on) = self.answer_or_leave(renewal, confirmation, is_away).await;
+        match answer {
             Ok(lease) => self.hold(lease, sent),
             Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
-            Err(Refused::Forbidden(why)) => {
+            Err(Refused::Failed(_)) if leads_on => {}
+            Err(Refused::Forbidden(why) | Refused::Failed(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
                 self.renew_soon();
             }
-            Err(Refused::Failed(why)) => {
-                if !self.by_leave {
-                    warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
-                }
-                let record = Claim::read(&seen, self.times.duration).record;
-                let voters = record.voters.into_iter().chain(told.into_iter().flat_map(|told| told.voters)).collect();
-                if !self.ask_leave(record.epoch, voters).await {
-                    self.renew_soon();
-                }
-            }
         }
+    }
+
+    /// The leave of those whom the Lease records, and of those whom it does not yet.
+    fn leave_of_recorded(&self, seen: &LeaseObject) -> impl Future<Output = Sent> + use<> {
+        let record = Claim::read(seen, self.times.duration).record;
+        let told = self.told.borrow();
+        let voters = record.voters.into_iter().chain(told.iter().flat_map(|told| told.voters.clone())).collect();
+        let patience = if self.by_leave { Duration::ZERO } else { self.times.patience() };
+        self.leave(patience, record.epoch, voters)
     }
 
     fn renew_soon(&mut self) {
@@ -149,19 +154,21 @@ impl Keeper {
         }
     }
 
-    async fn replace(&self, lease: &LeaseObject) -> Result<LeaseObject, Refused> {
+    fn replace(&self, lease: &LeaseObject) -> impl Future<Output = Result<LeaseObject, Refused>> + use<> {
         let lease = claim::by(lease.clone(), &self.identity, self.instance.as_deref());
-        match timeout(self.times.request_timeout(), self.api.replace(&self.name, &PostParams::default(), &lease)).await
-        {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
-                Err(Refused::Conflict)
+        let (api, name, limit) = (self.api.clone(), self.name.clone(), self.times.request_timeout());
+        async move {
+            match timeout(limit, api.replace(&name, &PostParams::default(), &lease)).await {
+                Ok(Ok(lease)) => Ok(lease),
+                Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                    Err(Refused::Conflict)
+                }
+                Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+                    Err(Refused::Forbidden(forbidden("write", &name, &status)))
+                }
+                Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
+                Err(_) => Err(Refused::Failed(format!("no answer within {limit:?}"))),
             }
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
-                Err(Refused::Forbidden(self.forbidden("write", &status)))
-            }
-            Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
-            Err(_) => Err(Refused::Failed(format!("no answer within {:?}", self.times.request_timeout()))),
         }
     }
 }
