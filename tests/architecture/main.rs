@@ -164,6 +164,26 @@ fn the_document_names_files_that_are_there() {
     }
 }
 
+#[test]
+fn a_rule_that_is_cited_is_there() {
+    let mut all = Vec::new();
+    for folder in ["src", "tests"] {
+        sources(&root().join(folder), &mut all);
+    }
+    let rules = read("docs/rules.md");
+    let citation = "docs/rules.md, ";
+    let mut cited = 0;
+    for source in all.iter().filter(|source| !source.file.contains("architecture")) {
+        for (_, after) in source.text.match_indices(citation).map(|(at, _)| source.text.split_at(at + citation.len())) {
+            let number: String = after.chars().take_while(char::is_ascii_alphanumeric).collect();
+            let is_there = rules.contains(&format!("\n{number}. ")) || rules.contains(&format!("**{number}.**"));
+            assert!(is_there, "{} cites rule {number}, which docs/rules.md has not", source.file);
+            cited += 1;
+        }
+    }
+    assert!(cited > 0, "nothing cites a rule");
+}
+
 /// A document that is small, and sources that keep to it.
 fn example() -> (Architecture, Vec<Source>) {
     let document = "

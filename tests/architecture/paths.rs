@@ -31,12 +31,12 @@ impl Source {
 
     /// The text without the tests at its end.
     pub fn own(&self) -> &str {
-        let tests = self.text.match_indices("\n#[cfg(test)]\n").map(|(at, _)| at + 1);
+        let mut tests = self.text.match_indices("\n#[cfg(test)]\n").map(|(at, _)| at + 1);
         let of_a_module = |at: &usize| {
             let rest = self.text[*at..].lines().find(|line| !line.starts_with("#["));
             rest.is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'))
         };
-        tests.into_iter().find(of_a_module).map_or(&self.text, |at| &self.text[..at])
+        tests.find(of_a_module).map_or(&self.text, |at| &self.text[..at])
     }
 
     /// The same without comments, line by line.
@@ -77,9 +77,7 @@ impl Source {
         paths.sort_by_key(|path| path.line);
         paths
     }
-}
 
-impl Source {
     /// Where one of these functions or types is named without the way to it: `Instant::now`.
     pub fn calls(&self, words: &[String]) -> Vec<(usize, String)> {
         let of_a_name = |c: char| c.is_alphanumeric() || "_\"".contains(c);
