@@ -1,7 +1,6 @@
 //! pgset: a PostgreSQL master and its replicas from an annotated Kubernetes `StatefulSet`.
 //!
-//! Arrows point down: `cli` → `webhook`, `certs`, `controller`, `agent` (edges: I/O, thin) → `inject`, `children`,
-//! `election` (core: pure) → `set` → `names`.
+//! `ARCHITECTURE.md` follows a review, a set and a member's moment through these modules, and says which may import which.
 
 pub mod agent;
 pub mod certs;

@@ -44,27 +44,6 @@ pub mod annotation {
     pub const STATUS: &str = "pgset.dev/status";
     /// On a user's own Service: `master` or `replica` lets the controller keep that role in its selector.
     pub const FOLLOW: &str = "pgset.dev/follow";
-
-    /// The annotations that belong on a `StatefulSet` and nowhere else.
-    pub const ON_STATEFUL_SET: [&str; 17] = [
-        INJECT,
-        CONTRACT,
-        CONTAINER,
-        CLAIM,
-        VOLUME,
-        SERVICE_ACCOUNT,
-        CREDENTIALS,
-        ROLE_LABEL,
-        FAILOVER,
-        SYNCHRONOUS,
-        SYNCHRONOUS_STRICT,
-        MAXIMUM_LAG,
-        SWITCHOVER,
-        LEASE_SECONDS,
-        REVISION,
-        INJECTED,
-        STATUS,
-    ];
 }
 
 /// Labels.

@@ -4,6 +4,7 @@ pub(crate) mod annotations;
 pub(crate) mod container;
 pub(crate) mod data;
 pub(crate) mod edits;
+pub(crate) mod entries;
 pub(crate) mod error;
 pub(crate) mod grammar;
 pub(crate) mod image;
@@ -16,9 +17,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-pub use self::error::Error;
 pub(crate) use self::read::Reading;
 use self::shape::Settled;
+pub use self::{
+    entries::{Row, rows},
+    error::Error,
+};
 use crate::names;
 
 /// The most members that a set may have. PostgreSQL's sets have a handful; one that asks for thousands asks for nothing that works,
@@ -28,20 +32,7 @@ pub const MOST_MEMBERS: u32 = 100;
 /// The oldest PostgreSQL that the agent can run: since 13 a standby takes a new master's address without a restart.
 pub const OLDEST_POSTGRESQL: u32 = 13;
 
-/// Bytes that a failover may lose, where commits wait for nobody and no annotation says otherwise.
-pub const MAXIMUM_LAG: u64 = 1 << 20;
-
-/// A number of bytes as people write it: `0`, `512Ki`, `16Mi`, `1Gi`.
-#[must_use]
-pub fn bytes(text: &str) -> Option<u64> {
-    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
-    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
-    let (digits, shift) = unit.unwrap_or((text, 0));
-    let is_plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(1 << shift)
-}
-
-/// An annotated `StatefulSet`, with every default of the design's table filled in.
+/// An annotated `StatefulSet`, with every default filled in that [`rows`] tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// `metadata.name`; a DNS label, so that `<set>-master` can be a Service.

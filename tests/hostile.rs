@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgset::{
     inject::{Denial, Outcome, eject},
     names::annotation,
-    set::Set,
+    set::{Set, rows},
 };
 use serde_json::{Map, Value, json};
 use support::{admitted, annotate, applied, ask, container, denied, golden, stored};
@@ -96,7 +96,8 @@ fn bad_values() -> Vec<(&'static str, String)> {
 
 #[test]
 fn no_annotation_takes_a_bad_value() {
-    let settings = annotation::ON_STATEFUL_SET.into_iter().filter(|it| ![annotation::STATUS].contains(it));
+    let settings =
+        rows().into_iter().map(|row| row.key).filter(|key| ![annotation::STATUS, annotation::FOLLOW].contains(key));
     let sets = ["article.yaml", "example.yaml", "article-image.yaml"].map(golden).map(|own| (stored(&own), own));
     for key in settings {
         for (kind, value) in bad_values() {

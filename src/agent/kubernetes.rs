@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::slots::Members;
 use crate::election::order::Order;
 use crate::names;
-use crate::set::{MAXIMUM_LAG, bytes};
+use crate::set::entries;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,6 @@ pub struct Wishes {
 impl Wishes {
     fn of(name: &str, found: StatefulSet) -> Self {
         let annotations = found.metadata.annotations.unwrap_or_default();
-        let annotation = |name: &str| annotations.get(name).map(String::as_str);
         let spec = found.spec.unwrap_or_default();
         let is_ordered = spec.pod_management_policy.as_deref().is_none_or(|policy| policy == "OrderedReady");
         let first = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
@@ -92,10 +91,10 @@ impl Wishes {
                 first: u32::try_from(first).unwrap_or(0),
                 count: u32::try_from(count).unwrap_or(0),
             },
-            maximum_lag: annotation(names::annotation::MAXIMUM_LAG).and_then(bytes).unwrap_or(MAXIMUM_LAG),
-            synchronous_strict: annotation(names::annotation::SYNCHRONOUS_STRICT) != Some("false"),
+            maximum_lag: entries::MAXIMUM_LAG.among(&annotations),
+            synchronous_strict: entries::SYNCHRONOUS_STRICT.among(&annotations),
             is_ordered,
-            order: annotation(names::annotation::SWITCHOVER).and_then(Order::parse),
+            order: annotations.get(names::annotation::SWITCHOVER).and_then(|text| Order::parse(text)),
         }
     }
 }

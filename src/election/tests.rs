@@ -1,4 +1,4 @@
-//! Each test is one sentence of the design about who leads.
+//! Each test is one sentence about who leads (docs/rules.md, 12 to 15).
 
 use proptest::prelude::*;
 

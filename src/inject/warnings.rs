@@ -9,6 +9,7 @@ use crate::{
     set::{
         Contract, Data, Error, Reading,
         data::{Parting, Pgdata},
+        entries,
         error::named,
         grammar::nearly_ours,
         json::{Field, at},
@@ -97,13 +98,13 @@ fn misplaced(warnings: &mut Warnings, object: &Value) {
         ));
     }
     for place in [&["metadata", "labels"][..], &["spec", "template", "metadata", "labels"]] {
-        for key in keys(place).filter(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())) {
+        for key in keys(place).filter(|key| entries::is_of_a_set(key)) {
             warnings.push(&format!("label {} does nothing: make it an annotation of the StatefulSet", named(key)));
         }
     }
     let others = at(object, &["metadata", "annotations"]).and_then(Value::as_object);
     for key in others.into_iter().flat_map(serde_json::Map::keys).filter(|key| !key.starts_with(names::PREFIX)) {
-        if let Some(meant) = nearly_ours(key, &annotation::ON_STATEFUL_SET) {
+        if let Some(meant) = nearly_ours(key, &entries::of_a_set()) {
             warnings.push(&format!("annotation {} is not pgset's: did you mean {meant}?", named(key)));
         }
     }

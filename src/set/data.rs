@@ -1,4 +1,4 @@
-//! Where the data of the members is: the design's data table.
+//! Where the data of the members is: the README's table of data volumes.
 
 use serde_json::{Value, json};
 
@@ -6,6 +6,7 @@ use super::{
     Contract, Data, Error,
     annotations::Annotations,
     container::{Container, Mount},
+    entries,
     error::{listed, named},
     image::Family,
     json::Field,
@@ -97,7 +98,7 @@ impl Placement {
         object: &Field<'a>,
         container: &Container<'a>,
         contract: Contract,
-        annotations: &Annotations,
+        annotations: Annotations<'_>,
         first_member: &str,
         settled: &Settled,
     ) -> Result<Self, Error> {
@@ -113,9 +114,9 @@ impl Placement {
                 Some(variable) => variable.literal.map_or(Written::Elsewhere, Written::Path),
             },
         };
-        match (&annotations.claim, &annotations.volume) {
-            (Some(claim), volume) => search.claim(claim, volume.as_deref()),
-            (None, Some(volume)) => search.placed(search.named(volume)?),
+        match (annotations.get(&entries::CLAIM), annotations.get(&entries::VOLUME)) {
+            (Some(claim), volume) => search.claim(&claim, volume.as_deref()),
+            (None, Some(volume)) => search.placed(search.named(&volume)?),
             (None, None) => match search.usual() {
                 Some(found) => search.placed(found),
                 None => Err(search.nothing()),

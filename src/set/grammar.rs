@@ -1,6 +1,6 @@
 //! Closed grammars for what comes from outside: nothing that passes can leave the place it is put in.
 
-use crate::names::PREFIX;
+use crate::names::{PREFIX, label};
 
 /// A DNS-1123 label: `a-b1`.
 pub(crate) fn is_dns_label(text: &str) -> bool {
@@ -36,6 +36,41 @@ pub(crate) fn is_label_key(text: &str) -> bool {
         && bytes.first().is_some_and(edge)
         && bytes.last().is_some_and(edge)
         && bytes.iter().all(|byte| edge(byte) || b"-_.".contains(byte))
+}
+
+/// An order to switch over: a member's name or `any`, and plain words behind it, a blank between two.
+pub(crate) fn is_order(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
+    let is_member = |word: &str| {
+        let ordinal = word.rsplit_once('-').map(|(_, ordinal)| ordinal);
+        is_dns_label(word) && ordinal.is_some_and(|ordinal| ordinal.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let target = text.split(' ').next().unwrap_or_default();
+    text.len() <= 200 && (target == "any" || is_member(target)) && text.split(' ').all(is_word)
+}
+
+/// A label key that may change at run time: not one that Kubernetes or pgset itself relies on.
+pub(crate) fn is_role_key(key: &str) -> bool {
+    let prefix = key.split_once('/').map(|(prefix, _)| prefix);
+    let reserved = prefix.is_some_and(|prefix| {
+        prefix == "pgset.dev"
+            || prefix == "kubernetes.io"
+            || prefix == "k8s.io"
+            || prefix.ends_with(".kubernetes.io")
+            || prefix.ends_with(".k8s.io")
+    });
+    is_label_key(key) && key != "controller-revision-hash" && (key == label::ROLE || !reserved)
+}
+
+/// A number of bytes as people write it: `0`, `512Ki`, `16Mi`, `1Gi`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let is_plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(1 << shift)
 }
 
 /// The one of `known` that `text` was probably meant to be.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    Contract, Error, Failover, MOST_MEMBERS, RoleLabel, Set,
+    Contract, Error, MOST_MEMBERS, RoleLabel, Set,
     annotations::Annotations,
     container::Container,
     data::Placement,
+    entries,
     error::{named, shown},
     grammar::{is_dns_label, is_set_name},
     image::Family,
@@ -38,19 +39,19 @@ impl<'a> Reading<'a> {
         let object = Field::root(own);
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
-        let container = Container::choose(&object, annotations.container.as_deref(), name)?;
-        let contract = annotations.contract.unwrap_or(match container.family {
+        let container = Container::choose(&object, annotations.get(&entries::CONTAINER).as_deref(), name)?;
+        let contract = annotations.get(&entries::CONTRACT).unwrap_or(match container.family {
             Family::Crunchy => Contract::Image,
             Family::Official { .. } | Family::Bitnami => Contract::Agent,
         });
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
-        let role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
+        let role_label = role_label(annotations.get(&entries::ROLE_LABEL).as_deref(), contract, &labels, name);
         check_labels(&object, &labels, &role_label, name)?;
         let service_account = template_account(&object)?;
         let replicas = count(&object.at(&["spec", "replicas"])?, 1, MOST_MEMBERS.into())?;
         let first_ordinal = count(&object.at(&["spec", "ordinals", "start"])?, 0, i32::MAX.into())?;
         let first_member = format!("{name}-{first_ordinal}");
-        let placement = Placement::find(&object, &container, contract, &annotations, &first_member, settled)?;
+        let placement = Placement::find(&object, &container, contract, annotations, &first_member, settled)?;
 
         let mut pod_labels = labels;
         pod_labels.insert(names::label::SET.to_owned(), name.to_owned());
@@ -64,13 +65,13 @@ impl<'a> Reading<'a> {
             port: container.port()?,
             data: placement.data.clone(),
             data_outlives_set: data_outlives_set(&object, &placement)?,
-            service_account: choose_account(annotations.service_account.as_deref(), service_account, name)?,
-            credentials: annotations.credentials.unwrap_or_else(|| settled.shape.credentials(name)),
+            service_account: choose_account(annotations.get(&entries::SERVICE_ACCOUNT), service_account, name)?,
+            credentials: annotations.get(&entries::CREDENTIALS).unwrap_or_else(|| settled.shape.credentials(name)),
             role_label,
-            failover: annotations.failover.unwrap_or(Failover::Automatic),
-            synchronous: annotations.synchronous.unwrap_or(0),
-            synchronous_strict: annotations.synchronous_strict.unwrap_or(true),
-            lease_seconds: annotations.lease_seconds.unwrap_or(6),
+            failover: annotations.get(&entries::FAILOVER),
+            synchronous: annotations.get(&entries::SYNCHRONOUS),
+            synchronous_strict: annotations.get(&entries::SYNCHRONOUS_STRICT),
+            lease_seconds: annotations.get(&entries::LEASE_SECONDS),
             routed: contract == Contract::Agent && settled.shape.is_routed(),
             headless_service: headless_service(&object, name)?,
             replicas,
@@ -166,12 +167,13 @@ fn template_account<'a>(object: &Field<'a>) -> Result<Option<&'a str>, Error> {
     Ok(account.or(spec.get("serviceAccount")?.text()?))
 }
 
-fn choose_account(annotation: Option<&str>, template: Option<&str>, set: &str) -> Result<String, Error> {
+fn choose_account(annotation: Option<String>, template: Option<&str>, set: &str) -> Result<String, Error> {
     match (annotation, template) {
         (Some(annotation), Some(template)) if annotation != template => {
-            Err(Error::ServiceAccount { annotation: annotation.to_owned(), template: named(template) })
+            Err(Error::ServiceAccount { annotation, template: named(template) })
         }
-        (Some(account), _) | (None, Some(account)) => Ok(account.to_owned()),
+        (Some(account), _) => Ok(account),
+        (None, Some(account)) => Ok(account.to_owned()),
         (None, None) => Ok(names::service_account(set)),
     }
 }

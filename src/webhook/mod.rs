@@ -1,7 +1,7 @@
 //! The admission webhook: HTTP in, a pure decision, HTTP out.
 //!
 //! [`router`] does no I/O and knows nothing of TLS, so that tests call it in process; [`server`] puts it on a port. What is
-//! injected is decided by the function in [`State`]: no API calls, no clock, no randomness (the design's rule 3).
+//! injected is decided by the function in [`State`]: no API calls, no clock, no randomness (docs/rules.md, 3).
 
 mod accept;
 mod connections;

@@ -7,6 +7,7 @@ use super::postgres::{Postgres, Role, Running};
 use crate::agent::configuration::Configuration;
 use crate::election::step::Facts;
 use crate::election::{Data, Server};
+use crate::set::entries::MAXIMUM_LAG;
 
 impl Member {
     /// What this member sees at this moment.
@@ -30,7 +31,7 @@ impl Member {
             gave_leave: self.promises.leave(now).is_some(),
             fails_over: *fails_over,
             quorum: self.midwife.quorum_at_start(wishes.as_ref().map(|set| &set.members)),
-            maximum_lag: wishes.as_ref().map_or(crate::set::MAXIMUM_LAG, |set| set.maximum_lag),
+            maximum_lag: wishes.as_ref().map_or_else(|| MAXIMUM_LAG.of(None), |set| set.maximum_lag),
             order: wishes.and_then(|set| set.order),
             next_timeline: self.ballots.facts.map_or(0, |facts| facts.next_timeline),
         }

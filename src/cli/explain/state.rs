@@ -16,7 +16,7 @@ use crate::{
     },
     inject::{self, Outcome, Request, Settings},
     names::{self, annotation},
-    set::Set,
+    set::{Set, entries},
 };
 
 /// What is known of a set.
@@ -206,7 +206,7 @@ fn not_annotated(facts: &Facts, local: &Locally) -> Because {
 fn elsewhere(facts: &Facts) -> Option<String> {
     let misplaced = |object: &Value| {
         let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object)?;
-        annotations.keys().find(|key| annotation::ON_STATEFUL_SET.contains(&key.as_str())).cloned()
+        annotations.keys().find(|key| entries::is_of_a_set(key)).cloned()
     };
     if let Some(key) = facts.namespace.as_ref().ok().and_then(misplaced) {
         return Some(format!("the annotation {key} is on the namespace"));

@@ -1,0 +1,337 @@
+//! Every annotation, once: its key, what it may say, what holds where nobody wrote it, and how the documents tell both.
+//!
+//! A new one is a key in [`annotation`], an entry here and in [`OF_A_SET`], and a golden file that sets it; `tests/annotations.rs` writes the
+//! README's table from [`rows`] and says what is missing. Whoever needs what it says asks for it by its entry.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Contract, Error, Failover,
+    error::shown,
+    grammar::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key},
+    json::Field,
+};
+use crate::names::annotation;
+
+/// An annotation.
+pub(crate) struct Entry<V> {
+    /// Its key.
+    pub(crate) key: &'static str,
+    /// What it may say.
+    values: V,
+    /// The same, for the documents; empty if it is nobody's to write.
+    says: &'static str,
+    /// What holds where it is absent, for the documents.
+    default: &'static str,
+}
+
+pub(crate) const INJECT: Entry<Words<bool>> = Entry {
+    key: annotation::INJECT,
+    values: Words(&[("enabled", true)], false),
+    says: "`enabled`",
+    default: "absent: pgset never sees the object",
+};
+
+pub(crate) const CONTRACT: Entry<Words<Option<Contract>>> = Entry {
+    key: annotation::CONTRACT,
+    values: Words(&[("agent", Some(Contract::Agent)), ("image", Some(Contract::Image))], None),
+    says: "`agent`: pgset's agent runs the image's PostgreSQL. `image`: the image implements PG_MODE=set itself",
+    default: "`image` if the image's name is crunchy-postgres*, else `agent`",
+};
+
+pub(crate) const CONTAINER: Entry<Text> = Entry {
+    key: annotation::CONTAINER,
+    values: Text(is_dns_label, "a container's name"),
+    says: "name of the PostgreSQL container",
+    default: "the only one, or the one named `postgres` or as the set",
+};
+
+pub(crate) const CLAIM: Entry<Text> = Entry {
+    key: annotation::CLAIM,
+    values: Text(is_dns_subdomain, "the name of a PersistentVolumeClaim"),
+    says: "a PersistentVolumeClaim for the data of all members",
+    default: "none: the set brings a volume of its own",
+};
+
+pub(crate) const VOLUME: Entry<Text> = Entry {
+    key: annotation::VOLUME,
+    values: Text(is_dns_label, "the name of a volume of the StatefulSet"),
+    says: "name of the volume that holds the data",
+    default: "the one mounted at or above PGDATA or a known data directory",
+};
+
+pub(crate) const SERVICE_ACCOUNT: Entry<Text> = Entry {
+    key: annotation::SERVICE_ACCOUNT,
+    values: Text(is_dns_subdomain, "the name of a ServiceAccount"),
+    says: "name",
+    default: "the account that the template names, else `<set>-sa`",
+};
+
+pub(crate) const CREDENTIALS: Entry<Text> = Entry {
+    key: annotation::CREDENTIALS,
+    values: Text(is_dns_subdomain, "the name of a Secret"),
+    says: "name of a Secret",
+    default: "`<set>-pgset-credentials`, generated once, never overwritten (a set that 0.1.0 injected keeps `<set>-credentials`)",
+};
+
+pub(crate) const ROLE_LABEL: Entry<Text> = Entry {
+    key: annotation::ROLE_LABEL,
+    values: Text(
+        is_role_key,
+        "a label's key such as name or example.com/role; of those with Kubernetes' or pgset's own prefix, only pgset.dev/role",
+    ),
+    says: "label key",
+    default: "`pgset.dev/role` with the values `master` and `replica`; any other key has `<set>-master`, `<set>-replica`",
+};
+
+pub(crate) const FAILOVER: Entry<Words<Failover>> = Entry {
+    key: annotation::FAILOVER,
+    values: Words(&[("automatic", Failover::Automatic), ("manual", Failover::Manual)], Failover::Automatic),
+    says: "`automatic`: when the master is lost, the best replica leads. `manual`: a person says which, by \
+           [`pgset failover`](docs/failover.md#where-nobody-leads)",
+    default: "`automatic`",
+};
+
+/// The members read this one and the next from the `StatefulSet` as it is: neither is part of an injection.
+pub(crate) const MAXIMUM_LAG: Entry<Bytes> = Entry {
+    key: annotation::MAXIMUM_LAG,
+    values: Bytes(1 << 20),
+    says: "bytes (`0`, `512Ki`, `16Mi`) that an automatic failover may lose; without effect where commits wait for replicas",
+    default: "`1Mi`",
+};
+
+pub(crate) const SWITCHOVER: Entry<Text> = Entry {
+    key: annotation::SWITCHOVER,
+    values: Text(
+        is_order,
+        "the name of a member or `any`, and whatever makes this order another one than the last, such as the time: db-1 2026-11-25T14:00:00Z",
+    ),
+    says: "a member's name or `any`, and a word that makes it another order than the last (`db-1 2026-11-25T14:00:00Z`): the master \
+           hands over, once. `pgset switchover` and `pgset failover` write it",
+    default: "absent",
+};
+
+pub(crate) const SYNCHRONOUS: Entry<Number> = Entry {
+    key: annotation::SYNCHRONOUS,
+    values: Number { low: 0, high: 100, default: 0 },
+    says: "number of replicas that must confirm a commit; with fewer, commits wait",
+    default: "`0`",
+};
+
+pub(crate) const SYNCHRONOUS_STRICT: Entry<Words<bool>> = Entry {
+    key: annotation::SYNCHRONOUS_STRICT,
+    values: Words(&[("true", true), ("false", false)], true),
+    says: "`true`: commits wait also while too few replicas stream. `false`: after 10 seconds without them they go on with those that \
+           there are, alone if need be, and wait again when they stream ([what that means for a failover](docs/failover.md#who-leads))",
+    default: "`true`",
+};
+
+pub(crate) const LEASE_SECONDS: Entry<Number> = Entry {
+    key: annotation::LEASE_SECONDS,
+    values: Number { low: 4, high: 60, default: 6 },
+    says: "4 to 60",
+    default: "`6`",
+};
+
+/// Read where it is needed, and answered there.
+const ANYTHING: Text = Text(|_| true, "");
+
+const REVISION: Entry<Text> = Entry {
+    key: annotation::REVISION,
+    values: ANYTHING,
+    says: "written by pgset; write a later version to move the set to its injection, which restarts the members one by one",
+    default: "the version that injected first",
+};
+
+const INJECTED: Entry<Text> = Entry { key: annotation::INJECTED, values: ANYTHING, says: "", default: "" };
+
+const STATUS: Entry<Text> = Entry { key: annotation::STATUS, values: ANYTHING, says: "", default: "" };
+
+const FOLLOW: Entry<Text> = Entry {
+    key: annotation::FOLLOW,
+    values: ANYTHING,
+    says: "`master`, `replica`",
+    default: "absent: pgset leaves it alone",
+};
+
+/// The annotations that belong on a `StatefulSet` and nowhere else, as the documents list them.
+pub(crate) const OF_A_SET: [&dyn Known; 17] = [
+    &INJECT,
+    &CONTRACT,
+    &CONTAINER,
+    &CLAIM,
+    &VOLUME,
+    &SERVICE_ACCOUNT,
+    &CREDENTIALS,
+    &ROLE_LABEL,
+    &FAILOVER,
+    &MAXIMUM_LAG,
+    &SWITCHOVER,
+    &SYNCHRONOUS,
+    &SYNCHRONOUS_STRICT,
+    &LEASE_SECONDS,
+    &REVISION,
+    &INJECTED,
+    &STATUS,
+];
+
+/// Their keys.
+pub(crate) fn of_a_set() -> [&'static str; OF_A_SET.len()] {
+    OF_A_SET.map(|entry| entry.row().key)
+}
+
+/// Whether it is the key of one of them.
+pub(crate) fn is_of_a_set(key: &str) -> bool {
+    of_a_set().contains(&key)
+}
+
+/// An annotation as the documents list it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its key.
+    pub key: &'static str,
+    /// What it may say; empty if it is nobody's to write.
+    pub says: &'static str,
+    /// What holds where it is absent.
+    pub default: &'static str,
+}
+
+/// All annotations: those of a set, and at last the one of a Service.
+#[must_use]
+pub fn rows() -> Vec<Row> {
+    OF_A_SET.into_iter().chain([&FOLLOW as &dyn Known]).map(Known::row).collect()
+}
+
+// === impl Entry ===
+
+impl<V: Values> Entry<V> {
+    /// What this text says; the default if it says nothing.
+    pub(crate) fn of(&self, text: Option<&str>) -> V::Value {
+        text.and_then(|text| self.values.parse(text)).unwrap_or_else(|| self.values.default())
+    }
+
+    /// What it says among an object's annotations.
+    pub(crate) fn among(&self, annotations: &BTreeMap<String, String>) -> V::Value {
+        self.of(annotations.get(self.key).map(String::as_str))
+    }
+}
+
+/// What is the same of all entries.
+pub(crate) trait Known {
+    /// The entry as the documents list it.
+    fn row(&self) -> Row;
+
+    /// Whether it says what it may, among all annotations of an object. An empty value is a value, not an absent one.
+    fn check(&self, all: &Field<'_>) -> Result<(), Error>;
+}
+
+impl<V: Values> Known for Entry<V> {
+    fn row(&self) -> Row {
+        Row { key: self.key, says: self.says, default: self.default }
+    }
+
+    fn check(&self, all: &Field<'_>) -> Result<(), Error> {
+        let field = all.get(self.key)?;
+        let found = field.text()?.unwrap_or_default();
+        if !field.is_there() || self.values.parse(found).is_some() {
+            return Ok(());
+        }
+        Err(Error::Annotation { annotation: self.key, value: shown(found), allowed: self.values.allowed() })
+    }
+}
+
+/// What an annotation may say.
+pub(crate) trait Values {
+    /// What it means.
+    type Value;
+
+    /// What a text means, if it is allowed.
+    fn parse(&self, text: &str) -> Option<Self::Value>;
+
+    /// What it means that there is none.
+    fn default(&self) -> Self::Value;
+
+    /// What is allowed, as a denial says it.
+    fn allowed(&self) -> String;
+}
+
+/// One of these words, and what each means; behind them the default.
+pub(crate) struct Words<T: 'static>(&'static [(&'static str, T)], T);
+
+impl<T: Copy> Values for Words<T> {
+    type Value = T;
+
+    fn parse(&self, text: &str) -> Option<T> {
+        self.0.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+    }
+
+    fn default(&self) -> T {
+        self.1
+    }
+
+    fn allowed(&self) -> String {
+        self.0.iter().map(|(word, _)| shown(word)).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// A text of a closed grammar, and what it is.
+pub(crate) struct Text(fn(&str) -> bool, &'static str);
+
+impl Values for Text {
+    type Value = Option<String>;
+
+    fn parse(&self, text: &str) -> Option<Self::Value> {
+        (self.0)(text).then(|| Some(text.to_owned()))
+    }
+
+    fn default(&self) -> Self::Value {
+        None
+    }
+
+    fn allowed(&self) -> String {
+        self.1.to_owned()
+    }
+}
+
+/// A whole number.
+pub(crate) struct Number {
+    low: u32,
+    high: u32,
+    default: u32,
+}
+
+impl Values for Number {
+    type Value = u32;
+
+    fn parse(&self, text: &str) -> Option<u32> {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|number| is_plain && (self.low..=self.high).contains(number))
+    }
+
+    fn default(&self) -> u32 {
+        self.default
+    }
+
+    fn allowed(&self) -> String {
+        format!("a whole number from {} to {}", self.low, self.high)
+    }
+}
+
+/// A number of bytes, and the default.
+pub(crate) struct Bytes(u64);
+
+impl Values for Bytes {
+    type Value = u64;
+
+    fn parse(&self, text: &str) -> Option<u64> {
+        bytes(text)
+    }
+
+    fn default(&self) -> u64 {
+        self.0
+    }
+
+    fn allowed(&self) -> String {
+        "a number of bytes such as 0, 512Ki, 16Mi or 1Gi".to_owned()
+    }
+}
