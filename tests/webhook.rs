@@ -11,29 +11,40 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::BodyExt as _;
-use pgset::webhook::{
-    self, Decision, Operation, State,
-    health::{self, Readiness},
-    metrics::Metrics,
+use pgset::{
+    inject::{self, Denial, Outcome},
+    webhook::{
+        self, State,
+        health::{self, Readiness},
+        metrics::Metrics,
+    },
 };
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
 
+/// Any refusal of the injection.
+fn denial() -> Denial {
+    let object = json!({"metadata": {"name": "denied", "annotations": {"pgset.dev/injekt": "enabled"}}});
+    let settings = inject::Settings { agent_image: "pgset:1".to_owned() };
+    match inject::inject(&inject::Request { object: &object, old: None, settings: &settings }) {
+        Outcome::Denied { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A webhook whose decision follows the object's name.
 fn app() -> (Router, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
     let decide = |sets: &webhook::review::StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
         "panics" => panic!("a secret of the object"),
-        "denied" => Decision::Denied { reason: "say it otherwise".to_owned(), code: "otherwise" },
-        "warned" => Decision::Allowed { warnings: vec!["first\nsecond".to_owned()] },
-        "untouched" => Decision::Untouched,
+        "denied" => Outcome::Denied { reason: denial() },
+        "warned" => Outcome::Untouched { warnings: vec!["first\nsecond".to_owned()] },
+        "untouched" => Outcome::Untouched { warnings: Vec::new() },
         _ => {
-            let operation = if sets.operation == Operation::Create { "create" } else { "update" };
-            let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": operation,
-                "old": sets.old.is_some().to_string()}}]);
-            Decision::Patched {
+            let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"old": sets.old.is_some().to_string()}}]);
+            Outcome::Patched {
                 patch: serde_json::from_value(patch).unwrap(),
                 warnings: Vec::new(),
                 audit: vec![("revision", "7".to_owned())],
@@ -89,7 +100,7 @@ async fn a_patch_is_decoded_and_applies() {
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         let mut object = named("db");
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
-        assert_eq!(object["metadata"]["labels"], json!({"seen": operation.to_lowercase(), "old": old}));
+        assert_eq!(object["metadata"]["labels"], json!({"old": old}));
         assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "request": UID, "revision": "7"}));
     }
 }
@@ -99,10 +110,10 @@ async fn a_denial_tells_the_reason() {
     let (app, _) = app();
     let response = ask(&app, &review("CREATE", &named("denied"))).await;
     assert_eq!(response["allowed"], false);
-    assert_eq!(response["status"]["message"], "say it otherwise");
+    assert_eq!(response["status"]["message"], denial().to_string());
     assert_eq!(response["status"]["code"], 403);
     assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
-    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise", "request": UID}));
+    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": denial().code(), "request": UID}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }
 

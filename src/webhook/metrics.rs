@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::review::Decision;
+use crate::inject::Outcome;
 
 /// Bounds in seconds, fine where an admission webhook lives: the API server's own histogram begins at 5 ms.
 const BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.010, 0.025, 0.050, 0.100, 0.500, 2.5];
@@ -91,9 +91,9 @@ impl Metrics {
     }
 
     /// A review was decided.
-    pub(super) fn decided(&self, operation: &'static str, decision: &Decision, elapsed: Duration) {
-        self.requests.get_or_create(&[("operation", operation), ("outcome", decision.word())]).inc();
-        if let Some(code) = decision.code() {
+    pub(super) fn decided(&self, operation: &'static str, outcome: &Outcome, elapsed: Duration) {
+        self.requests.get_or_create(&[("operation", operation), ("outcome", outcome.word())]).inc();
+        if let Some(code) = outcome.code() {
             self.denials.get_or_create(&[("reason", code)]).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());

@@ -5,7 +5,6 @@
 
 mod accept;
 mod connections;
-mod decide;
 pub mod health;
 pub mod metrics;
 mod mutate;
@@ -35,11 +34,8 @@ use axum::{
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::{
-    decide::by_injection,
-    review::{Decision, Operation},
-};
-use self::{metrics::Metrics, problem::Problem};
+use self::{metrics::Metrics, problem::Problem, review::StatefulSets};
+use crate::inject::{self, Outcome};
 
 /// The largest review that is read. The API server accepts objects of 3 MiB and an UPDATE carries two of them; axum's own
 /// limit of 2 MB would turn legal objects away.
@@ -62,7 +58,12 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE_LIMIT: Duration = Duration::from_secs(30);
 
 /// What makes the decision on a `StatefulSet`.
-pub type Decide = dyn Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync;
+pub type Decide = dyn Fn(&StatefulSets<'_>) -> Outcome + Send + Sync;
+
+/// Decides by the injection: what `pgset serve` gives to [`State::new`].
+pub fn by_injection(settings: inject::Settings) -> impl Fn(&StatefulSets<'_>) -> Outcome + Send + Sync + 'static {
+    move |&StatefulSets { object, old }| inject::inject(&inject::Request { object, old, settings: &settings })
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ pub struct State {
 impl State {
     /// The state of a webhook that decides by `decide`.
     pub fn new(
-        decide: impl Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync + 'static,
+        decide: impl Fn(&StatefulSets<'_>) -> Outcome + Send + Sync + 'static,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -168,7 +169,7 @@ fn deadline(query: &str) -> Duration {
         .map_or(DEADLINE, |duration| duration.min(DEADLINE_LIMIT))
 }
 
-/// Reads a Go duration (`5s`, `1m30s`, `1.5s`, `500ms`).
+/// Reads a Go duration (`5s`, `1m30s`, `1.5s`, `500ms`). kube has one that panics at a number too large, and this comes from anybody.
 fn go_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 6] = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
     let mut rest = text;

@@ -15,8 +15,9 @@ use axum::{
 use super::{
     SMALL, State,
     problem::Problem,
-    review::{Answer, Decision, Request, Review},
+    review::{Answer, Request, Review},
 };
+use crate::inject::Outcome;
 
 /// How long a body may take to arrive. The API server sends it in one go. Less than our `timeoutSeconds` of 5 s, or else which of the
 /// two ends the request, and with which reason, is chance.
@@ -62,19 +63,19 @@ fn answer(state: &State, body: Bytes) -> Result<Response, Problem> {
     let request = review.into_request().map_err(|reason| Problem::Malformed { reason })?;
     drop(body);
 
-    let decision = decide(state, &request)?;
-    let answer = Answer::new(&request, &decision).and_then(|answer| serde_json::to_vec(&answer));
+    let outcome = decide(state, &request)?;
+    let answer = Answer::new(&request, &outcome).and_then(|answer| serde_json::to_vec(&answer));
     let answer = answer.map_err(Problem::Answer)?;
 
     let elapsed = started.elapsed();
-    state.metrics.decided(request.operation(), &decision, elapsed);
+    state.metrics.decided(request.operation(), &outcome, elapsed);
     tracing::info!(
         uid = request.uid,
         namespace = request.namespace,
         name = request.name,
         operation = request.operation(),
-        decision = decision.word(),
-        reason = decision.code(),
+        decision = outcome.word(),
+        reason = outcome.code(),
         // as a number: JSON has none of 128 bits
         microseconds = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         "reviewed"
@@ -83,10 +84,11 @@ fn answer(state: &State, body: Bytes) -> Result<Response, Problem> {
 }
 
 /// The decision. A panic is ours alone: it is told with the request's name, and the next request finds all in order.
-fn decide(state: &State, request: &Request) -> Result<Decision, Problem> {
+fn decide(state: &State, request: &Request) -> Result<Outcome, Problem> {
     let decided = catch_unwind(AssertUnwindSafe(|| request.stateful_sets().map(|sets| (state.decide)(&sets))));
     // Its payload may quote the object: the panic hook has logged the place, and that is what is needed.
-    decided.map(Option::unwrap_or_default).map_err(|_payload| {
+    let nothing_to_do = Outcome::Untouched { warnings: Vec::new() };
+    decided.map(|outcome| outcome.unwrap_or(nothing_to_do)).map_err(|_payload| {
         state.metrics.panic();
         Problem::Panicked { uid: request.uid.clone() }
     })
