@@ -13,10 +13,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::BodyExt as _;
 use pgset::{
     inject::{self, Denial, Outcome},
+    invariants::Invariant,
     webhook::{
         self, State,
         health::{self, Readiness},
         metrics::Metrics,
+        review::StatefulSets,
     },
 };
 use serde_json::{Value, json};
@@ -37,13 +39,14 @@ fn denial() -> Denial {
 /// A webhook whose decision follows the object's name.
 fn app() -> (Router, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let decide = |sets: &webhook::review::StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
+    let decide = |sets: &StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
         "panics" => panic!("a secret of the object"),
         "denied" => Outcome::Denied { reason: denial() },
         "warned" => Outcome::Untouched { warnings: vec!["first\nsecond".to_owned()] },
         "untouched" => Outcome::Untouched { warnings: Vec::new() },
-        _ => {
-            let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"old": sets.old.is_some().to_string()}}]);
+        name => {
+            let patch = json!([{"op": "add", "path": if name == "strays" { "/spec/replicas" } else { "/metadata/annotations" },
+                "value": {"old": sets.old.is_some().to_string()}}]);
             Outcome::Patched {
                 patch: serde_json::from_value(patch).unwrap(),
                 warnings: Vec::new(),
@@ -100,9 +103,19 @@ async fn a_patch_is_decoded_and_applies() {
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         let mut object = named("db");
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
-        assert_eq!(object["metadata"]["labels"], json!({"old": old}));
+        assert_eq!(object["metadata"]["annotations"], json!({"old": old}));
         assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "request": UID, "revision": "7"}));
     }
+}
+
+#[tokio::test]
+async fn a_patch_of_what_is_not_pgsets_to_change_is_never_sent_and_counts_as_a_bug() {
+    let (app, _) = app();
+    let before = Invariant::PatchStaysInTemplate.count();
+    let (status, answer) = send(&app, "application/json", review("UPDATE", &named("strays")).to_string()).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_problem(&answer, 500);
+    assert_eq!(Invariant::PatchStaysInTemplate.count(), before + 1);
 }
 
 #[tokio::test]
@@ -376,11 +389,13 @@ async fn a_log_line_has_the_request_and_the_decision_and_nothing_of_the_object()
     let reviewed: Vec<_> = lines.iter().filter(|line| line["message"] == "reviewed").collect();
     assert_eq!(reviewed.len(), 3, "{text}");
     for line in &reviewed {
-        assert_eq!((&line["uid"], &line["namespace"], &line["name"]), (&json!(UID), &json!("default"), &json!("db")));
+        let about = ["uid", "namespace", "set"].map(|field| &line["span"][field]);
+        assert_eq!(about, [&json!(UID), &json!("default"), &json!("db")], "{line}");
         assert!(line["decision"].is_string() && line["microseconds"].is_u64(), "{line}");
     }
     assert!(reviewed[2]["reason"].is_string(), "{text}");
-    assert!(lines.iter().any(|line| line["problem"].as_str().is_some_and(|problem| problem.contains(UID))), "{text}");
+    let problem = lines.iter().find(|line| line["problem"].as_str().is_some_and(|problem| problem.contains(UID)));
+    assert_eq!(problem.unwrap()["span"]["set"], "panics", "{text}");
 }
 
 async fn get(app: &Router, path: &str) -> (StatusCode, String) {

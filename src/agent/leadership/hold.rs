@@ -11,6 +11,7 @@ use crate::election::Lease;
 use crate::election::claim::{self, Claim, LastWord, Taking};
 use crate::election::sight;
 use crate::election::vote::Version;
+use crate::invariants::Invariant;
 
 enum Refused {
     /// The Lease is not as it was seen.
@@ -39,7 +40,7 @@ impl Keeper {
         match self.replace(&wanted).await {
             Ok(lease) => {
                 info!(lease = %self.name, "this member leads");
-                self.hold(lease, sent);
+                self.hold(lease, &wanted, sent);
             }
             Err(Refused::Conflict) => self.reread().await,
             Err(Refused::Forbidden(why)) => {
@@ -55,7 +56,16 @@ impl Keeper {
     }
 
     /// Without a fencer that knows of it, the Lease is held no longer than it was before.
-    fn hold(&mut self, lease: LeaseObject, sent: Sent) {
+    fn hold(&mut self, lease: LeaseObject, wanted: &LeaseObject, sent: Sent) {
+        let word = |lease: &LeaseObject| {
+            let Claim { holder, record, .. } = Claim::read(lease, self.times.duration);
+            (holder, record.epoch)
+        };
+        let (stored, written) = (word(&lease), word(wanted));
+        if !Invariant::LeaseIsAsWritten.holds(stored == written, || format!("{stored:?} instead of {written:?}")) {
+            self.lose();
+            return self.observe(lease);
+        }
         if self.by_leave {
             info!(lease = %self.name, "the API server answers again: this member leads by its Lease");
         }
@@ -81,7 +91,7 @@ impl Keeper {
         let told = self.told.borrow().clone();
         let wanted = self.renewal(&seen);
         match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, sent),
+            Ok(lease) => self.hold(lease, &wanted, sent),
             Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
             Err(Refused::Forbidden(why)) => {
                 warn!(lease = %self.name, why, "the Lease could not be renewed, trying again");
@@ -123,7 +133,7 @@ impl Keeper {
         let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
         let wanted = self.renewal(&mine);
         match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, sent),
+            Ok(lease) => self.hold(lease, &wanted, sent),
             Err(_) => self.renew_soon(),
         }
     }
