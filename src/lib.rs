@@ -10,6 +10,9 @@ pub mod controller;
 pub mod election;
 pub mod errors;
 pub mod inject;
+pub mod invariants;
+#[cfg(test)]
+mod logged;
 pub mod names;
 pub mod set;
 pub mod webhook;

@@ -19,8 +19,9 @@ use std::{
 use axum_server::Handle;
 use pgset::{
     certs::Resolver,
+    inject::Outcome,
     webhook::{
-        self, Decision, State,
+        self, State,
         health::{self, Readiness},
         metrics::Metrics,
         server::{Bound, Limits},
@@ -148,7 +149,7 @@ fn serve_reviews() -> Reviews {
     resolver.serve(material.certificate().unwrap(), now()).unwrap();
     let bound = Bound::new(0).unwrap();
     let address = local(&bound);
-    let state = State::new(|_| Decision::Untouched, Arc::new(Metrics::new()));
+    let state = State::new(|_| Outcome::Untouched { warnings: Vec::new() }, Arc::new(Metrics::new()));
     tokio::spawn(bound.serve_https(webhook::router(state), resolver, Handle::new()));
     Reviews { address, client: Arc::new(trusting(material.bundle())) }
 }

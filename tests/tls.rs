@@ -15,7 +15,8 @@ use std::{
 use axum_server::Handle;
 use pgset::{
     certs::Resolver,
-    webhook::{self, Decision, State, metrics::Metrics, server::Bound},
+    inject::Outcome,
+    webhook::{self, State, metrics::Metrics, server::Bound},
 };
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
@@ -30,7 +31,7 @@ struct Server {
 }
 
 fn serve() -> Server {
-    let state = State::new(|_| Decision::Untouched, Arc::new(Metrics::new()));
+    let state = State::new(|_| Outcome::Untouched { warnings: Vec::new() }, Arc::new(Metrics::new()));
     let (resolver, handle) = (Arc::new(Resolver::new()), Handle::new());
     let bound = Bound::new(0).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], bound.address().port()));

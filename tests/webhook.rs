@@ -11,29 +11,43 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::BodyExt as _;
-use pgset::webhook::{
-    self, Decision, Operation, State,
-    health::{self, Readiness},
-    metrics::Metrics,
+use pgset::{
+    inject::{self, Denial, Outcome},
+    invariants::Invariant,
+    webhook::{
+        self, State,
+        health::{self, Readiness},
+        metrics::Metrics,
+        review::StatefulSets,
+    },
 };
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
 
+/// Any refusal of the injection.
+fn denial() -> Denial {
+    let object = json!({"metadata": {"name": "denied", "annotations": {"pgset.dev/injekt": "enabled"}}});
+    let settings = inject::Settings { agent_image: "pgset:1".to_owned() };
+    match inject::inject(&inject::Request { object: &object, old: None, settings: &settings }) {
+        Outcome::Denied { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A webhook whose decision follows the object's name.
 fn app() -> (Router, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let decide = |sets: &webhook::review::StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
+    let decide = |sets: &StatefulSets<'_>| match sets.object["metadata"]["name"].as_str().unwrap() {
         "panics" => panic!("a secret of the object"),
-        "denied" => Decision::Denied { reason: "say it otherwise".to_owned(), code: "otherwise" },
-        "warned" => Decision::Allowed { warnings: vec!["first\nsecond".to_owned()] },
-        "untouched" => Decision::Untouched,
-        _ => {
-            let operation = if sets.operation == Operation::Create { "create" } else { "update" };
-            let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": operation,
-                "old": sets.old.is_some().to_string()}}]);
-            Decision::Patched {
+        "denied" => Outcome::Denied { reason: denial() },
+        "warned" => Outcome::Untouched { warnings: vec!["first\nsecond".to_owned()] },
+        "untouched" => Outcome::Untouched { warnings: Vec::new() },
+        name => {
+            let patch = json!([{"op": "add", "path": if name == "strays" { "/spec/replicas" } else { "/metadata/annotations" },
+                "value": {"old": sets.old.is_some().to_string()}}]);
+            Outcome::Patched {
                 patch: serde_json::from_value(patch).unwrap(),
                 warnings: Vec::new(),
                 audit: vec![("revision", "7".to_owned())],
@@ -89,9 +103,19 @@ async fn a_patch_is_decoded_and_applies() {
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         let mut object = named("db");
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
-        assert_eq!(object["metadata"]["labels"], json!({"seen": operation.to_lowercase(), "old": old}));
+        assert_eq!(object["metadata"]["annotations"], json!({"old": old}));
         assert_eq!(response["auditAnnotations"], json!({"decision": "injected", "request": UID, "revision": "7"}));
     }
+}
+
+#[tokio::test]
+async fn a_patch_of_what_is_not_pgsets_to_change_is_never_sent_and_counts_as_a_bug() {
+    let (app, _) = app();
+    let before = Invariant::PatchStaysInTemplate.count();
+    let (status, answer) = send(&app, "application/json", review("UPDATE", &named("strays")).to_string()).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_problem(&answer, 500);
+    assert_eq!(Invariant::PatchStaysInTemplate.count(), before + 1);
 }
 
 #[tokio::test]
@@ -99,10 +123,10 @@ async fn a_denial_tells_the_reason() {
     let (app, _) = app();
     let response = ask(&app, &review("CREATE", &named("denied"))).await;
     assert_eq!(response["allowed"], false);
-    assert_eq!(response["status"]["message"], "say it otherwise");
+    assert_eq!(response["status"]["message"], denial().to_string());
     assert_eq!(response["status"]["code"], 403);
     assert_eq!(response["status"]["details"], json!({"name": "denied", "group": "apps", "kind": "StatefulSet"}));
-    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": "otherwise", "request": UID}));
+    assert_eq!(response["auditAnnotations"], json!({"decision": "denied", "reason": denial().code(), "request": UID}));
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
 }
 
@@ -365,11 +389,13 @@ async fn a_log_line_has_the_request_and_the_decision_and_nothing_of_the_object()
     let reviewed: Vec<_> = lines.iter().filter(|line| line["message"] == "reviewed").collect();
     assert_eq!(reviewed.len(), 3, "{text}");
     for line in &reviewed {
-        assert_eq!((&line["uid"], &line["namespace"], &line["name"]), (&json!(UID), &json!("default"), &json!("db")));
+        let about = ["uid", "namespace", "set"].map(|field| &line["span"][field]);
+        assert_eq!(about, [&json!(UID), &json!("default"), &json!("db")], "{line}");
         assert!(line["decision"].is_string() && line["microseconds"].is_u64(), "{line}");
     }
     assert!(reviewed[2]["reason"].is_string(), "{text}");
-    assert!(lines.iter().any(|line| line["problem"].as_str().is_some_and(|problem| problem.contains(UID))), "{text}");
+    let problem = lines.iter().find(|line| line["problem"].as_str().is_some_and(|problem| problem.contains(UID)));
+    assert_eq!(problem.unwrap()["span"]["set"], "panics", "{text}");
 }
 
 async fn get(app: &Router, path: &str) -> (StatusCode, String) {

@@ -19,7 +19,7 @@ pub struct Flags {
     /// The name of the `StatefulSet`.
     #[arg(long)]
     pub set: String,
-    /// The Service to the master.
+    /// The Service to the master. Not read: the released injections write it, and what they wrote has to start.
     #[arg(long)]
     pub master: String,
     /// The key of the role label.
@@ -40,7 +40,7 @@ pub struct Flags {
     /// How many replicas must confirm a commit.
     #[arg(long, default_value_t = 0)]
     pub synchronous: u32,
-    /// The shape of the injection.
+    /// The shape of the injection. Not read: it is for the webhook, where an object has lost its record.
     #[arg(long)]
     pub revision: Option<String>,
     /// The Secret with the passwords.

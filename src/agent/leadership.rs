@@ -386,4 +386,4 @@ impl Backoff for Steady {
 
 #[cfg(test)]
 #[path = "leadership_tests.rs"]
-mod tests;
+pub mod tests;

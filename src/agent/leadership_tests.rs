@@ -16,8 +16,9 @@ use crate::agent::fencer::Order;
 use crate::election::claim::{LastWord, Progress, Taking};
 use crate::election::leave;
 use crate::election::lineage::{Database, Reached};
-use crate::election::vote::Version;
+use crate::election::vote::{self, Version};
 use crate::election::{Lsn, SystemIdentifier};
+use crate::invariants::Invariant;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -30,13 +31,15 @@ struct World {
     version: u64,
     reachable: bool,
     writes: Vec<Value>,
+    /// Whom it stores as the holder, whoever was written.
+    meddles: Option<&'static str>,
 }
 
 impl ApiServer {
     fn new(spec: &Value) -> Self {
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": "pgset-leader", "namespace": "shop", "resourceVersion": "1"}, "spec": spec});
-        Self(Arc::new(Mutex::new(World { lease, version: 1, reachable: true, writes: Vec::new() })))
+        Self(Arc::new(Mutex::new(World { lease, version: 1, reachable: true, writes: Vec::new(), meddles: None })))
     }
 
     fn change(&self, change: impl FnOnce(&mut World)) {
@@ -128,6 +131,9 @@ impl World {
             }
             self.version += 1;
             sent["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            if let Some(holder) = self.meddles {
+                sent["spec"]["holderIdentity"] = json!(holder);
+            }
             self.writes.push(sent.clone());
             self.lease = sent;
         } else if !path.ends_with("/pgset-leader") {
@@ -199,6 +205,26 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
     let vacant = cut_off.elapsed();
     assert!(fenced <= SECOND * 4 + SECOND / 10, "fenced after {fenced:?}");
     assert!(vacant >= fenced + SECOND, "vacant after {vacant:?}, fenced after {fenced:?}");
+}
+
+/// What a member knows that leads in that epoch.
+pub fn leading_in(epoch: u32) -> View {
+    let version = Version::new("lease", "1");
+    let record = vote::Record { epoch, ..vote::Record::default() };
+    let seen =
+        Seen { version, holder: Some("db-0/a".into()), record, instance: None, successor: None, order_done: None };
+    let fence_at = Some(Instant::now() + SECOND);
+    View { lease: Lease::Mine { set: None }, fence_at, trouble: None, seen: Some(seen), by_leave: false }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_not_stored_as_it_was_written_ends_leadership_and_counts_as_a_bug() {
+    let server = ApiServer::new(&json!({}));
+    let leader = a_leader(&server).await;
+    let before = Invariant::LeaseIsAsWritten.count();
+    server.change(|world| world.meddles = Some("pgset-1/b"));
+    until(&leader, "another one's", |lease| matches!(lease, Lease::Other { .. })).await;
+    assert_eq!(Invariant::LeaseIsAsWritten.count(), before + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,9 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use configuration::Flags;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Span;
 
 use crate::names;
 
@@ -101,16 +103,31 @@ pub enum Ending {
 /// Runs a member until SIGTERM.
 pub fn run(flags: Flags) -> Result<Ending, Error> {
     let configuration = configuration::Configuration::new(flags)?;
+    let member = span(&configuration);
+    let _entered = member.enter();
     // Before anything is made anywhere, and before any thread starts.
     let user = match configuration.place.check() {
         Ok(()) => privileges::settle(&configuration.place.directory).map_err(life::Unsettled::User),
         Err(why) => Err(life::Unsettled::OffVolume(why)),
     };
-    // One thread is enough for a loop that turns once a second, and costs the least memory in every database pod.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    let runtime = runtime(&member).map_err(Error::Start)?;
     let outcome = runtime.block_on(live(configuration, user));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// What stands on every line of the log. An error's, so that no filter takes it from one.
+fn span(configuration: &configuration::Configuration) -> Span {
+    let configuration::Configuration { namespace, set, me, .. } = configuration;
+    tracing::error_span!("member", namespace, set, pod = me.pod)
+}
+
+/// One thread is enough for a loop that turns once a second, and costs the least memory in every database pod. It is in the span from now
+/// on, whichever task it works on; those beside it, for what would hold it up, are for as long as they live.
+fn runtime(member: &Span) -> std::io::Result<Runtime> {
+    let member = member.clone();
+    let enter = move || std::mem::forget(member.clone().entered());
+    tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(enter).build()
 }
 
 async fn live(
@@ -148,5 +165,33 @@ async fn live(
         outcome = life.live(user, questions, shutdown) => outcome,
         _ = web => Err(Error::Ended("web server")),
         _ = reaper => Err(Error::Ended("reaper of orphans")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{dispatcher, error_span, info};
+
+    use super::*;
+    use crate::logged::Log;
+
+    #[test]
+    fn every_line_says_which_member_it_is_about_whichever_task_or_thread_writes_it() {
+        let log = Log::start();
+        let member = error_span!("member", namespace = "shop", set = "db", pod = "db-0");
+        let _entered = member.enter();
+        runtime(&member).unwrap().block_on(async {
+            info!("the main loop");
+            tokio::spawn(async { info!("a task") }).await.unwrap();
+            // In a test, the log is this thread's.
+            let log = dispatcher::get_default(Clone::clone);
+            let work = move || dispatcher::with_default(&log, || info!("a thread"));
+            tokio::task::spawn_blocking(work).await.unwrap();
+        });
+        for message in ["the main loop", "a task", "a thread"] {
+            let line = log.line(message);
+            let about = ["namespace", "set", "pod"].map(|field| line["span"][field].clone());
+            assert_eq!(about, ["shop", "db", "db-0"], "{line}");
+        }
     }
 }

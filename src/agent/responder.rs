@@ -11,6 +11,7 @@ use super::peers;
 use super::promises::Promises;
 use crate::election::claim::Times;
 use crate::election::leave;
+use crate::invariants::Invariant;
 
 /// What it answers with.
 pub struct Responder {
@@ -59,6 +60,11 @@ impl Responder {
 
     fn leave(&self, request: &leave::Request) -> leave::Answer {
         let view = self.view.borrow().clone();
+        let mine = view.seen().filter(|_| view.epoch(Instant::now()).is_some()).map(|seen| seen.record.epoch);
+        let found = || format!("{} says that it leads in epoch {}, as this member does", request.holder, request.epoch);
+        if !Invariant::EpochHasOneLeader.holds(mine != Some(request.epoch), found) {
+            return leave::Answer::Refused;
+        }
         let read = view.seen().map(|seen| leave::Read {
             version: &seen.version,
             holder: seen.holder.as_deref(),
@@ -71,5 +77,33 @@ impl Responder {
             info!(master = %request.holder.pod, epoch = request.epoch, "the master can't reach the API server: this member does not stand for now");
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::electorate::tests::nobody;
+    use crate::agent::leadership;
+    use crate::election::claim::Candidate;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_that_it_leads_in_this_members_epoch_is_refused_and_counts_as_a_bug() {
+        let responder = Responder {
+            view: watch::channel(leadership::tests::leading_in(7)).1,
+            promises: Promises::default(),
+            electorate: nobody(),
+            times: Times::of_seconds(6),
+            ballots: mpsc::channel(1).0,
+        };
+        let asks = |epoch| {
+            let holder = Candidate { pod: "db-1".into(), uid: "b".into() };
+            responder.leave(&leave::Request { holder, epoch, master: None })
+        };
+        let before = Invariant::EpochHasOneLeader.count();
+        assert_eq!(asks(6), leave::Answer::Refused, "an earlier leader asks whether it may lead on");
+        assert_eq!(Invariant::EpochHasOneLeader.count(), before);
+        assert_eq!(asks(7), leave::Answer::Refused);
+        assert_eq!(Invariant::EpochHasOneLeader.count(), before + 1);
     }
 }

@@ -23,6 +23,7 @@ use crate::children::route::AddressType;
 use crate::children::services::PORT_NAME;
 use crate::election::epoch::Epoch;
 use crate::errors::with_causes;
+use crate::invariants::Invariant;
 use crate::names;
 
 /// How soon what failed is tried again, the first time and in the end.
@@ -233,7 +234,7 @@ impl Keeper {
 
     /// Has the slice lead here. Nobody leads a minute after it was overtaken: what says so then was never true.
     async fn write(&mut self, epoch: &Epoch) -> Result<Outcome, Error> {
-        if !self.leads(epoch) {
+        if !self.leads(epoch) || !self.goes_forward(epoch) {
             return Ok(Outcome::Over);
         }
         self.find_node().await;
@@ -254,6 +255,13 @@ impl Keeper {
         // With the version that was read: a newer word is never written over.
         answer("replace", self.slices.replace(&self.name, &PostParams::default(), &slice)).await?;
         Ok(Outcome::Written)
+    }
+
+    /// This member's own leaderships follow each other.
+    fn goes_forward(&self, epoch: &Epoch) -> bool {
+        let Some(later) = self.written.as_ref().filter(|written| epoch.is_before(written)) else { return true };
+        Invariant::RouteGoesForward.is_broken(&format!("{epoch} was to be written after {later}"));
+        false
     }
 
     /// Best effort: where it can't be done, the controller does it.
@@ -388,7 +396,10 @@ async fn until(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use kube::client::Body;
+
     use super::*;
+    use crate::agent::leadership;
 
     fn here() -> Here {
         Here {
@@ -452,5 +463,25 @@ mod tests {
         let why = point(&mut slice, &six, &epoch(1), Timestamp::UNIX_EPOCH).unwrap_err();
         assert!(why.to_string().contains("IPv4 addresses") && why.to_string().contains("fd00::2"), "{why}");
         assert!(slice.endpoints.is_empty());
+    }
+
+    #[tokio::test]
+    async fn clients_are_not_sent_back_to_an_earlier_leadership_and_that_counts_as_a_bug() {
+        let (service, _) = tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+        let client = Client::new(service, "shop");
+        let mut keeper = Keeper {
+            slices: Api::namespaced(client.clone(), "shop"),
+            pods: Api::namespaced(client, "shop"),
+            name: "db-master".into(),
+            here: here(),
+            leads: watch::channel(leadership::tests::leading_in(7)).1,
+            written: Some(epoch(8)),
+            overtaken: None,
+            pause: RETRY,
+            told: false,
+        };
+        let before = Invariant::RouteGoesForward.count();
+        assert_eq!(keeper.write(&epoch(7)).await.unwrap(), Outcome::Over);
+        assert_eq!(Invariant::RouteGoesForward.count(), before + 1);
     }
 }

@@ -18,6 +18,7 @@ use super::leadership::WritePermit;
 use super::processes::{Process, Processes, end_container};
 use super::programs::Programs;
 use super::settings;
+use crate::invariants::Invariant;
 
 /// How long a server may take to end at once. PostgreSQL needs milliseconds for it; the Lease leaves a third of its duration, which
 /// is 1.3 s at the least.
@@ -51,6 +52,9 @@ pub enum Error {
     /// PostgreSQL does not accept its own configuration.
     #[error("PostgreSQL refuses its configuration: {0}")]
     Refused(String),
+    /// It would accept writes.
+    #[error("{} has no standby.signal: a server that is started there would accept writes without the Lease", .0.display())]
+    NoStandby(PathBuf),
     /// A file of the agent's own.
     #[error("failed to write {}", path.display())]
     Write {
@@ -251,7 +255,11 @@ pub enum Stop {
 
 impl Server {
     /// Starts a standby on a data directory.
-    pub fn start_standby(ready: Ready) -> Result<Self> {
+    pub fn start_standby(ready: Ready, data: &DataDirectory) -> Result<Self> {
+        let path = data.path();
+        if !Invariant::StandbyHasSignal.holds(!data.is_promoted(), || path.display().to_string()) {
+            return Err(Error::NoStandby(path.to_owned()));
+        }
         ready.start()
     }
 
@@ -305,6 +313,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::place::Place;
 
     fn answers(minimal: bool) -> impl Fn(&str) -> &'static str {
         move |name| match name {
@@ -367,5 +376,30 @@ mod tests {
     #[test]
     fn what_the_user_chose_and_works_is_left_alone() {
         assert_eq!(overrides(answers(false)), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn no_standby_starts_where_it_would_accept_writes_and_that_counts_as_a_bug() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place { directory: directory.path().to_owned(), volume: None, members: None, searched: None };
+        let data = DataDirectory::open(&place).unwrap();
+        let ready = || Ready {
+            settings: Settings {
+                access_file: PathBuf::new(),
+                socket_directory: PathBuf::new(),
+                overrides: Vec::new(),
+                defaults: Vec::new(),
+            },
+            command: Command::new("no such program"),
+            pid_file: data.pid_file(),
+            processes: Processes::default(),
+        };
+        let before = Invariant::StandbyHasSignal.count();
+        assert!(
+            matches!(Server::start_standby(ready(), &data), Err(Error::NoStandby(path)) if path == directory.path())
+        );
+        assert_eq!(Invariant::StandbyHasSignal.count(), before + 1);
+        data.mark_standby().unwrap();
+        assert!(matches!(Server::start_standby(ready(), &data), Err(Error::Run { .. })), "it is tried");
     }
 }

@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::events::{Reason, Teller};
 use crate::errors::with_causes;
+use crate::invariants::{self, Invariant};
 use crate::names;
 use crate::webhook::server::Bound;
 
@@ -199,6 +200,7 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
     registry.register("promotions", "Promotions since the container started", promotions);
     registry.register("fences", "Stops of PostgreSQL because the Lease could not be kept", fences);
+    invariants::register(&mut registry, &Invariant::OF_MEMBER);
     let mut text = String::new();
     let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (code, [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
@@ -266,7 +268,12 @@ mod tests {
         publisher.update(|status| status.role = "replica");
         publisher.counts.clones.inc();
         let (_, text) = ask(&publisher, "/metrics").await;
-        for line in ["pgset_role{role=\"replica\"} 1", "pgset_role{role=\"master\"} 0", "pgset_clones_total 1"] {
+        for line in [
+            "pgset_role{role=\"replica\"} 1",
+            "pgset_role{role=\"master\"} 0",
+            "pgset_clones_total 1",
+            "pgset_invariants_broken_total{invariant=\"epoch_has_one_leader\"} ",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
     }

@@ -130,6 +130,16 @@ impl Child {
         let body = serde_json::to_value(object).map_err(|source| Error::Encode { kind: kind.as_str(), source })?;
         Ok(Self { kind, name, body })
     }
+
+    /// Whether it says that it is in this set's namespace and this set's own. A Lease may outlive its set, and then has no owner.
+    #[must_use]
+    pub fn is_of(&self, owner: &Owner) -> bool {
+        let says =
+            |value: &Value, pointer: &str, text: &str| value.pointer(pointer).and_then(Value::as_str) == Some(text);
+        let owners = self.body.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let is_owned = owners.into_iter().flatten().any(|it| says(it, "/uid", &owner.uid));
+        says(&self.body, "/metadata/namespace", &owner.namespace) && (is_owned || self.kind == Kind::Lease)
+    }
 }
 
 /// What the members are granted besides what every set's are.

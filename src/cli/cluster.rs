@@ -5,8 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use axum::http::{HeaderMap, Request, header};
 use kube::{
     Client, Config,
+    api::ApiResource,
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
+    core::GroupVersion,
+    discovery::{self, ApiCapabilities},
 };
 use serde_json::{Value, json};
 
@@ -168,6 +171,13 @@ impl Cluster {
         });
         let answer = self.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
         Ok(answer.value.pointer("/status/allowed") == Some(&Value::Bool(true)))
+    }
+
+    /// What is served under an `apiVersion`: nothing, where that can't be read.
+    pub async fn resources(&self, version: &str) -> Vec<(ApiResource, ApiCapabilities)> {
+        let Ok(version) = version.parse::<GroupVersion>() else { return Vec::new() };
+        let group = discovery::pinned_group(&self.client, &version).await;
+        group.map(|group| group.versioned_resources(&version.version)).unwrap_or_default()
     }
 
     /// What the API server says at a path, with its time.

@@ -25,7 +25,7 @@ use std::sync::Mutex;
 
 use futures::StreamExt;
 use kube::Client;
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 
 use leadership::Leadership;
 use reconcile::Context;
@@ -106,7 +106,10 @@ async fn work(client: Client, identity: String) -> Error {
     let queue = futures::stream::iter(early).chain(queue);
     let context = Context { client, stores, identity, memories: Mutex::new(HashMap::new()) };
     tokio::select! {
-        () = schedule::run(queue, |place| reconcile::reconcile(place, &context)) => Error::Queue,
+        () = schedule::run(queue, |place| {
+            let set = reconcile::span(&place);
+            reconcile::reconcile(place, &context).instrument(set)
+        }) => Error::Queue,
         _ = watches.join_next() => watches::Ended.into(),
     }
 }

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, error_span, info, warn};
 
 use super::memory::{Memory, Occasion, spread};
 use super::notice::{Notice, Reason};
@@ -44,6 +44,12 @@ pub struct Context {
     pub memories: Mutex<HashMap<String, Memory>>,
 }
 
+/// What stands on every line of the log that is about a set. An error's, so that no filter takes it from one.
+pub fn span(place: &str) -> Span {
+    let (namespace, set) = place.split_once('/').unwrap_or_default();
+    error_span!("set", namespace, set)
+}
+
 /// Looks at one set; answers when to look again though nothing has changed. Errors end here: they are logged, told to the user
 /// where he can do something, and tried again later.
 pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
@@ -64,7 +70,7 @@ pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
                 memory.succeeded();
                 spread(uid, again_in)
             }
-            Err(error) => failed(&view, &error, &mut memory),
+            Err(error) => failed(&error, &mut memory),
         },
     };
     memory.shrink(Instant::now());
@@ -73,18 +79,18 @@ pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
 }
 
 /// Logs an error; answers how long to wait.
-fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
-    let (namespace, set, code) = (view.namespace().unwrap_or_default(), view.name_any(), error.code());
+fn failed(error: &Error, memory: &mut Memory) -> Duration {
+    let code = error.code();
     if error.is_farewell() {
-        debug!(namespace, set, %error, "the set goes with its namespace");
+        debug!(%error, "the set goes with its namespace");
         return memory.goes_with_its_namespace(Instant::now());
     }
     let pause = memory.failed();
     if code == "conflict" {
         // Somebody changed it at the same moment; the change is on its way to us.
-        debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
+        debug!(%error, again_in = ?pause, "changed by somebody else");
     } else {
-        warn!(namespace, set, code, %error, again_in = ?pause, "failed to look after the set");
+        warn!(code, %error, again_in = ?pause, "failed to look after the set");
     }
     pause
 }
@@ -325,14 +331,13 @@ fn has_leader(world: &World, set: &Set) -> bool {
 
 /// Writes those Events that are news. One that can't be written is logged: the work itself is done.
 async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) {
-    let owner = requests.owner;
     for notice in memory.news(notices, Instant::now()) {
         let reason = notice.reason.as_str();
-        info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
+        info!(reason, note = notice.note, "event");
         if let Err(error) = requests.tell(&notice).await
             && !error.is_farewell()
         {
-            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
+            warn!(code = error.code(), %error, "failed to write an Event");
         }
     }
 }
@@ -361,4 +366,26 @@ impl Context {
 /// Objects that came as JSON become JSON again.
 fn value(object: &impl serde::Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logged::Log;
+
+    #[test]
+    fn a_failure_says_in_its_span_which_set_it_is_about() {
+        let log = Log::start();
+        let unreachable = std::io::Error::other("no network");
+        let cause = Box::new(kube::Error::Service(Box::new(unreachable)));
+        let error = Error::Request { verb: "create", kind: "Service", name: "db-master".to_owned(), cause };
+        span("shop/db").in_scope(|| failed(&error, &mut Memory::default()));
+        let line = log.line("failed to look after the set");
+        assert_eq!(
+            (&line["span"]["namespace"], &line["span"]["set"]),
+            (&Value::from("shop"), &Value::from("db")),
+            "{line}"
+        );
+        assert_eq!(line["code"], "transport");
+    }
 }

@@ -18,6 +18,7 @@ use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
 use crate::children::event::{Report, event};
 use crate::children::{Child, Kind, Owner};
+use crate::invariants::Invariant;
 use crate::names;
 
 /// What an Event says that pgset was doing.
@@ -46,6 +47,14 @@ pub enum Error {
         /// What the operating system said.
         cause: getrandom::Error,
     },
+    /// It would change what is not the set's: a bug.
+    #[error("{kind} {name} is not the set's own or not the one that was seen, and is not written: a bug in pgset")]
+    Stray {
+        /// The object's kind.
+        kind: Kind,
+        /// The object's name.
+        name: String,
+    },
     /// The desired objects could not be written down.
     #[error(transparent)]
     Children(#[from] crate::children::Error),
@@ -54,6 +63,10 @@ pub enum Error {
 impl Error {
     fn request(verb: &'static str, kind: &'static str, name: &str, cause: kube::Error) -> Self {
         Self::Request { verb, kind, name: name.to_owned(), cause: Box::new(cause) }
+    }
+
+    fn stray(child: &Child) -> Self {
+        Self::Stray { kind: child.kind, name: child.name.clone() }
     }
 
     /// A fixed word for each kind of error, for logs and metrics.
@@ -69,6 +82,7 @@ impl Error {
                 _ => "transport",
             },
             Self::Random { .. } => "random",
+            Self::Stray { .. } => "stray",
             Self::Children(_) => "encode",
         }
     }
@@ -143,6 +157,7 @@ impl Requests<'_> {
 
     /// Makes an object. By a POST, which never changes what is there: if somebody made one of that name just now, it is a conflict.
     async fn create(&self, child: &Child) -> Result<(), Error> {
+        self.must_be_the_sets(child)?;
         let failed = |cause| Error::request("create", child.kind.as_str(), &child.name, cause);
         let object = serde_json::from_value::<DynamicObject>(child.body.clone());
         let object = object.map_err(|cause| failed(kube::Error::SerdeError(cause)))?;
@@ -151,8 +166,18 @@ impl Requests<'_> {
 
     /// Puts an object right, by a patch that names the very object.
     async fn restore(&self, child: &Child, patch: &Value) -> Result<(), Error> {
+        self.must_be_the_sets(child)?;
+        let names_it = patch.pointer("/metadata/uid").is_some_and(Value::is_string);
+        if !Invariant::ChangeNamesItsObject.holds(names_it, || format!("{} {}", child.kind, child.name)) {
+            return Err(Error::stray(child));
+        }
         let patched = self.api(child.kind).patch(&child.name, &manager(), &Patch::Merge(patch)).await;
         patched.map(drop).map_err(|cause| Error::request("update", child.kind.as_str(), &child.name, cause))
+    }
+
+    fn must_be_the_sets(&self, child: &Child) -> Result<(), Error> {
+        let found = || format!("{} {}", child.kind, child.name);
+        Invariant::ChildIsTheSets.holds(child.is_of(self.owner), found).then_some(()).ok_or_else(|| Error::stray(child))
     }
 
     async fn remove(&self, kind: Kind, name: &str, uid: &str) -> Result<(), Error> {
@@ -186,8 +211,7 @@ impl Requests<'_> {
         }
         match self.api(kind).replace(&name, &creator(), &slice).await {
             Ok(_) => {
-                let Owner { namespace, name: set, .. } = self.owner;
-                info!(namespace, set, pod = doubt.pod, "the master's pod {}: no client is sent there", doubt.why);
+                info!(pod = doubt.pod, "the master's pod {}: no client is sent there", doubt.why);
                 Ok(())
             }
             // Somebody leads now.

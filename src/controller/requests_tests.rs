@@ -60,6 +60,32 @@ async fn what_is_put_right_is_the_very_object_that_was_seen() {
     assert_eq!(body, wanted);
 }
 
+/// What becomes of a step that is not to reach the API server.
+async fn kept_back(step: Step) -> Error {
+    let (service, _) = tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+    let (client, owner) = (Client::new(service, "default"), owner());
+    Requests { client: &client, owner: &owner, identity: "tester" }.take(&step).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_is_not_the_sets_is_not_sent_and_counts_as_a_bug() {
+    for (pointer, foreign) in [("/metadata/namespace", json!("kube-system")), ("/metadata/ownerReferences", json!([]))]
+    {
+        let before = Invariant::ChildIsTheSets.count();
+        let mut child = master_service();
+        *child.body.pointer_mut(pointer).unwrap() = foreign;
+        let steps = [Step::Create(child.clone()), Step::Restore { child, patch: json!({"metadata": {"uid": "seen"}}) }];
+        for step in steps {
+            assert_eq!(kept_back(step).await.code(), "stray", "{pointer}");
+        }
+        assert!(Invariant::ChildIsTheSets.count() >= before + 2, "{pointer}");
+    }
+    let before = Invariant::ChangeNamesItsObject.count();
+    let patch = json!({"spec": {"selector": {"app": null}}});
+    assert_eq!(kept_back(Step::Restore { child: master_service(), patch }).await.code(), "stray");
+    assert!(Invariant::ChangeNamesItsObject.count() > before);
+}
+
 #[tokio::test]
 async fn a_role_is_put_on_the_very_pod_and_version_that_was_seen() {
     let member = Member {

@@ -18,7 +18,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{Instrument as _, Span, error_span, warn};
 
 use super::index::{self, Index, index};
 use super::kept::{Kept, KeptPod, Seen};
@@ -100,24 +100,28 @@ impl Stores {
         let members = everything.clone().labels(names::label::SET);
 
         let (take, sets, labels) = sets(Arc::clone(&shapes));
-        tasks.spawn(follow(Api::all(client.clone()), everything.clone(), take, sender.clone(), Arc::clone(&turns)));
+        let watch = follow(Api::all(client.clone()), everything.clone(), take, sender.clone(), Arc::clone(&turns));
+        tasks.spawn(watch.instrument(span("StatefulSet")));
         let (take, pods) = pods(Arc::clone(&shapes));
-        tasks.spawn(follow(Api::all(client.clone()), members, take, sender.clone(), Arc::clone(&turns)));
+        let watch = follow(Api::all(client.clone()), members, take, sender.clone(), Arc::clone(&turns));
+        tasks.spawn(watch.instrument(span("Pod")));
         let (take, services, strangers, selectors) = services(Arc::clone(&shapes), labels);
         let api = Api::all_with(client.clone(), &Kind::Service);
-        tasks.spawn(follow(api, everything, take, sender.clone(), Arc::clone(&turns)));
+        let watch = follow(api, everything, take, sender.clone(), Arc::clone(&turns));
+        tasks.spawn(watch.instrument(span(Kind::Service.as_str())));
 
         let mut children = BTreeMap::from([(Kind::Service, services)]);
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Service) {
             let (take, index) = made_for_sets(kind, Arc::clone(&shapes));
             children.insert(kind, index);
-            tasks.spawn(follow(
+            let watch = follow(
                 Api::all_with(client.clone(), &kind),
                 if kind == Kind::EndpointSlice { slices.clone() } else { made.clone() },
                 take,
                 sender.clone(),
                 Arc::clone(&turns),
-            ));
+            );
+            tasks.spawn(watch.instrument(span(kind.as_str())));
         }
         (Self { sets, pods, children, strangers, selectors }, queue, tasks)
     }
@@ -176,6 +180,11 @@ impl Stores {
         let alike = self.pods.starting_with(&owner.namespace, &format!("{}-", owner.name));
         alike.into_iter().filter(|(_, pod)| pod.is_of(&owner.uid)).map(|(name, pod)| pod.member(name)).collect()
     }
+}
+
+/// What stands on every line of the log that is about a watch, so that one that failed says which. An error's, as [`super::reconcile::span`]'s.
+fn span(kind: &'static str) -> Span {
+    error_span!("watch", kind)
 }
 
 /// Runs one watch for ever: hands on what happens, and queues the sets that it is about. Its first list waits for its turn.

@@ -4,6 +4,7 @@ use kube::client::Body;
 use serde_json::json;
 
 use super::*;
+use crate::logged::Log;
 
 fn seen(name: &str, labels: &Value) -> Seen {
     let metadata = json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "labels": labels});
@@ -199,4 +200,16 @@ async fn one_list_comes_after_the_other() {
         answer.send_response(axum::http::Response::new(Body::from(empty.to_string().into_bytes())));
     }
     assert!(stores.ready().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_failed_says_which() {
+    let log = Log::start();
+    let (service, mut server) = tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+    let (_stores, _queue, _tasks) = Stores::start(&Client::new(service, "default"));
+    let (request, answer) = server.next_request().await.unwrap();
+    assert_eq!(request.uri().path(), "/apis/apps/v1/statefulsets");
+    answer.send_response(axum::http::Response::builder().status(500).body(Body::empty()).unwrap());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(log.line("a watch failed and starts again")["span"]["kind"], "StatefulSet");
 }

@@ -34,8 +34,8 @@ pub fn quorum_step(recorded: &Quorum, on_server: &Quorum, wanted: &Quorum, are_c
         return QuorumStep::Enable;
     }
     let both = on_server.widest(wanted);
-    let covers = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm;
-    if covers { QuorumStep::Enable } else { QuorumStep::Record(both) }
+    let is_recorded = recorded.names.is_superset(&both.names) && recorded.confirm <= both.confirm;
+    if is_recorded { QuorumStep::Enable } else { QuorumStep::Record(both) }
 }
 
 #[cfg(test)]

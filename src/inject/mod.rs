@@ -80,6 +80,26 @@ pub enum Outcome {
     },
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    /// In a word, for logs, metrics and the audit log.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Untouched { .. } => "unchanged",
+            Self::Patched { .. } => "injected",
+            Self::Denied { .. } => "denied",
+        }
+    }
+
+    /// Why it was denied: one of a fixed number of words.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        if let Self::Denied { reason } = self { Some(reason.code()) } else { None }
+    }
+}
+
 /// Answers a CREATE or UPDATE of a `StatefulSet`.
 #[must_use]
 pub fn inject(request: &Request<'_>) -> Outcome {

@@ -1,5 +1,7 @@
 //! Closed grammars for what comes from outside: nothing that passes can leave the place it is put in.
 
+use strsim::levenshtein;
+
 use crate::names::{PREFIX, label};
 
 /// A DNS-1123 label: `a-b1`.
@@ -80,7 +82,7 @@ pub(crate) fn nearest(text: &str, known: &[&'static str]) -> Option<&'static str
         return None;
     }
     let near = |candidate: &&'static str| {
-        let distance = distance(text, candidate);
+        let distance = levenshtein(text, candidate);
         (distance <= 3 && distance < candidate.len() / 2).then_some((distance, *candidate))
     };
     known.iter().filter_map(near).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
@@ -91,45 +93,13 @@ pub(crate) fn nearly_ours(text: &str, known: &[&'static str]) -> Option<&'static
     let (prefix, name) = text.split_once('/').filter(|_| text.len() <= 64)?;
     let prefix = prefix.to_ascii_lowercase();
     let ours = PREFIX.trim_end_matches('/');
-    let is_near = prefix.contains("pgset") || distance(&prefix, ours) <= 1;
+    let is_near = prefix.contains("pgset") || levenshtein(&prefix, ours) <= 1;
     if is_near { nearest(&format!("{PREFIX}{name}"), known) } else { None }
-}
-
-/// How many characters must be changed, added or removed to make one text of the other (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (line, from) in left.chars().enumerate() {
-        let mut diagonal = line;
-        let mut last = line + 1;
-        for (column, to) in right.iter().enumerate() {
-            let above = row.get(column + 1).copied().unwrap_or(usize::MAX - 1);
-            let cost = (diagonal + usize::from(from != *to)).min(above + 1).min(last + 1);
-            diagonal = above;
-            if let Some(cell) = row.get_mut(column) {
-                *cell = last;
-            }
-            last = cost;
-        }
-        if let Some(cell) = row.last_mut() {
-            *cell = last;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_changed_characters() {
-        assert_eq!(distance("", ""), 0);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("inejct", "inject"), 2);
-        assert_eq!(distance("abc", ""), 3);
-        assert_eq!(distance("", "abc"), 3);
-    }
 
     #[test]
     fn a_prefix_may_be_nearly_ours() {

@@ -9,7 +9,7 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
+    response::IntoResponse as _,
     routing::get,
 };
 
@@ -84,7 +84,19 @@ pub fn probes(readiness: Readiness) -> Router {
 
 /// The routes of the port for metrics: `/metrics`, and what the probes see, for people.
 pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
-    probes(readiness).route("/metrics", get(scrape).with_state(metrics))
+    probes(readiness).merge(metered(move || metrics.text()))
+}
+
+/// The route of metrics that are such a text.
+pub fn metered(text: impl Fn() -> Result<String, std::fmt::Error> + Clone + Send + Sync + 'static) -> Router {
+    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let scrape = || async move {
+        match text() {
+            Ok(text) => ([(CONTENT_TYPE, KIND)], text).into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    };
+    Router::new().route("/metrics", get(scrape))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
@@ -92,14 +104,5 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
     match readiness.reasons() {
         None => (StatusCode::OK, format!("ok\n{remarks}")),
         Some(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons + &remarks),
-    }
-}
-
-async fn scrape(State(metrics): State<Arc<Metrics>>) -> Response {
-    match metrics.text() {
-        Ok(text) => {
-            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -8,7 +8,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::review::Decision;
+use crate::{
+    inject::Outcome,
+    invariants::{self, Invariant},
+};
 
 /// Bounds in seconds, fine where an admission webhook lives: the API server's own histogram begins at 5 ms.
 const BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.010, 0.025, 0.050, 0.100, 0.500, 2.5];
@@ -86,14 +89,15 @@ impl Metrics {
         );
         let trusted = gauge("certificate_trusted", "Whether API servers can verify the certificate that is served");
         let kept = gauge("certificate_upkeep_ok", "Whether no renewal, file or watch of the certificates fails");
+        invariants::register(&mut registry, &Invariant::OF_WEBHOOK);
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self { registry, requests, denials, duration, in_flight, panics, certificate_expiry, in_sync, trusted, kept }
     }
 
     /// A review was decided.
-    pub(super) fn decided(&self, operation: &'static str, decision: &Decision, elapsed: Duration) {
-        self.requests.get_or_create(&[("operation", operation), ("outcome", decision.word())]).inc();
-        if let Some(code) = decision.code() {
+    pub(super) fn decided(&self, operation: &'static str, outcome: &Outcome, elapsed: Duration) {
+        self.requests.get_or_create(&[("operation", operation), ("outcome", outcome.word())]).inc();
+        if let Some(code) = outcome.code() {
             self.denials.get_or_create(&[("reason", code)]).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());
@@ -190,7 +194,7 @@ mod tests {
             assert!(documentation.contains(&format!("| `{name}{suffix}` |")), "{declared}");
             count += 1;
         }
-        assert_eq!(count, 10, "{text}");
+        assert_eq!(count, 11, "{text}");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 mod accept;
 mod connections;
-mod decide;
 pub mod health;
 pub mod metrics;
 mod mutate;
@@ -16,7 +15,7 @@ pub mod server;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,14 +31,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use json_patch::Patch;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::{
-    decide::by_injection,
-    review::{Decision, Operation},
+use self::{metrics::Metrics, problem::Problem, review::StatefulSets};
+use crate::{
+    inject::{self, Outcome},
+    invariants::Invariant,
 };
-use self::{metrics::Metrics, problem::Problem};
 
 /// The largest review that is read. The API server accepts objects of 3 MiB and an UPDATE carries two of them; axum's own
 /// limit of 2 MB would turn legal objects away.
@@ -62,7 +63,34 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE_LIMIT: Duration = Duration::from_secs(30);
 
 /// What makes the decision on a `StatefulSet`.
-pub type Decide = dyn Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync;
+pub type Decide = dyn Fn(&StatefulSets<'_>) -> Outcome + Send + Sync;
+
+/// Of so many injections one is looked at again: all would double the time of a review.
+const LOOKED_AT: u64 = 256;
+
+/// Decides by the injection: what `pgset serve` gives to [`State::new`].
+pub fn by_injection(settings: inject::Settings) -> impl Fn(&StatefulSets<'_>) -> Outcome + Send + Sync + 'static {
+    let injections = AtomicU64::new(0);
+    move |&StatefulSets { object, old }| {
+        let outcome = inject::inject(&inject::Request { object, old, settings: &settings });
+        if let Outcome::Patched { patch, .. } = &outcome
+            && injections.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKED_AT)
+            && !is_stable(object, patch, &settings)
+        {
+            // This answer is no worse for it: what will go wrong is the next review of the object.
+            Invariant::InjectionIsStable.is_broken("injected once more, the object changes again");
+        }
+        outcome
+    }
+}
+
+/// Whether the injection leaves alone what a patch makes of an object.
+fn is_stable(object: &Value, patch: &Patch, settings: &inject::Settings) -> bool {
+    let mut patched = object.clone();
+    let again = json_patch::patch(&mut patched, patch)
+        .map(|()| inject::inject(&inject::Request { object: &patched, old: None, settings }));
+    matches!(again, Ok(Outcome::Untouched { .. }))
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -78,10 +106,7 @@ pub struct State {
 
 impl State {
     /// The state of a webhook that decides by `decide`.
-    pub fn new(
-        decide: impl Fn(&review::StatefulSets<'_>) -> Decision + Send + Sync + 'static,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(decide: impl Fn(&StatefulSets<'_>) -> Outcome + Send + Sync + 'static, metrics: Arc<Metrics>) -> Self {
         Self {
             decide: Arc::new(decide),
             metrics,
@@ -115,7 +140,7 @@ pub fn router(state: State) -> Router {
             // Of a panic outside of the decision, which has no request yet to be named by.
             panics.panic();
             panics.failed();
-            Problem::Panicked { uid: String::new() }.into_response()
+            Problem::Bug { uid: String::new() }.into_response()
         }))
         .layer(middleware::from_fn(move |request, next| within_limits(limits.clone(), request, next)))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -168,7 +193,7 @@ fn deadline(query: &str) -> Duration {
         .map_or(DEADLINE, |duration| duration.min(DEADLINE_LIMIT))
 }
 
-/// Reads a Go duration (`5s`, `1m30s`, `1.5s`, `500ms`).
+/// Reads a Go duration (`5s`, `1m30s`, `1.5s`, `500ms`). kube has one that panics at a number too large, and this comes from anybody.
 fn go_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 6] = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
     let mut rest = text;
@@ -186,6 +211,8 @@ fn go_duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -199,5 +226,19 @@ mod tests {
         {
             assert_eq!(deadline(nonsense), DEADLINE, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_patch_after_which_the_injection_changes_something_again_is_not_stable() {
+        let settings = inject::Settings { agent_image: "pgset:1".to_owned() };
+        let object = json!({"metadata": {"name": "db", "annotations": {"pgset.dev/inject": "enabled"}},
+            "spec": {"selector": {"matchLabels": {"app": "db"}}, "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+                "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "postgres",
+                    "image": "postgres:17", "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]}]}}}});
+        let outcome = inject::inject(&inject::Request { object: &object, old: None, settings: &settings });
+        let Outcome::Patched { mut patch, .. } = outcome else { panic!("{outcome:?}") };
+        assert!(is_stable(&object, &patch, &settings));
+        patch.0.truncate(1);
+        assert!(!is_stable(&object, &patch, &settings));
     }
 }

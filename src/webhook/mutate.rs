@@ -11,12 +11,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use json_patch::{PatchOperation, jsonptr::Pointer};
 
 use super::{
     SMALL, State,
     problem::Problem,
-    review::{Answer, Decision, Request, Review},
+    review::{Answer, Request, Review},
 };
+use crate::{inject::Outcome, invariants::Invariant, set::edits::ANNOTATIONS};
 
 /// How long a body may take to arrive. The API server sends it in one go. Less than our `timeoutSeconds` of 5 s, or else which of the
 /// two ends the request, and with which reason, is chance.
@@ -28,15 +30,23 @@ const VALUES: usize = 500_000;
 
 /// Answers a review. What the user did wrong is a denial, what we did wrong an HTTP error.
 pub(super) async fn handle(Extracted(state): Extracted<State>, request: HttpRequest) -> Response {
-    let answered = match read(request).await {
-        Ok(body) => answer(&state, body),
-        Err(problem) => Err(problem),
-    };
-    answered.unwrap_or_else(|problem| {
+    let body = read(request).await;
+    let started = Instant::now();
+    let refused = |problem: Problem| {
         tracing::warn!(%problem, "a review without a decision");
         state.metrics.failed();
         problem.into_response()
-    })
+    };
+    match body.and_then(|body| parse(&body)) {
+        Ok(request) => span(&request).in_scope(|| answer(&state, &request, started).unwrap_or_else(refused)),
+        Err(problem) => refused(problem),
+    }
+}
+
+/// What stands on every line of the log that is about a review: by the UID it is found in the API server's audit log. An error's, so that no
+/// filter takes it from one.
+fn span(request: &Request) -> tracing::Span {
+    tracing::error_span!("review", uid = request.uid, namespace = request.namespace, set = request.name)
 }
 
 async fn read(request: HttpRequest) -> Result<Bytes, Problem> {
@@ -49,32 +59,33 @@ async fn read(request: HttpRequest) -> Result<Bytes, Problem> {
     }
 }
 
-fn answer(state: &State, body: Bytes) -> Result<Response, Problem> {
-    let started = Instant::now();
+fn parse(body: &Bytes) -> Result<Request, Problem> {
     // A small body can't hold many.
-    if body.len() > SMALL && values(&body) > VALUES {
+    if body.len() > SMALL && values(body) > VALUES {
         return Err(Problem::TooMany { limit: VALUES });
     }
-    let review: Review<'_> = serde_json::from_slice(&body).map_err(|error| Problem::Malformed {
+    let review: Review<'_> = serde_json::from_slice(body).map_err(|error| Problem::Malformed {
         // serde's text may quote the body, so only the place is told.
         reason: format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()),
     })?;
-    let request = review.into_request().map_err(|reason| Problem::Malformed { reason })?;
-    drop(body);
+    review.into_request().map_err(|reason| Problem::Malformed { reason })
+}
 
-    let decision = decide(state, &request)?;
-    let answer = Answer::new(&request, &decision).and_then(|answer| serde_json::to_vec(&answer));
+fn answer(state: &State, request: &Request, started: Instant) -> Result<Response, Problem> {
+    let outcome = decide(state, request)?;
+    if let Some(place) = stray(&outcome) {
+        Invariant::PatchStaysInTemplate.is_broken(place.as_str());
+        return Err(Problem::Bug { uid: request.uid.clone() });
+    }
+    let answer = Answer::new(request, &outcome).and_then(|answer| serde_json::to_vec(&answer));
     let answer = answer.map_err(Problem::Answer)?;
 
     let elapsed = started.elapsed();
-    state.metrics.decided(request.operation(), &decision, elapsed);
+    state.metrics.decided(request.operation(), &outcome, elapsed);
     tracing::info!(
-        uid = request.uid,
-        namespace = request.namespace,
-        name = request.name,
         operation = request.operation(),
-        decision = decision.word(),
-        reason = decision.code(),
+        decision = outcome.word(),
+        reason = outcome.code(),
         // as a number: JSON has none of 128 bits
         microseconds = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         "reviewed"
@@ -82,13 +93,22 @@ fn answer(state: &State, body: Bytes) -> Result<Response, Problem> {
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response())
 }
 
+/// Where a patch changes what it never may: in the spec of a set that is stored all but the template can't be changed, or is the user's.
+fn stray(outcome: &Outcome) -> Option<&Pointer> {
+    const PLACES: [&Pointer; 2] = [ANNOTATIONS, Pointer::from_static("/spec/template")];
+    let Outcome::Patched { patch, .. } = outcome else { return None };
+    let is_stray = |place: &&Pointer| !PLACES.iter().any(|allowed| place.starts_with(allowed));
+    patch.0.iter().map(PatchOperation::path).find(is_stray)
+}
+
 /// The decision. A panic is ours alone: it is told with the request's name, and the next request finds all in order.
-fn decide(state: &State, request: &Request) -> Result<Decision, Problem> {
+fn decide(state: &State, request: &Request) -> Result<Outcome, Problem> {
     let decided = catch_unwind(AssertUnwindSafe(|| request.stateful_sets().map(|sets| (state.decide)(&sets))));
     // Its payload may quote the object: the panic hook has logged the place, and that is what is needed.
-    decided.map(Option::unwrap_or_default).map_err(|_payload| {
+    let nothing_to_do = Outcome::Untouched { warnings: Vec::new() };
+    decided.map(|outcome| outcome.unwrap_or(nothing_to_do)).map_err(|_payload| {
         state.metrics.panic();
-        Problem::Panicked { uid: request.uid.clone() }
+        Problem::Bug { uid: request.uid.clone() }
     })
 }
 

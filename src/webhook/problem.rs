@@ -56,7 +56,7 @@ pub(super) enum Problem {
     Overloaded,
     /// A bug of ours.
     #[error("pgset failed on this object, which is a bug; its log says where, please report it (request {uid:?})")]
-    Panicked {
+    Bug {
         /// Names the request in the log.
         uid: String,
     },
@@ -76,7 +76,7 @@ impl Problem {
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Panicked { .. } | Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Bug { .. } | Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -88,7 +88,7 @@ impl Problem {
             Self::Unreadable | Self::Malformed { .. } => "BadRequest",
             Self::SlowBody { .. } | Self::TooSlow { .. } => "Timeout",
             Self::Overloaded => "ServiceUnavailable",
-            Self::Panicked { .. } | Self::Answer(_) => "InternalError",
+            Self::Bug { .. } | Self::Answer(_) => "InternalError",
         }
     }
 }

@@ -9,6 +9,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::inject::Outcome;
+
 /// The version of reviews that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -57,53 +59,13 @@ struct Kind {
     kind: String,
 }
 
-/// What is done to a `StatefulSet`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// It is made.
-    Create,
-    /// It is changed.
-    Update,
-}
-
 /// The `StatefulSet` of a review, and what it was before.
 #[derive(Clone, Copy, Debug)]
 pub struct StatefulSets<'a> {
-    /// What is done.
-    pub operation: Operation,
     /// As it is to be stored.
     pub object: &'a Value,
     /// As it is stored; there is none at CREATE.
     pub old: Option<&'a Value>,
-}
-
-/// What the webhook answers to a review.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Decision {
-    /// Not ours, or nothing to do.
-    #[default]
-    Untouched,
-    /// Nothing to do, but something to say.
-    Allowed {
-        /// For the user's terminal.
-        warnings: Vec<String>,
-    },
-    /// Changed.
-    Patched {
-        /// What changes.
-        patch: json_patch::Patch,
-        /// For the user's terminal.
-        warnings: Vec<String>,
-        /// For the audit log.
-        audit: Vec<(&'static str, String)>,
-    },
-    /// The user's mistake, with what to change.
-    Denied {
-        /// Names the annotation, the value, what is allowed and where it goes.
-        reason: String,
-        /// The same in a word, one of a fixed number: for metrics and the audit log.
-        code: &'static str,
-    },
 }
 
 // === impl Review ===
@@ -142,34 +104,12 @@ impl Request {
         {
             return None;
         }
-        let (operation, old) = match self.operation.as_str() {
-            "CREATE" => (Operation::Create, None),
-            "UPDATE" => (Operation::Update, Some(&self.old_object).filter(|old| old.is_object())),
+        let old = match self.operation.as_str() {
+            "CREATE" => None,
+            "UPDATE" => Some(&self.old_object).filter(|old| old.is_object()),
             _ => return None,
         };
-        Some(StatefulSets { operation, object: &self.object, old })
-    }
-}
-
-// === impl Decision ===
-
-impl Decision {
-    /// The decision as a word for logs, metrics and the audit log.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Untouched | Self::Allowed { .. } => "unchanged",
-            Self::Patched { .. } => "injected",
-            Self::Denied { .. } => "denied",
-        }
-    }
-
-    /// Why it was denied, in a word.
-    pub(super) fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Denied { code, .. } => Some(code),
-            _ => None,
-        }
+        Some(StatefulSets { object: &self.object, old })
     }
 }
 
@@ -205,7 +145,7 @@ struct Response<'a> {
 #[expect(clippy::struct_field_names, reason = "the API's names")]
 struct Status<'a> {
     status: &'static str,
-    message: &'a str,
+    message: String,
     reason: &'static str,
     details: Details<'a>,
     code: u16,
@@ -220,7 +160,7 @@ struct Details<'a> {
 
 impl<'a> Answer<'a> {
     /// The answer to a request.
-    pub(super) fn new(request: &'a Request, decision: &'a Decision) -> Result<Self, serde_json::Error> {
+    pub(super) fn new(request: &'a Request, outcome: &'a Outcome) -> Result<Self, serde_json::Error> {
         let mut response = Response {
             uid: &request.uid,
             allowed: true,
@@ -230,34 +170,35 @@ impl<'a> Answer<'a> {
             warnings: Vec::new(),
             audit_annotations: BTreeMap::new(),
         };
-        match decision {
-            Decision::Untouched => {}
-            Decision::Allowed { warnings } => response.warnings = presentable(warnings),
-            Decision::Patched { patch, warnings, audit } => {
+        match outcome {
+            // Not ours, or nothing to do or to say.
+            Outcome::Untouched { warnings } if warnings.is_empty() => {
+                return Ok(Self { api_version: API_VERSION, kind: KIND, response });
+            }
+            Outcome::Untouched { warnings } => response.warnings = presentable(warnings),
+            Outcome::Patched { patch, warnings, audit } => {
                 response.patch_type = Some("JSONPatch");
                 response.patch = Some(STANDARD.encode(serde_json::to_vec(patch)?));
                 response.warnings = presentable(warnings);
                 response.audit_annotations = audit.iter().map(|(key, value)| (*key, value.as_str())).collect();
             }
-            Decision::Denied { reason, code } => {
+            Outcome::Denied { reason } => {
                 response.allowed = false;
-                response.audit_annotations.insert("reason", code);
+                response.audit_annotations.insert("reason", reason.code());
                 // Not `Invalid` (422): kubectl then prints the causes in the details, and not the message.
                 response.status = Some(Status {
                     status: "Failure",
-                    message: reason,
+                    message: reason.to_string(),
                     reason: "Forbidden",
                     details: Details { name: &request.name, group: "apps", kind: "StatefulSet" },
                     code: 403,
                 });
             }
         }
-        if *decision != Decision::Untouched {
-            // For whoever reads the audit log: the API server puts the webhook's name before each key.
-            response.audit_annotations.insert("decision", decision.word());
-            // The audit log has names of its own for requests: by this one it leads to the line in our log.
-            response.audit_annotations.insert("request", &request.uid);
-        }
+        // For whoever reads the audit log: the API server puts the webhook's name before each key.
+        response.audit_annotations.insert("decision", outcome.word());
+        // The audit log has names of its own for requests: by this one it leads to the line in our log.
+        response.audit_annotations.insert("request", &request.uid);
         Ok(Self { api_version: API_VERSION, kind: KIND, response })
     }
 }
@@ -320,13 +261,12 @@ mod tests {
             "object": {}, "oldObject": null
         }))
         .unwrap();
-        assert_eq!(request.stateful_sets().unwrap().operation, Operation::Create);
-        let decision = Decision::Patched {
+        let outcome = Outcome::Patched {
             patch: json_patch::Patch(Vec::new()),
             warnings: Vec::new(),
             audit: vec![("revision", "1".to_owned())],
         };
-        let answer = serde_json::to_value(Answer::new(&request, &decision).unwrap()).unwrap();
+        let answer = serde_json::to_value(Answer::new(&request, &outcome).unwrap()).unwrap();
         assert_eq!(
             answer,
             serde_json::json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {

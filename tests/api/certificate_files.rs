@@ -23,8 +23,9 @@ use kube::{
 };
 use pgset::{
     certs::{self, Files, Material, Report, Resolver},
+    inject::Outcome,
     names::{self, annotation},
-    webhook::{self, Decision, State, metrics::Metrics, server::Bound},
+    webhook::{self, State, metrics::Metrics, server::Bound},
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -52,7 +53,7 @@ impl Beside {
         let counted = asked.clone();
         let decide = move |_: &webhook::review::StatefulSets<'_>| {
             counted.fetch_add(1, Ordering::Relaxed);
-            Decision::Untouched
+            Outcome::Untouched { warnings: Vec::new() }
         };
         let router = webhook::router(State::new(decide, Arc::new(Metrics::new())));
         let serving = bound.serve_https(router, resolver.clone(), handle.clone());

@@ -111,11 +111,12 @@ async fn one_id_leads_from_the_audit_log_to_the_line_in_our_log() {
     let line = log.lines().find(|line| line.contains(&audited)).unwrap_or_else(|| panic!("no {audited} in\n{log}"));
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(
-        (&line["uid"], &line["decision"], &line["reason"]),
+        (&line["span"]["uid"], &line["decision"], &line["reason"]),
         (&json!(audited), &json!("denied"), &json!(reason)),
         "{line}"
     );
-    assert_eq!((&line["namespace"], &line["name"]), (&json!("default"), &json!("db")), "{line}");
+    let about = (&line["span"]["namespace"], &line["span"]["set"]);
+    assert_eq!(about, (&json!("default"), &json!("db")), "{line}");
     assert!(!log.contains("hunter2"), "nothing of the object is logged:\n{log}");
 }
 

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::manifests::Set;
@@ -336,7 +337,7 @@ impl Namespace<'_> {
         let password = wait_until(SOON, &format!("the Secret {set}-pgset-credentials"), || {
             let secret = self.try_get(&format!("secret {set}-pgset-credentials"))?;
             let encoded = secret["data"]["postgres-password"].as_str().ok_or("no key postgres-password")?;
-            base64(encoded).ok_or_else(|| "not base64".to_owned())
+            decoded(encoded).ok_or_else(|| "not base64".to_owned())
         });
         self.database_as(set, "postgres", &password, "postgres")
     }
@@ -529,25 +530,7 @@ impl Database<'_> {
     }
 }
 
-/// Decodes what a Secret's values are written in.
-pub fn base64(encoded: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let (mut buffer, mut bits) = (0u32, 0);
-    for letter in encoded.trim_end_matches('=').bytes() {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        buffer = (buffer << 6) | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from((buffer >> bits) & 0xff).ok()?);
-        }
-    }
-    String::from_utf8(bytes).ok()
+/// What a value of a Secret says.
+pub fn decoded(value: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(value).ok()?).ok()
 }

@@ -22,7 +22,7 @@ fn no_password_is_in_a_command_line_an_environment_a_log_or_on_the_data_volume()
         .as_object()
         .unwrap()
         .iter()
-        .map(|(key, value)| (key.clone(), lab::base64(value.as_str().unwrap()).unwrap()))
+        .map(|(key, value)| (key.clone(), lab::decoded(value.as_str().unwrap()).unwrap()))
         .collect();
     assert!(passwords.len() >= 3 && passwords.iter().all(|(_, password)| password.len() >= 16));
 

@@ -13,6 +13,7 @@ use crate::election::Lease;
 use crate::election::claim::{self, Claim, LastWord, Taking};
 use crate::election::sight;
 use crate::election::vote::Version;
+use crate::invariants::Invariant;
 
 enum Refused {
     /// The Lease is not as it was seen.
@@ -41,7 +42,7 @@ impl Keeper {
         match self.replace(&wanted).await {
             Ok(lease) => {
                 info!(lease = %self.name, "this member leads");
-                self.hold(lease, sent);
+                self.hold(lease, &wanted, sent);
             }
             Err(Refused::Conflict) => self.reread().await,
             Err(Refused::Forbidden(why)) => {
@@ -57,7 +58,16 @@ impl Keeper {
     }
 
     /// Without a fencer that knows of it, the Lease is held no longer than it was before.
-    fn hold(&mut self, lease: LeaseObject, sent: Sent) {
+    fn hold(&mut self, lease: LeaseObject, wanted: &LeaseObject, sent: Sent) {
+        let word = |lease: &LeaseObject| {
+            let Claim { holder, record, .. } = Claim::read(lease, self.times.duration);
+            (holder, record.epoch)
+        };
+        let (stored, written) = (word(&lease), word(wanted));
+        if !Invariant::LeaseIsAsWritten.holds(stored == written, || format!("{stored:?} instead of {written:?}")) {
+            self.lose();
+            return self.observe(lease);
+        }
         if self.by_leave {
             info!(lease = %self.name, "the API server answers again: this member leads by its Lease");
         }
@@ -81,12 +91,13 @@ impl Keeper {
     pub(super) async fn renew(&mut self) {
         let Some(seen) = self.seen.clone().filter(|_| self.held.is_some()) else { return };
         let sent = Sent::now();
-        let renewal = self.replace(&self.renewal(&seen));
+        let wanted = self.renewal(&seen);
+        let renewal = self.replace(&wanted);
         let confirmation = self.leave_of_recorded(&seen);
         let is_away = |answer: &Result<_, _>| matches!(answer, Err(Refused::Failed(_)));
         let (answer, leads_on) = self.answer_or_leave(renewal, confirmation, is_away).await;
         match answer {
-            Ok(lease) => self.hold(lease, sent),
+            Ok(lease) => self.hold(lease, &wanted, sent),
             Err(Refused::Conflict) => self.settle_conflict(&seen, sent).await,
             Err(Refused::Failed(_)) if leads_on => {}
             Err(Refused::Forbidden(why) | Refused::Failed(why)) => {
@@ -128,7 +139,7 @@ impl Keeper {
         let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
         let wanted = self.renewal(&mine);
         match self.replace(&wanted).await {
-            Ok(lease) => self.hold(lease, sent),
+            Ok(lease) => self.hold(lease, &wanted, sent),
             Err(_) => self.renew_soon(),
         }
     }

@@ -31,7 +31,7 @@ impl Member {
             let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
             Server::start_master(ready, &permit)?
         } else {
-            Server::start_standby(ready)?
+            Server::start_standby(ready, data)?
         };
         info!(role = role.name(), "starting PostgreSQL");
         self.publisher.counts.starts.inc();

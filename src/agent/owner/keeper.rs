@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use super::volume::{Slate, is_full};
 use super::{Duty, Look, Newcomer, Note, Step, Times, duty};
@@ -112,7 +112,9 @@ impl Ownership {
             trouble: None,
             waits_for: None,
         };
-        thread::Builder::new().name("owner".to_owned()).spawn(move || keeper.run(newcomer))?;
+        let span = Span::current();
+        let keep = move || span.in_scope(|| keeper.run(newcomer));
+        thread::Builder::new().name("owner".to_owned()).spawn(keep)?;
         Ok(Self { states, orders })
     }
 
@@ -149,7 +151,9 @@ impl Deadline {
     /// Ends everything when it is there, for as long as somebody has it.
     fn watch(&self, stop_after: Duration, end: End) -> io::Result<()> {
         let deadline = Arc::downgrade(&self.0);
+        let span = Span::current();
         let watch = move || {
+            let _entered = span.enter();
             while let Some(left) = Self::left(&deadline) {
                 if left.is_zero() {
                     return end(Lost::Overdue(stop_after));

@@ -1,8 +1,12 @@
 //! Whether a namespace is one that the webhook is asked about.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 
-use crate::cli::cluster::{items, text};
+use crate::cli::cluster::items;
 
 /// Which requirement of a webhook configuration's namespace selectors a namespace does not meet; `None` if some entry takes it.
 pub fn exempt(configuration: &Value, namespace: &Value) -> Option<String> {
@@ -16,31 +20,23 @@ pub fn exempt(configuration: &Value, namespace: &Value) -> Option<String> {
     unmet
 }
 
-/// The first requirement of a label selector that an object does not meet.
+/// The first requirement of a label selector that an object does not meet. One that an API server would refuse asks for nothing.
 fn requirement(selector: &Value, object: &Value) -> Option<String> {
-    let labels = object.pointer("/metadata/labels").unwrap_or(&Value::Null);
-    let label = |key: &str| labels.get(key).and_then(Value::as_str);
-    let wanted = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    for (key, value) in wanted {
-        if label(key) != value.as_str() {
-            return Some(format!("it lacks the label {key}={}", value.as_str().unwrap_or_default()));
-        }
-    }
-    items(selector, "/matchExpressions").find_map(|expression| {
-        let key = text(expression, "/key");
-        let found = label(key);
-        let listed = found.is_some_and(|found| items(expression, "/values").any(|value| value == found));
-        let meets = match text(expression, "/operator") {
-            "In" => listed,
-            "NotIn" => !listed,
-            "Exists" => found.is_some(),
-            "DoesNotExist" => found.is_none(),
-            _ => true,
-        };
-        (!meets).then(|| match found {
+    let selector: LabelSelector = serde_json::from_value(selector.clone()).unwrap_or_default();
+    let labels = object.pointer("/metadata/labels").cloned().unwrap_or_default();
+    let labels: BTreeMap<String, String> = serde_json::from_value(labels).unwrap_or_default();
+    let requirements = Selector::try_from(selector).unwrap_or_default();
+    let unmet = requirements.into_iter().find(|requirement| !requirement.matches(&labels))?;
+    Some(match unmet {
+        Expression::Equal(key, value) => format!("it lacks the label {key}={value}"),
+        Expression::NotEqual(key, _)
+        | Expression::In(key, _)
+        | Expression::NotIn(key, _)
+        | Expression::Exists(key)
+        | Expression::DoesNotExist(key) => match labels.get(&key) {
             Some(found) => format!("it has the label {key}={found}"),
             None => format!("it lacks the label {key}"),
-        })
+        },
     })
 }
 

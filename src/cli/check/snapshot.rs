@@ -1,11 +1,16 @@
 //! The edge: what is read from the cluster, so that the checks themselves are pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{StreamExt as _, future, stream};
+use kube::{
+    Resource as _,
+    api::{ApiResource, DynamicObject},
+    discovery::{ApiCapabilities, Scope},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -154,15 +159,14 @@ pub async fn before(cluster: &Cluster) -> Result<Before, Box<dyn std::error::Err
     let resources = Resources::of(cluster, &shipped).await;
     let mut permissions = Vec::new();
     for object in &shipped {
-        let group = group(object);
         // A kind that is not served can't be asked about; `admission-api` tells of it.
         let Some((resource, _)) = resources.find(object) else { continue };
         // What `kubectl apply` does.
         for verb in ["get", "create", "patch"] {
             permissions.push(Permission {
                 verb: verb.to_owned(),
-                resource: resource.clone(),
-                group: group.to_owned(),
+                resource: resource.plural.clone(),
+                group: resource.group.clone(),
                 // Nobody can be allowed to create one name only.
                 name: if verb == "create" { String::new() } else { text(object, "/metadata/name").to_owned() },
                 namespace: text(object, "/metadata/namespace").to_owned(),
@@ -303,55 +307,33 @@ async fn canary(cluster: &Cluster, namespace: &str) -> Canary {
     Canary { namespace: namespace.to_owned(), namespace_object, answer, took: started.elapsed() }
 }
 
-/// Which resource a kind is, as the API server tells it.
-pub struct Resources {
-    kinds: BTreeMap<(String, String), (String, bool)>,
-}
+/// What the API server serves.
+pub struct Resources(Vec<(ApiResource, ApiCapabilities)>);
 
 // === impl Resources ===
 
 impl Resources {
     /// Asks for the API groups of the objects. What can't be read is not served.
     pub async fn of(cluster: &Cluster, objects: &[Value]) -> Self {
-        let mut versions: Vec<&str> = objects.iter().map(|object| text(object, "/apiVersion")).collect();
-        versions.sort_unstable();
-        versions.dedup();
-        let mut kinds = BTreeMap::new();
+        let versions: BTreeSet<&str> = objects.iter().map(|object| text(object, "/apiVersion")).collect();
+        let mut resources = Vec::new();
         for version in versions {
-            let Ok(list) = cluster.get(&prefix(version)).await else { continue };
-            for resource in items(&list, "/resources") {
-                let (name, kind) = (text(resource, "/name"), text(resource, "/kind"));
-                if !name.contains('/') {
-                    let namespaced = resource.get("namespaced") == Some(&Value::Bool(true));
-                    kinds.insert((version.to_owned(), kind.to_owned()), (name.to_owned(), namespaced));
-                }
-            }
+            resources.extend(cluster.resources(version).await);
         }
-        Self { kinds }
+        Self(resources)
     }
 
-    fn find(&self, object: &Value) -> Option<&(String, bool)> {
-        self.kinds.get(&(text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned()))
+    fn find(&self, object: &Value) -> Option<&(ApiResource, ApiCapabilities)> {
+        let (version, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
+        self.0.iter().find(|(resource, _)| resource.api_version == version && resource.kind == kind)
     }
 
     /// Where an object is.
     pub fn path(&self, object: &Value) -> Option<String> {
-        let (resource, namespaced) = self.find(object)?;
-        let (prefix, name) = (prefix(text(object, "/apiVersion")), text(object, "/metadata/name"));
-        let place = match text(object, "/metadata/namespace") {
-            namespace if *namespaced => format!("/namespaces/{namespace}"),
-            _ => String::new(),
-        };
-        Some(format!("{prefix}{place}/{resource}/{name}"))
+        let (resource, capabilities) = self.find(object)?;
+        let namespace = (capabilities.scope == Scope::Namespaced).then(|| text(object, "/metadata/namespace"));
+        Some(format!("{}/{}", DynamicObject::url_path(resource, namespace), text(object, "/metadata/name")))
     }
-}
-
-fn group(object: &Value) -> &str {
-    text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group)
-}
-
-fn prefix(version: &str) -> String {
-    if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") }
 }
 
 /// The seconds of an HTTP date, such as `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -213,6 +213,7 @@ fn elsewhere(facts: &Facts) -> Option<String> {
     }
     let labels = facts.object.pointer("/spec/template/metadata/labels").cloned().unwrap_or_default();
     let set = text(&facts.object, "/metadata/name");
+    // A Service's selector is a map and no more: kube's has nothing to add to it.
     let is_beside = |service: &&Value| {
         let selector = service.pointer("/spec/selector").and_then(Value::as_object);
         text(service, "/metadata/name") == set

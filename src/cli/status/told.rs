@@ -230,7 +230,7 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
-/// How long something lasts, in its two largest units.
+/// How long something lasts, in its two largest units, as kubectl writes ages. (jiff, which is here with `k8s-openapi`, writes all units.)
 fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
