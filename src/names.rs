@@ -114,6 +114,8 @@ pub mod env {
     pub const PG_PASSWORD: &str = "PG_PASSWORD";
     /// The application's database in the `PG_MODE` family of images.
     pub const PG_DATABASE: &str = "PG_DATABASE";
+    /// The port, for PostgreSQL and its clients.
+    pub const PGPORT: &str = "PGPORT";
     /// Where clients in the container look for the server's socket.
     pub const PGHOST: &str = "PGHOST";
     /// The namespace, as the `PG_MODE` family of images reads it.

@@ -1,6 +1,7 @@
 //! The typed, validated view of an annotated `StatefulSet`: parsed once, at the edge, from raw JSON.
 
 pub(crate) mod annotations;
+pub(crate) mod arguments;
 pub(crate) mod container;
 pub(crate) mod data;
 pub(crate) mod edits;
@@ -8,9 +9,11 @@ pub(crate) mod error;
 pub(crate) mod grammar;
 pub(crate) mod image;
 pub(crate) mod json;
+pub(crate) mod known;
 mod read;
 pub(crate) mod record;
 pub(crate) mod shape;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -54,7 +57,8 @@ pub struct Set {
     pub contract: Contract,
     /// The PostgreSQL container's name.
     pub container: String,
-    /// The port that PostgreSQL listens on: the container's port named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
+    /// The port that PostgreSQL listens on: that of its arguments or of PGPORT, if the container names no other; else the container's port
+    /// named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
     pub port: u16,
     /// Where the data is.
     pub data: Data,

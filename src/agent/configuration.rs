@@ -58,6 +58,9 @@ pub struct Flags {
     /// The member whose data is where it was before the set was annotated.
     #[arg(long, requires = "members_directory")]
     pub in_place_member: Option<String>,
+    /// The arguments of the image's own CMD, which count where the user wrote neither command nor arguments; may be repeated.
+    #[arg(long = "image-argument")]
+    pub image_arguments: Vec<String>,
     /// The user's own command and arguments.
     #[arg(last = true)]
     pub argv: Vec<String>,
@@ -142,7 +145,10 @@ pub struct Passwords {
 
 impl Configuration {
     /// From the flags and the environment.
-    pub fn new(flags: Flags) -> Result<Self, Error> {
+    pub fn new(mut flags: Flags) -> Result<Self, Error> {
+        if flags.argv.is_empty() {
+            flags.argv = std::mem::take(&mut flags.image_arguments);
+        }
         let variable =
             |name: &'static str| env::var(name).ok().filter(|value| !value.is_empty()).ok_or(Error::Variable(name));
         let pod = variable(names::env::POD_NAME)?;

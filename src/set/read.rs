@@ -11,7 +11,6 @@ use super::{
     data::Placement,
     error::{named, shown},
     grammar::{is_dns_label, is_set_name},
-    image::Family,
     json::Field,
     shape::Settled,
 };
@@ -38,11 +37,9 @@ impl<'a> Reading<'a> {
         let object = Field::root(own);
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
-        let container = Container::choose(&object, annotations.container.as_deref(), name)?;
-        let contract = annotations.contract.unwrap_or(match container.family {
-            Family::Crunchy => Contract::Image,
-            Family::Official { .. } | Family::Bitnami => Contract::Agent,
-        });
+        let injected = settled.container.as_deref();
+        let container = Container::choose(&object, annotations.container.as_deref(), injected, name)?;
+        let contract = annotations.contract.unwrap_or(container.usual_contract());
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
         let role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
         check_labels(&object, &labels, &role_label, name)?;
@@ -61,7 +58,7 @@ impl<'a> Reading<'a> {
             uid: object.at(&["metadata", "uid"])?.text()?.map(str::to_owned),
             contract,
             container: container.name.to_owned(),
-            port: container.port()?,
+            port: container.port(settled.shape)?,
             data: placement.data.clone(),
             data_outlives_set: data_outlives_set(&object, &placement)?,
             service_account: choose_account(annotations.service_account.as_deref(), service_account, name)?,
