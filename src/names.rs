@@ -308,6 +308,12 @@ pub fn master(set: &str) -> String {
     format!("{set}{MASTER_END}")
 }
 
+/// `<set>-primary`: what the article's family of images calls the master from 1.6 on, where the user's own objects do.
+#[must_use]
+pub fn primary(set: &str) -> String {
+    format!("{set}-primary")
+}
+
 /// `<set>-replica`: the Service to the replicas, and in the article's way the label value of a replica.
 #[must_use]
 pub fn replica(set: &str) -> String {

@@ -168,6 +168,12 @@ impl RoleLabel {
         };
         Self { key: key.to_owned(), master, replica }
     }
+
+    /// The Service by which the `PG_MODE` family of images reaches the master: for it, the label's value is its name.
+    #[must_use]
+    pub fn master_host(&self, set: &str) -> String {
+        if self.key == names::label::ROLE { names::master(set) } else { self.master.clone() }
+    }
 }
 
 impl Set {

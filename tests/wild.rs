@@ -517,3 +517,39 @@ fn an_image_of_the_articles_family_keeps_its_contract() {
         assert_eq!(Set::parse(&found.unwrap()).unwrap().contract, Contract::Image);
     }
 }
+
+#[test]
+fn a_master_that_is_called_primary_stays_so() {
+    let env = "env: [{name: PG_MODE, value: set}, {name: PG_PRIMARY_HOST, value: db-primary}, {name: PG_PRIMARY_PORT, value: '5432'}, \
+               {name: PG_REPLICA_HOST, value: db-replica}]";
+    let pod = |image: &str, mount: &str| {
+        format!(
+            "containers: [{{name: db, image: '{image}', {env}, volumeMounts: [{{name: data, mountPath: {mount}}}]}}]"
+        )
+    };
+    for found in answers(&set("db", &pod("crunchydata/crunchy-postgres:centos7-11.4-2.4.1", "/pgdata"))) {
+        let object = found.unwrap();
+        let role = Set::parse(&object).unwrap().role_label;
+        assert_eq!(
+            (role.key.as_str(), role.master.as_str(), role.replica.as_str()),
+            ("name", "db-primary", "db-replica")
+        );
+        let env = object["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+        let host = env.iter().find(|it| it["name"] == "PG_MASTER_HOST").unwrap();
+        assert_eq!(host["value"], "db-primary", "the old name of the same thing");
+    }
+    // pgset's agent labels as the Services of that example select, if the template's label says so.
+    let mut object = set("db", &pod("postgres:16", "/var/lib/postgresql/data"));
+    object["spec"]["template"]["metadata"]["labels"]["name"] = json!("db-replica");
+    for found in answers(&object) {
+        let object = found.unwrap();
+        let command = object["spec"]["template"]["spec"]["containers"][0]["command"].as_array().unwrap();
+        assert!(command.contains(&json!("--master=db-primary")) && command.contains(&json!("--role-label=name")));
+    }
+    let other =
+        pod("crunchydata/crunchy-postgres:centos7-11.4-2.4.1", "/pgdata").replace("db-primary", "other-primary");
+    for found in answers(&set("db", &other)) {
+        let message = found.unwrap_err();
+        assert!(message.contains("PG_PRIMARY_HOST") && message.contains("must be \"db-master\""), "{message}");
+    }
+}

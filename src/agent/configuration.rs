@@ -19,7 +19,7 @@ pub struct Flags {
     /// The name of the `StatefulSet`.
     #[arg(long)]
     pub set: String,
-    /// The Service to the master.
+    /// The Service to the master, which is also the value of a role label of the user's own.
     #[arg(long)]
     pub master: String,
     /// The key of the role label.
@@ -171,7 +171,11 @@ impl Configuration {
             me: Candidate { pod, uid: variable(names::env::POD_UID)? },
             address: variable(names::env::POD_IP)?,
             port: flags.port,
-            role_label: RoleLabel::new(&flags.role_label, &set),
+            role_label: if flags.role_label == names::label::ROLE {
+                RoleLabel::new(&flags.role_label, &set)
+            } else {
+                RoleLabel { master: flags.master, ..RoleLabel::new(&flags.role_label, &set) }
+            },
             times: Times::of_seconds(flags.lease_seconds),
             fails_over: flags.failover == AUTOMATIC,
             synchronous: flags.synchronous,

@@ -89,8 +89,9 @@ fn manager(container: &Container<'_>) -> Result<Option<(&'static str, String)>, 
 fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
     let set = &reading.set;
     let port = set.port.to_string();
-    let (master, replica) = (names::master(&set.name), names::replica(&set.name));
-    let mut expected = vec![(env::PG_MODE, "set"), (env::PG_MASTER_HOST, &master), (env::PG_MASTER_PORT, &port)];
+    let (master, replica) = (set.role_label.master_host(&set.name), names::replica(&set.name));
+    let mut expected =
+        vec![(env::PG_MODE, "set"), (env::PG_MASTER_HOST, master.as_str()), (env::PG_MASTER_PORT, &port)];
     if set.contract == Contract::Image {
         expected.extend([
             (env::PG_PRIMARY_HOST, master.as_str()),

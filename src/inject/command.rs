@@ -21,11 +21,12 @@ pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin) -> Result<Vec<String>, E
         Failover::Automatic => "automatic",
         Failover::Manual => "manual",
     };
+    let is_own_key = set.role_label.key == names::label::ROLE;
     let mut words = vec![
         pod::AGENT_PATH.to_owned(),
         "agent".to_owned(),
         format!("--set={}", set.name),
-        format!("--master={}", names::master(&set.name)),
+        format!("--master={}", if is_own_key { names::master(&set.name) } else { set.role_label.master.clone() }),
         format!("--role-label={}", set.role_label.key),
         format!("--port={}", set.port),
         format!("--first-ordinal={}", set.first_ordinal),

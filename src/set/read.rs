@@ -12,7 +12,7 @@ use super::{
     error::{named, shown},
     grammar::{is_dns_label, is_set_name},
     json::Field,
-    shape::Settled,
+    shape::{Settled, Shape},
 };
 use crate::names;
 
@@ -41,7 +41,10 @@ impl<'a> Reading<'a> {
         let container = Container::choose(&object, annotations.container.as_deref(), injected, name)?;
         let contract = annotations.contract.unwrap_or(container.usual_contract());
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
-        let role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
+        let mut role_label = role_label(annotations.role_label.as_deref(), contract, &labels, name);
+        if settled.shape >= Shape::Recorded && role_label.key != names::label::ROLE && says_primary(&container, name)? {
+            role_label.master = names::primary(name);
+        }
         check_labels(&object, &labels, &role_label, name)?;
         let service_account = template_account(&object)?;
         let replicas = count(&object.at(&["spec", "replicas"])?, 1, MOST_MEMBERS.into())?;
@@ -129,6 +132,17 @@ fn role_label(annotation: Option<&str>, contract: Contract, labels: &BTreeMap<St
         Contract::Image => names::label::ARTICLE_ROLE,
     });
     RoleLabel::new(key, set)
+}
+
+/// Whether the master is called `<set>-primary`, as in the later examples of the article's family.
+fn says_primary(container: &Container<'_>, set: &str) -> Result<bool, Error> {
+    let primary = names::primary(set);
+    for name in [names::env::PG_PRIMARY_HOST, names::env::PG_MASTER_HOST] {
+        if container.variable(name)?.and_then(|variable| variable.literal) == Some(primary.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A label that changes while the set runs must not be one that the set selects on, and must start as a replica's.
