@@ -93,6 +93,8 @@ pub mod env {
     pub const PG_PASSWORD: &str = "PG_PASSWORD";
     /// The application's database in the `PG_MODE` family of images.
     pub const PG_DATABASE: &str = "PG_DATABASE";
+    /// The port, for PostgreSQL and its clients.
+    pub const PGPORT: &str = "PGPORT";
     /// Where clients in the container look for the server's socket.
     pub const PGHOST: &str = "PGHOST";
     /// The namespace, as the `PG_MODE` family of images reads it.
@@ -283,6 +285,12 @@ const REPLICA_END: &str = "-replica";
 #[must_use]
 pub fn master(set: &str) -> String {
     format!("{set}{MASTER_END}")
+}
+
+/// `<set>-primary`: what the article's family of images calls the master from 1.6 on, where the user's own objects do.
+#[must_use]
+pub fn primary(set: &str) -> String {
+    format!("{set}-primary")
 }
 
 /// `<set>-replica`: the Service to the replicas, and in the article's way the label value of a replica.

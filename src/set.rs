@@ -1,6 +1,7 @@
 //! The typed, validated view of an annotated `StatefulSet`: parsed once, at the edge, from raw JSON.
 
 pub(crate) mod annotations;
+pub(crate) mod arguments;
 pub(crate) mod container;
 pub(crate) mod data;
 pub(crate) mod edits;
@@ -9,9 +10,11 @@ pub(crate) mod error;
 pub(crate) mod grammar;
 pub(crate) mod image;
 pub(crate) mod json;
+pub(crate) mod known;
 mod read;
 pub(crate) mod record;
 pub(crate) mod shape;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -45,7 +48,8 @@ pub struct Set {
     pub contract: Contract,
     /// The PostgreSQL container's name.
     pub container: String,
-    /// The port that PostgreSQL listens on: the container's port named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
+    /// The port that PostgreSQL listens on: that of its arguments or of PGPORT, if the container names no other; else the container's port
+    /// named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
     pub port: u16,
     /// Where the data is.
     pub data: Data,
@@ -154,6 +158,12 @@ impl RoleLabel {
             (names::master(set), names::replica(set))
         };
         Self { key: key.to_owned(), master, replica }
+    }
+
+    /// The Service by which the `PG_MODE` family of images reaches the master: for it, the label's value is its name.
+    #[must_use]
+    pub fn master_host(&self, set: &str) -> String {
+        if self.key == names::label::ROLE { names::master(set) } else { self.master.clone() }
     }
 }
 

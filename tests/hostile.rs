@@ -249,7 +249,7 @@ fn of_two_variables_of_one_name_the_second_hides_nothing() {
     let data = with_env(
         json!([{ "name": "PGDATA", "value": "/var/lib/postgresql/data/a" }, { "name": "PGDATA", "value": "/x" }]),
     );
-    assert_eq!(denied(&data, None).code(), "no_data_volume");
+    assert_eq!(denied(&data, None).code(), "pgdata");
 }
 
 /// Every list of named things once more, with its first entry doubled.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::set::known::{is_entry_point, name_of};
+
 /// What the user asked of the server: everything but the program and the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerArguments {
@@ -19,16 +21,15 @@ pub struct ServerArguments {
 )]
 pub struct UnknownCommand(String);
 
-/// Reads the user's command followed by his arguments, as the official image's entry point would: a leading entry point and a
+/// Reads the user's command followed by his arguments, as the official image's entry point would: leading entry points and a
 /// leading `postgres` are dropped, and arguments that begin with `-` are the server's.
 pub fn parse(argv: &[String]) -> Result<ServerArguments, UnknownCommand> {
-    let mut rest = argv;
-    for program in ["docker-entrypoint.sh", "postgres"] {
-        if let Some((first, tail)) = rest.split_first()
-            && first.rsplit('/').next() == Some(program)
-        {
-            rest = tail;
-        }
+    let entry_points = argv.iter().take_while(|word| is_entry_point(word)).count();
+    let mut rest = argv.get(entry_points..).unwrap_or_default();
+    if let Some((first, tail)) = rest.split_first()
+        && name_of(first) == "postgres"
+    {
+        rest = tail;
     }
     if let Some(first) = rest.first().filter(|first| !first.starts_with('-')) {
         return Err(UnknownCommand(first.clone()));
@@ -65,6 +66,7 @@ mod tests {
             &["docker-entrypoint.sh", "postgres", "-c", "max_connections=300"],
             &["/usr/local/bin/docker-entrypoint.sh", "-c", "max_connections=300"],
             &["/usr/lib/postgresql/17/bin/postgres", "-c", "max_connections=300"],
+            &["container-entrypoint", "run-postgresql", "-c", "max_connections=300"],
         ] {
             assert_eq!(parsed(argv), expected, "{argv:?}");
         }

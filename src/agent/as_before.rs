@@ -133,6 +133,7 @@ pub fn is_due(found: Found, kind: Kind, lasted: Duration, set: Option<SystemIden
 fn command_line(
     argv: &[String],
     entry_point: Option<PathBuf>,
+    script: Option<PathBuf>,
     server: Option<PathBuf>,
 ) -> Option<(PathBuf, Vec<String>)> {
     let program = argv.first().filter(|word| !word.starts_with('-') && *word != "postgres");
@@ -144,7 +145,7 @@ fn command_line(
         return Some((entry_point, arguments));
     }
     let arguments = argv.iter().skip_while(|word| *word == "postgres").cloned().collect();
-    server.map(|server| (server, arguments))
+    script.or(server).map(|program| (program, arguments))
 }
 
 /// Runs the image until it ends or `shutdown` completes.
@@ -175,7 +176,8 @@ pub async fn run(
         status.turned_at = None;
     });
 
-    let (program, arguments) = command_line(&configuration.argv, programs::entry_point(), server).ok_or_else(|| {
+    let line = command_line(&configuration.argv, programs::entry_point(), programs::red_hats_script(), server);
+    let (program, arguments) = line.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "the image has no docker-entrypoint.sh and no postgres")
     })?;
     let mut command = Command::new(program);
@@ -309,9 +311,10 @@ mod tests {
         assert_eq!(after("synchronous_standby_names = 's1'\n"), "work_mem = '8MB'\nsynchronous_standby_names = 's1'\n");
     }
 
-    fn line(argv: &[&str], entry_point: Option<&str>, server: Option<&str>) -> Option<String> {
+    fn line(argv: &[&str], entry_point: Option<&str>, script: Option<&str>, server: Option<&str>) -> Option<String> {
         let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
-        let (program, arguments) = command_line(&argv, entry_point.map(PathBuf::from), server.map(PathBuf::from))?;
+        let [entry_point, script, server] = [entry_point, script, server].map(|file| file.map(PathBuf::from));
+        let (program, arguments) = command_line(&argv, entry_point, script, server)?;
         Some([vec![program.display().to_string()], arguments].concat().join(" "))
     }
 
@@ -325,13 +328,16 @@ mod tests {
             (&["docker-entrypoint.sh", "postgres"], "docker-entrypoint.sh postgres"),
             (&["/usr/lib/postgresql/12/bin/postgres", "-N", "9"], "/usr/lib/postgresql/12/bin/postgres -N 9"),
         ] {
-            assert_eq!(line(argv, entry_point, None).as_deref(), Some(wanted), "{argv:?}");
+            assert_eq!(line(argv, entry_point, None, None).as_deref(), Some(wanted), "{argv:?}");
         }
     }
 
     #[test]
     fn without_an_entry_point_the_server_itself_runs_if_there_is_one() {
-        assert_eq!(line(&["postgres", "-N", "9"], None, Some("/bin/postgres")).as_deref(), Some("/bin/postgres -N 9"));
-        assert_eq!(line(&["-N", "9"], None, None), None);
+        let server = Some("/bin/postgres");
+        assert_eq!(line(&["postgres", "-N", "9"], None, None, server).as_deref(), Some("/bin/postgres -N 9"));
+        assert_eq!(line(&["-N", "9"], None, None, None), None);
+        let script = Some("/usr/bin/run-postgresql");
+        assert_eq!(line(&["-N", "9"], None, script, server).as_deref(), Some("/usr/bin/run-postgresql -N 9"));
     }
 }

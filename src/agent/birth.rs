@@ -11,11 +11,11 @@ use tracing::info;
 use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory, Origin};
 use super::processes::Processes;
-use super::programs::Programs;
+use super::programs::{self, Programs};
 use super::rewind::{Outcome, Rewind};
 use super::settings::Authentication;
 use super::slots::Members;
-use super::{nameless, postmasters, settings, sql, stand_in, synchronous};
+use super::{nameless, postmasters, server, settings, sql, stand_in, synchronous};
 use crate::election::lineage::Database;
 use crate::election::vote::Quorum;
 use crate::election::{Data, Master};
@@ -103,7 +103,10 @@ impl Midwife {
         let staging = self.data.new_staging()?;
         match self.programs.entry_point() {
             Some(command) => self.run_entry_point(command, &staging).await?,
-            None => self.initialize(&staging).await?,
+            None => {
+                self.initialize(&staging).await?;
+                self.make_red_hats_database(&staging).await?;
+            }
         }
         self.make_agent_role(&staging).await?;
         self.data.install(Origin::Bootstrap)?;
@@ -121,6 +124,7 @@ impl Midwife {
         std::os::unix::fs::symlink(agent, &link).map_err(write)?;
 
         command.arg("postgres").args(&self.configuration.server.others);
+        command.args(["-c", &server::data_directory(staging)]);
         // The article's PGHOST=/tmp would send the entry point's psql, and the user's scripts, past this image's server.
         command.env_remove("PGHOST").env_remove("PGHOSTADDR");
         command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs));
@@ -162,17 +166,36 @@ impl Midwife {
         Ok(())
     }
 
+    /// What `run-postgresql` of Red Hat's images makes of a new database by its variables.
+    async fn make_red_hats_database(&self, staging: &Path) -> Result<()> {
+        let Some(file) = red_hats_settings() else { return Ok(()) };
+        let path = staging.join("postgresql.conf");
+        let write = |source| Error::Write { path: path.clone(), source };
+        let own = fs::read_to_string(&path).map_err(write)?;
+        settings::write(&path, &format!("{own}include '{}'\n", file.display())).map_err(write)?;
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let statements = sql::red_hats_database(
+            variable("POSTGRESQL_USER").zip(variable("POSTGRESQL_PASSWORD")),
+            variable("POSTGRESQL_DATABASE"),
+            variable("POSTGRESQL_ADMIN_PASSWORD"),
+        );
+        self.single_user(staging, &statements).await
+    }
+
     /// Makes the agent's role in single-user mode: before anybody can connect, and whoever the superuser is.
     pub async fn make_agent_role(&self, directory: &Path) -> Result<()> {
-        let passwords = Passwords::read()?;
+        self.single_user(directory, &sql::agent_role(&Passwords::read()?.agent)).await
+    }
+
+    async fn single_user(&self, directory: &Path, statements: &str) -> Result<()> {
         let mut command = self.programs.command("postgres");
         nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
+        command.args(["-c", &server::data_directory(directory)]);
         command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting])).arg("template1");
-        let statements = sql::agent_role(&passwords.agent);
         let output = self
             .processes
-            .output_of_input(&mut command, &statements)
+            .output_of_input(&mut command, statements)
             .await
             .map_err(|source| Error::Run { program: "postgres --single", source })?;
         // Single-user mode ends well even if a statement failed; its complaints are on standard error.
@@ -331,6 +354,12 @@ pub(super) async fn reserve_slot(
     let output = processes.output(&mut command).await.map_err(|source| Error::Run { program: "psql", source })?;
     let made_already = String::from_utf8_lossy(&output.stderr).contains(SqlState::DUPLICATE_OBJECT.code());
     if made_already { Ok(()) } else { succeeded("psql: CREATE_REPLICATION_SLOT", &output) }
+}
+
+/// What `run-postgresql` of Red Hat's images keeps outside of the volume, and lets the settings on it include.
+fn red_hats_settings() -> Option<PathBuf> {
+    let home = programs::red_hats_script().and(std::env::var_os("HOME"))?;
+    Some(PathBuf::from(home).join("openshift-custom-postgresql.conf")).filter(|file| file.is_file())
 }
 
 pub(super) fn write_following(directory: &Path, connection: &str, slot: &str) -> Result<()> {

@@ -19,7 +19,7 @@ pub struct Flags {
     /// The name of the `StatefulSet`.
     #[arg(long)]
     pub set: String,
-    /// The Service to the master. Not read: the released injections write it, and what they wrote has to start.
+    /// The Service to the master, which is also the value of a role label of the user's own.
     #[arg(long)]
     pub master: String,
     /// The key of the role label.
@@ -58,6 +58,9 @@ pub struct Flags {
     /// The member whose data is where it was before the set was annotated.
     #[arg(long, requires = "members_directory")]
     pub in_place_member: Option<String>,
+    /// The arguments of the image's own CMD, which count where the user wrote neither command nor arguments; may be repeated.
+    #[arg(long = "image-argument")]
+    pub image_arguments: Vec<String>,
     /// The user's own command and arguments.
     #[arg(last = true)]
     pub argv: Vec<String>,
@@ -142,7 +145,10 @@ pub struct Passwords {
 
 impl Configuration {
     /// From the flags and the environment.
-    pub fn new(flags: Flags) -> Result<Self, Error> {
+    pub fn new(mut flags: Flags) -> Result<Self, Error> {
+        if flags.argv.is_empty() {
+            flags.argv = std::mem::take(&mut flags.image_arguments);
+        }
         let variable =
             |name: &'static str| env::var(name).ok().filter(|value| !value.is_empty()).ok_or(Error::Variable(name));
         let pod = variable(names::env::POD_NAME)?;
@@ -165,7 +171,11 @@ impl Configuration {
             me: Candidate { pod, uid: variable(names::env::POD_UID)? },
             address: variable(names::env::POD_IP)?,
             port: flags.port,
-            role_label: RoleLabel::new(&flags.role_label, &set),
+            role_label: if flags.role_label == names::label::ROLE {
+                RoleLabel::new(&flags.role_label, &set)
+            } else {
+                RoleLabel { master: flags.master, ..RoleLabel::new(&flags.role_label, &set) }
+            },
             times: Times::of_seconds(flags.lease_seconds),
             fails_over: flags.failover == AUTOMATIC,
             synchronous: flags.synchronous,

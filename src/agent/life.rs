@@ -169,6 +169,7 @@ impl Life {
                 return Ok((ending, ending == Ending::Stopped));
             }
         };
+        programs.prepare_image(&self.processes, &place.directory).await;
         let outcome = tokio::select! {
             outcome = self.prepare(found, &data) => outcome,
             () = &mut shutdown => return Ok((Ending::Stopped, true)),

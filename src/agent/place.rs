@@ -38,6 +38,12 @@ impl Place {
         Some(Self { directory, volume: volume.clone(), members, searched: volume.clone() })
     }
 
+    /// Whether the data directory is another one than the container's, on a volume of the first member's.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.members.as_ref().is_some_and(|members| self.directory.starts_with(members))
+    }
+
     /// Whether the data directory is on the data volume.
     pub fn check(&self) -> Result<(), OffVolume> {
         self.volume.as_ref().map_or(Ok(()), |volume| mounts::check(&self.directory, volume))
@@ -88,9 +94,11 @@ mod tests {
         let more = ["--data-volume=/data", "--members-directory=/data/pgsql_tmp.pgset", "--in-place-member=db-0"];
         let first = place(&more, "db-0", Some("/data")).unwrap();
         assert_eq!(first.directory, Path::new("/data"));
+        assert!(!first.is_apart());
         assert_eq!(first.members.as_deref(), Some(Path::new("/data/pgsql_tmp.pgset")));
         let second = place(&more, "db-1", Some("/data")).unwrap();
         assert_eq!(second.directory, Path::new("/data/pgsql_tmp.pgset/db-1/data"));
+        assert!(second.is_apart());
         assert_eq!(second.searched.as_deref(), Some(Path::new("/data/pgsql_tmp.pgset/db-1")), "not the first one's");
     }
 }

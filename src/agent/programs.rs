@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
+use tracing::warn;
 
 use super::processes::Processes;
 use super::settings::Authentication;
@@ -13,6 +14,11 @@ const NO_SERVER: &str = "/pgset/no-server";
 
 /// Where distributions keep the programs that they leave out of PATH.
 const DIRECTORIES: [&str; 3] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/usr"];
+
+/// What `run-postgresql` of Red Hat's images does before each start: it writes `openshift-custom-postgresql.conf`, which the settings on the
+/// volume include.
+const RED_HATS_SETTINGS: &str = "export ENABLE_REPLICATION=${ENABLE_REPLICATION:-false}; export $(cgroup-limits); \
+                                 . \"$CONTAINER_SCRIPTS_PATH/common.sh\" && generate_postgresql_config";
 
 /// The directory of `postgres`, and the entry point if the image has one.
 #[derive(Clone, Debug)]
@@ -68,6 +74,33 @@ impl Programs {
         self.entry_point.as_ref().map(|file| self.clean(Command::new(file)))
     }
 
+    /// Lets the image write what its own entry point writes at each start, outside of the volume: files that PostgreSQL's settings name.
+    pub async fn prepare_image(&self, processes: &Processes, data: &Path) {
+        let Some(mut command) = self.preparation() else { return };
+        command.env(names::env::PGDATA, data);
+        match processes.output(&mut command).await {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => warn!(
+                status = %output.status,
+                said = %String::from_utf8_lossy(&output.stderr).trim(),
+                "the image's entry point did not prepare its files"
+            ),
+            Err(error) => warn!(%error, "failed to run the image's entry point for its files"),
+        }
+    }
+
+    fn preparation(&self) -> Option<Command> {
+        if red_hats_script().is_some() {
+            let mut command = self.clean(Command::new("bash"));
+            command.args(["-c", RED_HATS_SETTINGS]);
+            return Some(command);
+        }
+        let own = self.entry_point.as_ref().filter(|file| !file.ends_with("docker-entrypoint.sh"))?;
+        let mut command = self.clean(Command::new(own));
+        command.arg("true");
+        Some(command)
+    }
+
     /// PATH with this directory in front of it.
     #[must_use]
     pub fn path_behind(&self, first: &Path) -> std::ffi::OsString {
@@ -111,11 +144,23 @@ fn authentication(complaint: &str) -> Authentication {
     }
 }
 
-/// The image's entry point, where it is called as Docker's official image calls it.
+/// The image's entry point, where it hands over to the program in its arguments, as Docker's official image's does.
 #[must_use]
 pub fn entry_point() -> Option<PathBuf> {
+    ["immich-docker-entrypoint.sh", "docker-entrypoint.sh"].iter().find_map(|name| in_path(name))
+}
+
+/// The script of Red Hat's images, which starts PostgreSQL itself, with its own arguments.
+#[must_use]
+pub fn red_hats_script() -> Option<PathBuf> {
+    in_path("run-postgresql")
+}
+
+/// Some images have their entry point in the root.
+fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|directory| directory.join("docker-entrypoint.sh")).find(|file| file.is_file())
+    let directories = std::env::split_paths(&path).chain([PathBuf::from("/usr/local/bin"), PathBuf::from("/")]);
+    directories.map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 fn candidates(root: &Path) -> Vec<PathBuf> {

@@ -16,7 +16,7 @@ use super::birth::{Error, SINGLE_USER_SETTINGS, reserve_slot, succeeded, write_f
 use super::data::{self, DataDirectory};
 use super::processes::Processes;
 use super::programs::Programs;
-use super::{nameless, postmasters, settings, sql, synchronous};
+use super::{nameless, postmasters, server, settings, sql, synchronous};
 use crate::election::lineage::{Branch, Lineage, branches, history_file};
 use crate::election::{Data, Lsn, Master, SystemIdentifier};
 use crate::errors::with_causes;
@@ -218,6 +218,7 @@ impl Rewind<'_> {
         let mut command = self.programs.command("postgres");
         nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(self.data.path()).args(self.arguments);
+        command.args(["-c", &server::data_directory(self.data.path())]);
         command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         command.args(KEEPS_WAL).arg("template1");
         self.run("postgres --single", &mut command).await?;

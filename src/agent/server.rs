@@ -13,12 +13,15 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::configuration::{Configuration, run_directory};
-use super::data::DataDirectory;
+use super::data::{self, DataDirectory};
 use super::leadership::WritePermit;
+use super::mounts;
+use super::place::Place;
 use super::processes::{Process, Processes, end_container};
 use super::programs::Programs;
 use super::settings;
 use crate::invariants::Invariant;
+use crate::names;
 
 /// How long a server may take to end at once. PostgreSQL needs milliseconds for it; the Lease leaves a third of its duration, which
 /// is 1.3 s at the least.
@@ -75,6 +78,9 @@ pub struct Settings {
     access_file: PathBuf,
     /// Where the local socket is.
     pub socket_directory: PathBuf,
+    /// The data directory and the port by the user's files, arguments and environment.
+    data_directory: PathBuf,
+    port: String,
     /// `-c` values without which the member could not replicate.
     overrides: Vec<String>,
     /// `-c` values in front of the user's own arguments, which may say otherwise.
@@ -86,7 +92,9 @@ pub struct Settings {
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
     pub async fn ask(programs: &Programs, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 10] = [
+            "data_directory",
+            "port",
             "hba_file",
             "unix_socket_directories",
             "listen_addresses",
@@ -113,11 +121,39 @@ impl Settings {
         let socket_directory =
             answer("unix_socket_directories").split(',').next().unwrap_or_default().trim().trim_matches('"');
         Ok(Self {
+            data_directory: PathBuf::from(answer("data_directory")),
+            port: answer("port").to_owned(),
             access_file: PathBuf::from(answer("hba_file")),
             socket_directory: PathBuf::from(if socket_directory.is_empty() { "/tmp" } else { socket_directory }),
             overrides: overrides(answer),
             defaults: defaults(answer(SLOT_LIMIT), answer(KEPT), volume_size(&data.join("pg_wal"))),
         })
+    }
+
+    /// Refuses files that say another place or port than the set has: the command line overrules them, and clients would find nothing. What
+    /// was served so before goes on.
+    fn check(&self, place: &Place, port: u16) -> Result<()> {
+        let is_served = data::is_marked_member(&place.directory);
+        let refuse = |why: String| {
+            warn!("{why}");
+            if is_served { Ok(()) } else { Err(Error::Refused(why)) }
+        };
+        let is_place = |path: &Path| mounts::resolved(path).ok() == mounts::resolved(&place.directory).ok();
+        if !place.is_apart() && !is_place(&self.data_directory) {
+            let (found, pgdata) = (self.data_directory.display(), place.directory.display());
+            refuse(format!(
+                "it says data_directory = {found}, but PGDATA is {pgdata}: take data_directory out of the file, or write that directory as \
+                 PGDATA under env of the container"
+            ))?;
+        }
+        // Without a word it is 5432, which the container's port may overrule.
+        if self.port != port.to_string() && self.port != names::pod::POSTGRES_PORT.to_string() {
+            let found = &self.port;
+            refuse(format!(
+                "it says port = {found}, but the container's port is {port}: write containerPort: {found}"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Writes the file of access rules that the server reads: ours in front of a copy of the user's. Returns whether it changed.
@@ -191,6 +227,11 @@ fn volume_size(path: &Path) -> Option<u64> {
     Some(found.blocks().saturating_mul(found.fragment_size())).filter(|size| *size > 0)
 }
 
+/// The argument by which a server stays in a directory: `-D` alone gives way to what a file of the user's says.
+pub(super) fn data_directory(directory: &Path) -> String {
+    format!("data_directory={}", directory.display())
+}
+
 /// A running, or starting, server.
 #[derive(Debug)]
 pub struct Server {
@@ -219,6 +260,7 @@ impl Ready {
         processes: &Processes,
     ) -> Result<Self> {
         let settings = Settings::ask(programs, processes, data.path(), &configuration.server.others).await?;
+        settings.check(&configuration.place, configuration.port)?;
         settings.write_access_rules(&configuration.replication_user)?;
         let mut command = programs.command("postgres");
         command
@@ -226,6 +268,7 @@ impl Ready {
             .arg(data.path())
             .args(settings.defaults.iter().flat_map(|setting| ["-c", setting]))
             .args(&configuration.server.others)
+            .args(["-c", &data_directory(data.path())])
             .arg("-c")
             .arg(format!("hba_file={}", access_file().display()))
             .arg("-c")
@@ -339,6 +382,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn told(directory: &Path, data_directory: &str, port: &str) -> Result<()> {
+        let settings = Settings {
+            access_file: PathBuf::new(),
+            socket_directory: PathBuf::new(),
+            data_directory: directory.join(data_directory),
+            port: port.to_owned(),
+            overrides: Vec::new(),
+            defaults: Vec::new(),
+        };
+        let place = Place { directory: directory.join("data"), volume: None, members: None, searched: None };
+        settings.check(&place, 5433)
+    }
+
+    #[test]
+    fn a_file_that_says_another_place_or_port_is_refused_with_the_cure_unless_it_was_served_so() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let refusal = |data_directory, port| told(folder.path(), data_directory, port).map_err(|why| why.to_string());
+        assert_eq!(refusal("data", "5433"), Ok(()));
+        assert_eq!(refusal("data", "5432"), Ok(()), "nothing was said");
+        assert!(refusal("other", "5433").unwrap_err().contains("write that directory as PGDATA"));
+        assert!(refusal("data", "5434").unwrap_err().contains("write containerPort: 5434"));
+        fs::write(folder.path().join("data/.pgset-member"), "").unwrap();
+        assert_eq!(refusal("other", "5434"), Ok(()));
     }
 
     #[test]

@@ -437,6 +437,28 @@ pub fn agent_role(password: &str) -> String {
     )
 }
 
+/// Statements for single-user mode, a line each, that make what `run-postgresql` of Red Hat's images makes by its variables: a user with his
+/// password, his database, and the superuser's password.
+#[must_use]
+pub fn red_hats_database(
+    user: Option<(String, String)>,
+    database: Option<String>,
+    superuser_password: Option<String>,
+) -> String {
+    let verifier = |password: &str| literal(&postgres_protocol::password::scram_sha_256(password.as_bytes()));
+    let mut statements = String::new();
+    if let Some(password) = superuser_password {
+        statements += &format!("ALTER ROLE postgres PASSWORD {};\n", verifier(&password));
+    }
+    if let Some((user, password)) = user {
+        statements += &format!("CREATE ROLE {} LOGIN PASSWORD {};\n", identifier(&user), verifier(&password));
+        if let Some(database) = database {
+            statements += &format!("CREATE DATABASE {} OWNER {};\n", identifier(&database), identifier(&user));
+        }
+    }
+    statements
+}
+
 fn replication_role(user: &str, password: &str) -> String {
     let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
     format!("ALTER ROLE {} LOGIN REPLICATION PASSWORD {}", identifier(user), literal(&verifier))
@@ -469,6 +491,19 @@ fn identifier(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn red_hats_variables_make_a_user_his_database_and_the_superusers_password() {
+        let user = Some(("app".to_owned(), "secret".to_owned()));
+        let made = red_hats_database(user.clone(), Some("rows".to_owned()), Some("root".to_owned()));
+        let lines: Vec<&str> = made.lines().collect();
+        assert!(lines[0].starts_with("ALTER ROLE postgres PASSWORD 'SCRAM-SHA-256$"));
+        assert!(lines[1].starts_with("CREATE ROLE \"app\" LOGIN PASSWORD 'SCRAM-SHA-256$"));
+        assert_eq!(lines[2], "CREATE DATABASE \"rows\" OWNER \"app\";");
+        assert!(!made.contains("secret"), "the server sees a verifier");
+        assert_eq!(red_hats_database(None, Some("rows".to_owned()), None), "");
+        assert_eq!(red_hats_database(user, None, None).lines().count(), 1);
+    }
 
     #[test]
     fn no_statement_holds_a_password() {

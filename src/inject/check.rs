@@ -1,25 +1,42 @@
 //! What the user wrote and pgset can't work with: never changed, always refused with the reason.
 
+use serde_json::Value;
+
 use super::{Reason, command};
 use crate::{
     names::{self, env, pod},
     set::{
-        Contract, OLDEST_POSTGRESQL, Reading,
-        container::Variable,
+        Contract, Error, OLDEST_POSTGRESQL, Reading,
+        annotations::{self, Annotations},
+        arguments::number,
+        container::{Container, Variable},
+        data::holds,
+        entries,
         error::{named, shown},
-        image::Family,
+        json::Field,
+        known::{MANAGERS, Manager, name_of},
+        shape::Settled,
     },
 };
 
 /// Refuses what conflicts with the injection.
 pub(super) fn conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
-    image(reading)?;
     environment(reading)?;
     mounts(reading)?;
     init_containers(reading)?;
     if reading.set.contract == Contract::Agent {
         command::check(reading)?;
         agent_port(reading)?;
+    }
+    Ok(())
+}
+
+/// Refuses of an object that has no injection yet what earlier revisions took: a set of theirs stays as it is.
+pub(super) fn new_conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
+    if reading.set.contract == Contract::Agent {
+        port_variable(reading)?;
+        mounts_in_data(reading)?;
+        shared_processes(reading)?;
     }
     Ok(())
 }
@@ -34,24 +51,48 @@ pub(super) fn new_names(reading: &Reading<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-fn image(reading: &Reading<'_>) -> Result<(), Reason> {
-    let image = || Ok::<_, Reason>(shown(reading.container.field.get("image")?.text()?.unwrap_or_default()));
-    match reading.container.family {
-        Family::Bitnami => Err(Reason::Bitnami { image: image()? }),
-        Family::Official { major: Some(major) }
-            if major < OLDEST_POSTGRESQL && reading.set.contract == Contract::Agent =>
-        {
-            Err(Reason::TooOld { image: image()?, major, oldest: OLDEST_POSTGRESQL })
+/// Refuses an image that nothing else would make fit, before anything else is said of the object. What runs by an injection already does
+/// so by the rules of its day.
+pub(super) fn image(own: &Value, settled: &Settled) -> Result<(), Reason> {
+    let annotations = Annotations::read(own)?;
+    let set = annotations::name(own).unwrap_or_default();
+    let injected = settled.container.as_deref();
+    let container = Container::choose(&Field::root(own), annotations.get(&entries::CONTAINER).as_deref(), injected, set)?;
+    if annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract()) == Contract::Image {
+        return Ok(());
+    }
+    if let (Some((manager, how)), None) = (manager(&container)?, injected) {
+        return Err(Reason::ClusterManager { container: named(container.name), manager, how });
+    }
+    match container.family.major() {
+        Some(major) if major < OLDEST_POSTGRESQL => {
+            Err(Reason::TooOld { image: shown(container.image), major, oldest: OLDEST_POSTGRESQL })
         }
         _ => Ok(()),
     }
 }
 
+/// What else starts and replicates PostgreSQL in a container, and what shows it.
+fn manager(container: &Container<'_>) -> Result<Option<(&'static str, String)>, Error> {
+    let (variables, mounts) = (container.environment()?, container.mounts()?);
+    let words: Vec<&str> = container.command()?.into_iter().chain(container.arguments()?).collect();
+    let signs = |manager: &Manager| {
+        let variable = variables.iter().find(|it| manager.reads(it.name)).map(|it| it.name);
+        let mount = mounts.iter().find(|it| manager.is_mounted_at(it.path)).map(|it| it.path);
+        let by_image = manager.is_in(container.image).then(|| format!("image {}", shown(container.image)));
+        let by_variable = || Some(format!("variable {}", named(variable?)));
+        let by_command = || words.iter().any(|word| manager.is_started_by(word)).then(|| "by its command".to_owned());
+        by_image.or_else(by_variable).or_else(by_command).or_else(|| Some(format!("data at {}", named(mount?))))
+    };
+    Ok(MANAGERS.iter().find_map(|manager| Some((manager.name, signs(manager)?))))
+}
+
 fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
     let set = &reading.set;
     let port = set.port.to_string();
-    let (master, replica) = (names::master(&set.name), names::replica(&set.name));
-    let mut expected = vec![(env::PG_MODE, "set"), (env::PG_MASTER_HOST, &master), (env::PG_MASTER_PORT, &port)];
+    let (master, replica) = (set.role_label.master_host(&set.name), names::replica(&set.name));
+    let mut expected =
+        vec![(env::PG_MODE, "set"), (env::PG_MASTER_HOST, master.as_str()), (env::PG_MASTER_PORT, &port)];
     if set.contract == Contract::Image {
         expected.extend([
             (env::PG_PRIMARY_HOST, master.as_str()),
@@ -95,6 +136,59 @@ fn mounts(reading: &Reading<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
+/// `PGPORT` is PostgreSQL's port where no argument says another, and that of the probes' programs.
+fn port_variable(reading: &Reading<'_>) -> Result<(), Reason> {
+    let Some(variable) = reading.container.variable(env::PGPORT)? else { return Ok(()) };
+    let port = reading.set.port;
+    if variable.literal.and_then(number) == Some(port) {
+        return Ok(());
+    }
+    let found = format!("{} ({})", env::PGPORT, origin(variable));
+    Err(Reason::Port { container: named(&reading.set.container), by: "a variable", found, port })
+}
+
+/// A clone takes the data directory's place by a rename, which the kernel refuses while anything is mounted in it.
+fn mounts_in_data(reading: &Reading<'_>) -> Result<(), Reason> {
+    let Some(pgdata) = reading.placement.pgdata.path().map(|path| path.trim_end_matches('/')) else { return Ok(()) };
+    let is_inside = |path: &str| holds(pgdata, path) && path.trim_end_matches('/') != pgdata;
+    let Some(mount) = reading.container.mounts()?.into_iter().find(|mount| is_inside(mount.path)) else {
+        return Ok(());
+    };
+    let file = name_of(mount.path.trim_end_matches('/'));
+    let setting = match file {
+        "postgresql.conf" => "config_file",
+        "pg_hba.conf" => "hba_file",
+        "pg_ident.conf" => "ident_file",
+        "server.crt" | "tls.crt" => "ssl_cert_file",
+        "server.key" | "tls.key" => "ssl_key_file",
+        "root.crt" | "ca.crt" => "ssl_ca_file",
+        _ => "",
+    };
+    let cure = if setting.is_empty() {
+        "mount it outside of that".to_owned()
+    } else {
+        format!("mount it at /etc/postgresql/{file} and write args: [\"-c\", \"{setting}=/etc/postgresql/{file}\"]")
+    };
+    Err(Reason::MountInData {
+        container: named(&reading.set.container),
+        volume: named(mount.volume),
+        mount_path: named(mount.path),
+        pgdata: named(pgdata),
+        cure,
+    })
+}
+
+/// The agent is the first process of its container, so that with it all ends that may write.
+fn shared_processes(reading: &Reading<'_>) -> Result<(), Reason> {
+    let pod = reading.object.at(&["spec", "template", "spec"])?;
+    for field in ["shareProcessNamespace", "hostPID"] {
+        if pod.get(field)?.value() == Some(&Value::Bool(true)) {
+            return Err(Reason::SharedProcesses { field });
+        }
+    }
+    Ok(())
+}
+
 /// Nobody else looks at them: what is appended to must be a list.
 fn init_containers(reading: &Reading<'_>) -> Result<(), Reason> {
     for init_container in reading.object.at(&["spec", "template", "spec", "initContainers"])?.items()? {
@@ -107,7 +201,7 @@ fn init_containers(reading: &Reading<'_>) -> Result<(), Reason> {
 fn agent_port(reading: &Reading<'_>) -> Result<(), Reason> {
     for container in reading.object.at(&["spec", "template", "spec", "containers"])?.items()? {
         for port in container.get("ports")?.items()? {
-            if port.get("containerPort")?.value().and_then(serde_json::Value::as_i64) == Some(pod::AGENT_PORT.into()) {
+            if port.get("containerPort")?.value().and_then(Value::as_i64) == Some(pod::AGENT_PORT.into()) {
                 return Err(Reason::AgentPort { container: named(container.get("name")?.text()?.unwrap_or_default()) });
             }
         }

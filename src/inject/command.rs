@@ -4,25 +4,29 @@ use super::{Reason, revision::Pin};
 use crate::{
     names::{self, pod},
     set::{
-        Failover, Reading,
+        Error, Failover, Reading,
+        arguments::{ServerArguments, number, settings},
+        container::Container,
         data::{Parting, Pgdata},
         error::{named, shown},
-        shape::{REVISION_FLAG, Shape},
+        known::{self, Arguments, name_of},
+        shape::{IMAGE_ARGUMENT, REVISION_FLAG, Shape},
     },
 };
 
 /// The wrapped command: the agent with its flags, `--`, and the user's own words.
-pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin, own: &[&str]) -> Vec<String> {
+pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin) -> Result<Vec<String>, Error> {
     let set = &reading.set;
     let failover = match set.failover {
         Failover::Automatic => "automatic",
         Failover::Manual => "manual",
     };
+    let is_own_key = set.role_label.key == names::label::ROLE;
     let mut words = vec![
         pod::AGENT_PATH.to_owned(),
         "agent".to_owned(),
         format!("--set={}", set.name),
-        format!("--master={}", names::master(&set.name)),
+        format!("--master={}", if is_own_key { names::master(&set.name) } else { set.role_label.master.clone() }),
         format!("--role-label={}", set.role_label.key),
         format!("--port={}", set.port),
         format!("--first-ordinal={}", set.first_ordinal),
@@ -34,10 +38,20 @@ pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin, own: &[&str]) -> Vec<Str
         words.push(format!("{REVISION_FLAG}{}", pin.revision));
         words.push(format!("--credentials={}", set.credentials));
         words.extend(places(reading));
+        words.extend(image_arguments(&reading.container)?.iter().map(|word| format!("{IMAGE_ARGUMENT}{word}")));
     }
     words.push("--".to_owned());
-    words.extend(own.iter().map(|word| (*word).to_owned()));
-    words
+    words.extend(reading.container.command()?.iter().map(|word| (*word).to_owned()));
+    Ok(words)
+}
+
+/// The arguments of the image's CMD, which is lost beside a `command`: they are PostgreSQL's where the user wrote none himself.
+fn image_arguments(container: &Container<'_>) -> Result<&'static [&'static str], Error> {
+    let is_users = !container.command()?.is_empty() || !container.arguments()?.is_empty();
+    match known::arguments(container.image) {
+        Arguments::Known(arguments) if !is_users => Ok(arguments),
+        _ => Ok(&[]),
+    }
 }
 
 /// Where the data is: the agent runs no database anywhere else.
@@ -54,85 +68,32 @@ fn places(reading: &Reading<'_>) -> Vec<String> {
     words
 }
 
-/// Accepts PostgreSQL itself and the official entry point before it; anything else the agent could not start, nor hand
-/// arguments to.
+/// Accepts PostgreSQL itself and the entry points before it; anything else the agent could not start, nor hand arguments to.
 pub(super) fn check(reading: &Reading<'_>) -> Result<(), Reason> {
     let container = &reading.container;
-    let command = container.command()?;
-    let words: Vec<&str> = command.iter().copied().chain(container.arguments()?).collect();
     let name = || named(container.name);
-    let has_entry_point = words.first().is_some_and(|word| program(word) == "docker-entrypoint.sh");
-    let words = words.get(usize::from(has_entry_point)..).unwrap_or_default();
-    let arguments = match words {
-        [] => words,
-        // The image's entry point puts `postgres` before arguments.
-        [first, ..] if first.starts_with('-') && (has_entry_point || command.is_empty()) => words,
-        [first, arguments @ ..] if program(first) == "postgres" => arguments,
-        [first, ..] => return Err(Reason::Command { container: name(), program: shown(first) }),
-    };
-    check_arguments(arguments, reading.set.port, &name())
-}
-
-fn program(word: &str) -> &str {
-    word.rsplit('/').next().unwrap_or(word)
-}
-
-/// The data directory and the port are the agent's to know: said twice, they can differ.
-fn check_arguments(arguments: &[&str], port: u16, container: &str) -> Result<(), Reason> {
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let setting = if matches!(*argument, "-c" | "-D" | "-p") {
-            let value = arguments.next().copied().unwrap_or_default();
-            if *argument == "-c" { value.to_owned() } else { format!("{argument}{value}") }
-        } else if let Some(setting) = argument.strip_prefix("--").or_else(|| argument.strip_prefix("-c")) {
-            setting.to_owned()
-        } else {
-            (*argument).to_owned()
-        };
-        let (key, value) = setting.split_once('=').unwrap_or((&setting, ""));
-        // PostgreSQL takes dashes for underscores in long options.
-        let key = key.replace('-', "_");
-        if key == "data_directory" || setting.starts_with("-D") {
-            return Err(Reason::DataArgument { container: container.to_owned(), argument: shown(&setting) });
+    let arguments = match container.server_arguments()? {
+        ServerArguments::Of(arguments) => arguments,
+        ServerArguments::OfAnotherProgram(program) => {
+            return Err(Reason::Command { container: name(), program: shown(program), cure: cure(program) });
         }
-        let found = if key == "port" { Some(value) } else { setting.strip_prefix("-p") };
-        if let Some(found) = found.filter(|found| found.trim_matches(['\'', ' ']) != port.to_string()) {
-            return Err(Reason::PortArgument { container: container.to_owned(), found: shown(found), port });
+    };
+    for (key, value) in settings(&arguments) {
+        if key == "data_directory" {
+            return Err(Reason::DataArgument { container: name(), argument: shown(&format!("{key}={value}")) });
+        }
+        let port = reading.set.port;
+        if key == "port" && number(&value) != Some(port) {
+            return Err(Reason::Port { container: name(), by: "its arguments", found: shown(&value), port });
         }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_data_directory_is_no_argument() {
-        for arguments in [
-            &["-D", "/x"][..],
-            &["-D/x"],
-            &["--data-directory=/x"],
-            &["-c", "data_directory=/x"],
-            &["-cdata_directory=/x"],
-        ] {
-            let found = check_arguments(arguments, 5432, "c");
-            assert!(matches!(found, Err(Reason::DataArgument { .. })), "{arguments:?}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn the_port_is_said_once() {
-        for arguments in [&["-p", "5433"][..], &["-p5433"], &["--port=5433"], &["-c", "port=5433"], &["-cport=5433"]] {
-            let found = check_arguments(arguments, 5432, "c");
-            assert!(matches!(found, Err(Reason::PortArgument { .. })), "{arguments:?}: {found:?}");
-            assert_eq!(check_arguments(arguments, 5433, "c"), Ok(()), "{arguments:?}");
-        }
-    }
-
-    #[test]
-    fn every_other_argument_is_kept() {
-        let arguments = ["-c", "max_connections=300", "-N", "10", "--shared-buffers=1GB", "-c", "", "-c"];
-        assert_eq!(check_arguments(&arguments, 5432, "c"), Ok(()));
+/// What to do about a program that is not PostgreSQL.
+fn cure(program: &str) -> &'static str {
+    match name_of(program) {
+        "sh" | "bash" | "ash" | "dash" => "; what the script does before the start belongs into an init container",
+        _ => "",
     }
 }

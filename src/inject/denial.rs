@@ -107,7 +107,7 @@ pub enum Reason {
     /// The container starts something else than PostgreSQL.
     #[error(
         "container {container} starts {program}, but the agent must start PostgreSQL itself; let command and args be \
-         PostgreSQL's own (args: [\"-c\", \"max_connections=300\"]), or use an image that implements PG_MODE=set with the \
+         PostgreSQL's own (args: [\"-c\", \"max_connections=300\"]){cure}, or use an image that implements PG_MODE=set with the \
          annotation {key}: image", key = annotation::CONTRACT
     )]
     Command {
@@ -115,6 +115,8 @@ pub enum Reason {
         container: String,
         /// The program.
         program: String,
+        /// What else to do.
+        cure: &'static str,
     },
     /// The data directory is an argument.
     #[error("container {container} sets the data directory by the argument {argument}; set PGDATA under env instead")]
@@ -124,15 +126,17 @@ pub enum Reason {
         /// The argument.
         argument: String,
     },
-    /// The port in the arguments is not the container's port.
+    /// The port that PostgreSQL is told is not the container's port.
     #[error(
-        "container {container} is given the port {found} by its arguments, but its containerPort is {port}; make them equal \
+        "container {container} is given the port {found} by {by}, but its containerPort is {port}; make them equal \
          (the containerPort named postgres counts)"
     )]
-    PortArgument {
+    Port {
         /// The container.
         container: String,
-        /// The port in the arguments.
+        /// What tells it.
+        by: &'static str,
+        /// The port that it tells.
         found: String,
         /// The port of the container.
         port: u16,
@@ -155,15 +159,45 @@ pub enum Reason {
         /// The path.
         mount_path: String,
     },
-    /// The image has its own way of everything.
+    /// A mount inside the data directory, which is replaced as a whole when a member is cloned or made anew.
     #[error(
-        "image {image} is bitnami's, which starts, configures and replicates PostgreSQL in its own way and keeps its \
-         configuration outside the data directory; use the official image of the same major version (postgres:<version>), with \
-         new data or with data from pg_dump"
+        "container {container} mounts volume {volume} at {mount_path}, inside the data directory {pgdata}, which could then be neither \
+         made, cloned nor replaced; {cure}"
     )]
-    Bitnami {
-        /// The image.
-        image: String,
+    MountInData {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+        /// PGDATA.
+        pgdata: String,
+        /// What to do.
+        cure: String,
+    },
+    /// The pod's containers share their processes.
+    #[error(
+        "spec.template.spec.{field} is true, but pgset's agent must be the first process of its container: only so everything that may \
+         write ends with it; remove {field} (to look into the container: kubectl debug POD --image=IMAGE --target=CONTAINER)"
+    )]
+    SharedProcesses {
+        /// The field.
+        field: &'static str,
+    },
+    /// Something else starts and replicates PostgreSQL.
+    #[error(
+        "container {container} runs {manager} ({how}), which starts, configures and replicates PostgreSQL in its own way, where pgset's \
+         agent would; leave out the annotation {key} to keep it, or make a new set with the official image of the same major version \
+         (postgres:<version>) and move the rows by pg_dump", key = annotation::INJECT
+    )]
+    ClusterManager {
+        /// The container.
+        container: String,
+        /// What it runs.
+        manager: &'static str,
+        /// What shows it.
+        how: String,
     },
     /// The revision is one that this pgset can't write.
     #[error(
@@ -253,7 +287,8 @@ pub enum Reason {
     },
     /// Several servers that know nothing of each other can't become one set.
     #[error(
-        "it runs {replicas} servers that know nothing of each other, and a set has one database: its first member's; run: kubectl scale \
+        "it runs {replicas} servers, each with rows of its own or a copy that pgset did not make, and a set has one database: its first \
+         member's; run: kubectl scale \
          statefulset {name}{namespace} --replicas=1, then annotate it, and scale it up again, with empty volumes for the others"
     )]
     SeveralDatabases {
@@ -301,8 +336,8 @@ pub enum Reason {
     },
     /// There was no volume: what rows there are would go with the old container.
     #[error(
-        "the set runs without a volume, so that its data is inside the container and would be lost with this change; save it \
-         with pg_dumpall, run: kubectl scale statefulset {name}{namespace} --replicas=0, then make this change, and load it again"
+        "PostgreSQL of this set writes to no volume so far, so that its data is inside the container and would be lost with this change; \
+         save it with pg_dumpall, run: kubectl scale statefulset {name}{namespace} --replicas=0, then make this change, and load it again"
     )]
     DataInContainer {
         /// The set's name.
@@ -346,10 +381,11 @@ impl Reason {
             Self::Leftover => "leftover",
             Self::PrivateVariable { .. } | Self::Variable { .. } => "environment",
             Self::Command { .. } => "command",
-            Self::DataArgument { .. } | Self::PortArgument { .. } => "arguments",
+            Self::DataArgument { .. } | Self::Port { .. } => "arguments",
             Self::AgentPort { .. } => "agent_port",
-            Self::MountPath { .. } => "mount_path",
-            Self::Bitnami { .. } => "bitnami",
+            Self::MountPath { .. } | Self::MountInData { .. } => "mount_path",
+            Self::SharedProcesses { .. } => "shared_processes",
+            Self::ClusterManager { .. } => "cluster_manager",
             Self::Revision { .. } | Self::Latest { .. } => "revision",
             Self::TooOld { .. } => "version",
             Self::ServiceNameKept { .. } => "service_name",

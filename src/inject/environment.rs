@@ -45,7 +45,8 @@ fn agent(reading: &Reading<'_>) -> Vec<Value> {
 /// What the crunchy-postgres family asks for, under its old names (1.x) and its new ones.
 fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
     let set = &reading.set;
-    let (master, port) = (names::master(&set.name), set.port.to_string());
+    // The image labels the master's pod with it.
+    let (master, port) = (set.role_label.master_host(&set.name), set.port.to_string());
     let mut variables = vec![
         plain(env::PG_MODE, "set"),
         plain(env::PG_MASTER_HOST, &master),

@@ -34,10 +34,8 @@ impl Injection {
         let set = &reading.set;
         let is_agent = set.contract == Contract::Agent;
         let volumes = pod::volumes(set, pin.shape);
-        let init_containers =
-            if is_agent { vec![pod::init_container(&pin.image, &reading.container)] } else { Vec::new() };
-        let command = is_agent.then(|| reading.container.command()).transpose()?;
-        let command = command.map(|own| json!(command::wrapped(reading, pin, &own)));
+        let init_containers = if is_agent { vec![pod::init_container(pin, reading)?] } else { Vec::new() };
+        let command = is_agent.then(|| command::wrapped(reading, pin)).transpose()?.map(|words| json!(words));
         let environment = environment::variables(reading)?;
         let mounts = pod::mounts(set);
         let mut record = Record {

@@ -145,8 +145,13 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
         return Err(Reason::Reserved { part });
     }
     let pin = revision::Pin::of(object, old, record.as_ref(), settings, revisions)?;
-    let reading = Reading::of(&own, &Settled::of(pin.shape, record.as_ref()))?;
+    let settled = Settled::of(pin.shape, record.as_ref());
+    check::image(&own, &settled)?;
+    let reading = Reading::of(&own, &settled)?;
     check::conflicts(&reading)?;
+    if record.is_none() {
+        check::new_conflicts(&reading)?;
+    }
     match old {
         Some(old) => update::check(old, &reading, pin.shape)?,
         None if record.is_none() => check::new_names(&reading)?,

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::revision::Pin;
 use crate::{
     names::{self, credential, pod},
-    set::{Contract, Data, Set, container::Container, record::member_directory, shape::Shape},
+    set::{Contract, Data, Error, Reading, Set, container::Container, record::member_directory, shape::Shape},
 };
 
 /// The volumes of a set's pods.
@@ -69,12 +70,15 @@ pub(super) fn mounts(set: &Set) -> Vec<Value> {
     mounts
 }
 
+/// The user of the agent's image.
+const USER: u32 = 65532;
+
 /// The init container that copies the agent into the pod. It passes the restricted Pod Security level whatever the rest of
 /// the pod does.
-pub(super) fn init_container(image: &str, postgres: &Container<'_>) -> Value {
+pub(super) fn init_container(pin: &Pin, reading: &Reading<'_>) -> Result<Value, Error> {
     let mut container = json!({
         "name": pod::INIT_CONTAINER,
-        "image": image,
+        "image": pin.image,
         "imagePullPolicy": "IfNotPresent",
         "command": [pod::AGENT_PATH_IN_IMAGE, "copy", pod::AGENT_COPY_PATH],
         "volumeMounts": [{ "name": pod::RUN_VOLUME, "mountPath": pod::COPY_PATH }],
@@ -83,16 +87,23 @@ pub(super) fn init_container(image: &str, postgres: &Container<'_>) -> Value {
             "capabilities": { "drop": ["ALL"] },
             "readOnlyRootFilesystem": true,
             "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
     });
-    let resources = resources(postgres);
+    // OpenShift gives each namespace users of its own and refuses any other: where the pod names none, the image's own does.
+    let user = reading.object.at(&["spec", "template", "spec", "securityContext", "runAsUser"])?;
+    let is_root = user.value().and_then(Value::as_u64) == Some(0);
+    if (pin.shape == Shape::First || is_root)
+        && let Some(context) = container.get_mut("securityContext").and_then(Value::as_object_mut)
+    {
+        context.insert("runAsUser".to_owned(), json!(USER));
+        context.insert("runAsGroup".to_owned(), json!(USER));
+    }
+    let resources = resources(&reading.container);
     if let (Some(container), false) = (container.as_object_mut(), resources.is_empty()) {
         container.insert("resources".to_owned(), Value::Object(resources));
     }
-    container
+    Ok(container)
 }
 
 /// The resources of the PostgreSQL container, for the init container: what a quota or a `LimitRange` says of one it then

@@ -7,9 +7,8 @@ use serde_json::Value;
 use super::Reason;
 use crate::set::{
     Contract, Error, Reading,
-    data::{BEFORE_18, Hidden, Parting, Pgdata, Placement},
+    data::{BEFORE_18, Hidden, Parting, Pgdata, Placement, holds},
     error::named,
-    image::Family,
     json::at,
     record::{Record, member_directory},
     shape::{Settled, Shape},
@@ -41,13 +40,20 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
     let record = Record::of(old).ok().flatten();
     let (own, settled) = match &record {
         Some(record) => (record.undone(old), Settled::by_object(old, Some(record))),
-        None => (old.clone(), Settled::of(shape, None)),
+        // The annotation that names it comes with this change.
+        None => (old.clone(), Settled { container: Some(new.set.container.clone()), ..Settled::of(shape, None) }),
     };
     let to = Location::of(new, true)?;
     let reading = match Reading::of(&own, &settled) {
         Ok(reading) => reading,
         // It ran without a volume, or beside it: the rows, if there are any, are in the container.
-        Err(Error::NoData { .. } | Error::PgdataElsewhere { .. } | Error::PgdataHidden { .. }) => {
+        Err(
+            Error::NoData { .. }
+            | Error::DataElsewhere { .. }
+            | Error::NeverMounted { .. }
+            | Error::PgdataElsewhere { .. }
+            | Error::PgdataHidden { .. },
+        ) => {
             return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
         }
         // Whatever it was, pgset did not run it.
@@ -63,6 +69,9 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
     }
     if !from.is_same_place(&to) {
         return Err(moves(new, &from, &to));
+    }
+    if record.is_none() && from.pgdata.as_deref().is_some_and(|pgdata| !holds(&from.mount_path, pgdata)) {
+        return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
     }
     if let (Some(old), Some(new_pgdata)) = (&from.pgdata, &to.pgdata)
         && from.on_volume(old) != to.on_volume(new_pgdata)
@@ -103,10 +112,9 @@ fn hidden_rows(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
 
 /// Refuses another major version: its members would restart and fail one by one.
 fn check_version(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
-    match (old.container.family, new.container.family) {
-        (Family::Official { major: Some(from) }, Family::Official { major: Some(to) }) if from != to => {
-            let image = new.container.field.get("image")?.text()?.unwrap_or_default();
-            Err(Reason::MajorVersion { image: named(image), from, to })
+    match (old.container.family.major(), new.container.family.major()) {
+        (Some(from), Some(to)) if from != to => {
+            Err(Reason::MajorVersion { image: named(new.container.image), from, to })
         }
         _ => Ok(()),
     }
@@ -139,6 +147,8 @@ impl Location {
             Pgdata::Users(pgdata) => pgdata.clone(),
             Pgdata::Images(usual) => Some(usual.clone()),
             Pgdata::Ours(pgdata) if is_injected => Some(pgdata.clone()),
+            // The image of 18 or newer does not start beside a mount there (`docker_error_old_databases`): nothing has been written.
+            Pgdata::Ours(pgdata) if pgdata == BEFORE_18 && reading.container.family.major() >= Some(18) => None,
             Pgdata::Ours(_) => Some(reading.container.family.usual_pgdata()),
             // The kubelet knows; and with pgset it is the same, if it is on the volume.
             Pgdata::Fallback(_) => None,

@@ -5,14 +5,19 @@ use serde_json::Value;
 
 use super::Reason;
 use crate::{
-    names::{self, annotation, env},
+    names::{
+        self, annotation, env,
+        pod::{AGENT_PORT, POSTGRES_PORT},
+    },
     set::{
         Contract, Data, Error, Reading,
         data::{Parting, Pgdata},
         entries,
         error::named,
         grammar::nearly_ours,
+        image::Reference,
         json::{Field, at},
+        known::{self, Arguments},
         record::Record,
         shape::Settled,
     },
@@ -47,6 +52,8 @@ pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, 
     image(&mut warnings, reading)?;
     unseen_environment(&mut warnings, reading)?;
     if reading.set.contract == Contract::Agent {
+        port(&mut warnings, reading)?;
+        host_network(&mut warnings, reading)?;
         startup(&mut warnings, reading)?;
         grace_period(&mut warnings, reading)?;
         synchronous(&mut warnings, reading);
@@ -168,12 +175,37 @@ fn in_place(warnings: &mut Warnings, source: &Value) {
 }
 
 fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
-    let image = reading.container.field.get("image")?.text()?.unwrap_or_default();
-    let without_digest = image.split('@').next().unwrap_or_default();
-    let tag = without_digest.rsplit('/').next().and_then(|name| name.split_once(':')).map_or("", |(_, tag)| tag);
-    if !image.contains('@') && matches!(tag, "" | "latest") {
-        let image = named(without_digest);
+    let container = &reading.container;
+    let tag = Reference::of(container.image).tag;
+    if !container.image.contains('@') && matches!(tag, "" | "latest") {
+        let image = named(container.image);
         warnings.push(&format!("image {image} names no version: another pull may bring another major version"));
+    }
+    let is_images = container.command()?.is_empty() && container.arguments()?.is_empty();
+    if reading.set.contract == Contract::Agent && is_images && known::arguments(container.image) == Arguments::Unknown {
+        warnings.push("the image's CMD is not run any more: if it has arguments, write them as the container's args");
+    }
+    Ok(())
+}
+
+fn host_network(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    let field = reading.object.at(&["spec", "template", "spec", "hostNetwork"])?;
+    if field.value() == Some(&Value::Bool(true)) {
+        let port = reading.set.port;
+        warnings.push(&format!(
+            "hostNetwork: {port} and {AGENT_PORT} must be free on each node, which can have one member only"
+        ));
+    }
+    Ok(())
+}
+
+/// PostgreSQL's port without a word is 5432, and a containerPort binds nobody.
+fn port(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+    let port = reading.set.port;
+    if port != POSTGRES_PORT && reading.container.told_port()?.is_none() {
+        warnings.push(&format!(
+            "PostgreSQL is started on the containerPort, {port}, also if it has listened on 5432 so far"
+        ));
     }
     Ok(())
 }

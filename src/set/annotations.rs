@@ -20,6 +20,11 @@ pub(crate) fn of(object: &Value) -> Result<Field<'_>, Error> {
     Field::root(object).at(&["metadata", "annotations"])
 }
 
+/// The name of a raw object, where it has one.
+pub(crate) fn name(object: &Value) -> Option<&str> {
+    object.get("metadata")?.get("name")?.as_str()
+}
+
 /// The annotation of a raw object, where it is a string.
 pub(crate) fn value<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.get("metadata")?.get("annotations")?.get(key)?.as_str()

@@ -3,12 +3,15 @@
 use std::cell::OnceCell;
 
 use super::{
-    Error,
+    Contract, Error,
+    arguments::{ServerArguments, number, settings},
     error::{listed, named},
     image::{Family, is_official},
     json::Field,
+    known,
+    shape::Shape,
 };
-use crate::names::pod;
+use crate::names::{env::PGPORT, pod::POSTGRES_PORT};
 
 /// The PostgreSQL container.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub(crate) struct Container<'a> {
     pub(crate) index: usize,
     /// Its name.
     pub(crate) name: &'a str,
+    /// Its image.
+    pub(crate) image: &'a str,
     /// The image's family.
     pub(crate) family: Family,
     /// Whether it is Docker's official image itself, by its name.
@@ -25,6 +30,32 @@ pub(crate) struct Container<'a> {
     pub(crate) field: Field<'a>,
     /// What [`Self::environment`] found: it is asked for many times, and may be long.
     environment: OnceCell<Vec<Variable<'a>>>,
+}
+
+/// What speaks for a container to be PostgreSQL's, the surest first.
+#[derive(Clone, Copy, Debug)]
+enum Sign {
+    /// Its image is PostgreSQL's, and it starts what the image is for.
+    Server,
+    /// Its image is PostgreSQL's.
+    Image,
+    /// It has PostgreSQL's port, or a name that people give it.
+    PortOrName,
+    /// It is called as the set, which may as well be the application's name.
+    SetsName,
+}
+
+impl Sign {
+    const ALL: [Self; 4] = [Self::Server, Self::Image, Self::PortOrName, Self::SetsName];
+
+    /// What is said where several show it.
+    fn of_several(self) -> &'static str {
+        match self {
+            Self::Server | Self::Image => "they have images of PostgreSQL",
+            Self::PortOrName => "they have PostgreSQL's port or a usual name of it",
+            Self::SetsName => "they are called as the set",
+        }
+    }
 }
 
 /// One entry of the container's environment.
@@ -65,41 +96,118 @@ impl<'a> Variable<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// The container that the annotation names; else the only one; else the one named `postgres`, or as the set.
-    pub(crate) fn choose(object: &Field<'a>, annotation: Option<&str>, set: &str) -> Result<Self, Error> {
+    /// The container that the annotation names; else the one that was injected; else the only one; else the one that is PostgreSQL's by
+    /// its image, then by its port or name, and then by the set's name.
+    pub(crate) fn choose(
+        object: &Field<'a>,
+        annotation: Option<&str>,
+        injected: Option<&str>,
+        set: &str,
+    ) -> Result<Self, Error> {
         let mut containers = Vec::new();
         for (index, field) in object.at(&["spec", "template", "spec", "containers"])?.items()?.into_iter().enumerate() {
             let name = field.get("name")?.text()?.unwrap_or_default();
             let image = field.get("image")?.text()?.unwrap_or_default();
             let (family, is_official) = (Family::of(image), is_official(image));
-            containers.push(Self { index, name, family, is_official, field, environment: OnceCell::new() });
+            containers.push(Self { index, name, image, family, is_official, field, environment: OnceCell::new() });
         }
         let names = || listed(containers.iter().map(|it| it.name));
-        let find = |name: &str| containers.iter().find(|it| it.name == name).cloned();
+        let find = |name: &str| containers.iter().find(|it| it.name == name);
         let chosen = match (annotation, containers.as_slice()) {
             (_, []) => Err(Error::NoContainer),
             (Some(name), _) => find(name).ok_or_else(|| Error::NoSuchContainer { value: named(name), names: names() }),
-            (None, [only]) => Ok(only.clone()),
-            (None, _) => find("postgres").or_else(|| find(set)).ok_or_else(|| Error::WhichContainer { names: names() }),
+            (None, [only]) => Ok(only),
+            (None, all) => injected.and_then(find).map_or_else(|| Self::most_likely(all, set), Ok),
         }?;
         // The record of the injection knows it by its name.
         let is_alone = containers.iter().filter(|it| it.name == chosen.name).count() == 1;
-        if is_alone && !chosen.name.is_empty() { Ok(chosen) } else { Err(Error::ContainerNames { names: names() }) }
+        if is_alone && !chosen.name.is_empty() {
+            Ok(chosen.clone())
+        } else {
+            Err(Error::ContainerNames { names: names() })
+        }
     }
 
-    /// The port that PostgreSQL listens on.
-    pub(crate) fn port(&self) -> Result<u16, Error> {
+    /// Of several, the one that the signs single out, the surest sign first.
+    fn most_likely<'c>(containers: &'c [Self], set: &str) -> Result<&'c Self, Error> {
+        let mut candidates: Vec<&Self> = containers.iter().collect();
+        let mut why = "none of them is it by its image, its port or its name";
+        for sign in Sign::ALL {
+            let mut found = Vec::new();
+            for candidate in &candidates {
+                if candidate.shows(sign, set)? {
+                    found.push(*candidate);
+                }
+            }
+            match found.as_slice() {
+                [] => {}
+                [only] => return Ok(only),
+                _ => (why, candidates) = (sign.of_several(), found),
+            }
+        }
+        Err(Error::WhichContainer { names: listed(candidates.iter().map(|it| it.name)), why })
+    }
+
+    /// Who implements `PG_MODE=set` where no annotation says so.
+    pub(crate) fn usual_contract(&self) -> Contract {
+        match self.family {
+            Family::Crunchy => Contract::Image,
+            Family::Official(_) | Family::RedHat(_) | Family::TimescaleHa(_) => Contract::Agent,
+        }
+    }
+
+    fn shows(&self, sign: Sign, set: &str) -> Result<bool, Error> {
+        const NAMES: [&str; 6] = ["postgres", "postgresql", "pgsql", "db", "database", "pg"];
+        Ok(match sign {
+            Sign::Server => known::is_postgresql(self.image) && self.starts_server()?,
+            Sign::Image => known::is_postgresql(self.image),
+            Sign::PortOrName => {
+                self.ports()?.iter().any(|(_, port)| *port == POSTGRES_PORT) || NAMES.contains(&self.name)
+            }
+            Sign::SetsName => self.name == set,
+        })
+    }
+
+    /// Whether its command is PostgreSQL's: a job beside the server may have the server's image.
+    fn starts_server(&self) -> Result<bool, Error> {
+        Ok(matches!(self.server_arguments()?, ServerArguments::Of(_)))
+    }
+
+    /// What its command and arguments start.
+    pub(crate) fn server_arguments(&self) -> Result<ServerArguments<'a>, Error> {
+        Ok(ServerArguments::of(&self.command()?, &self.arguments()?))
+    }
+
+    /// The ports that the container names, with their names.
+    fn ports(&self) -> Result<Vec<(&'a str, u16)>, Error> {
         let mut ports = Vec::new();
         for port in self.field.get("ports")?.items()? {
             let number = port.get("containerPort")?.number(1, 65535)?.and_then(|number| u16::try_from(number).ok());
-            ports.push((port.get("name")?.text()?.unwrap_or_default(), number.unwrap_or(pod::POSTGRES_PORT)));
+            ports.push((port.get("name")?.text()?.unwrap_or_default(), number.unwrap_or(POSTGRES_PORT)));
         }
+        Ok(ports)
+    }
+
+    /// The port that PostgreSQL listens on.
+    pub(crate) fn port(&self, shape: Shape) -> Result<u16, Error> {
+        let ports = self.ports()?;
         let by_name = |name: &str| ports.iter().find(|(candidate, _)| *candidate == name);
         let chosen = ["postgres", "postgresql", "pg", "db"].into_iter().find_map(by_name);
-        Ok(match (chosen, ports.as_slice()) {
-            (Some((_, port)), _) | (None, [(_, port)]) => *port,
-            _ => pod::POSTGRES_PORT,
-        })
+        let declared = match (chosen, ports.as_slice()) {
+            (Some((_, port)), _) | (None, [(_, port)]) => Some(*port),
+            _ => None,
+        };
+        let told = if shape >= Shape::Recorded { self.told_port()? } else { None };
+        let is_free = |told: &u16| declared.is_none() || ports.iter().any(|(_, port)| port == told);
+        Ok(told.filter(is_free).or(declared).unwrap_or(POSTGRES_PORT))
+    }
+
+    /// The port that PostgreSQL is told by its arguments, or else by `PGPORT`.
+    pub(crate) fn told_port(&self) -> Result<Option<u16>, Error> {
+        let ServerArguments::Of(arguments) = self.server_arguments()? else { return Ok(None) };
+        let by_arguments = settings(&arguments).into_iter().rev().find(|(key, _)| key == "port");
+        let by_variable = || Ok(self.variable(PGPORT)?.and_then(|variable| variable.literal).and_then(number));
+        by_arguments.map_or_else(by_variable, |(_, value)| Ok(number(&value)))
     }
 
     /// The environment that the template writes.

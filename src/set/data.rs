@@ -11,6 +11,7 @@ use super::{
     image::Family,
     json::Field,
     shape::{Settled, Shape},
+    volumes::{Kind, Volume, volumes},
 };
 use crate::names::{env, pod};
 
@@ -62,6 +63,16 @@ pub(crate) enum Pgdata {
     Fallback(String),
 }
 
+impl Pgdata {
+    /// The directory, unless only the kubelet knows.
+    pub(crate) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Users(pgdata) => pgdata.as_deref(),
+            Self::Images(pgdata) | Self::Ours(pgdata) | Self::Fallback(pgdata) => Some(pgdata),
+        }
+    }
+}
+
 /// Whether a volume that the image declares lies between the mount and PGDATA: what is written there is lost with the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hidden {
@@ -71,25 +82,6 @@ pub(crate) enum Hidden {
     Perhaps,
     /// The official image declares one.
     Surely,
-}
-
-/// What a volume is, for data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// One for each member: a claim template.
-    PerMember,
-    /// One for each pod, gone with it, and what it is called.
-    PerPod(&'static str),
-    /// One that all members share.
-    Shared,
-    /// Made of an object or an image, read-only: never data.
-    Projection(&'static str),
-}
-
-#[derive(Clone, Debug)]
-struct Volume {
-    kind: Kind,
-    source: Value,
 }
 
 impl Placement {
@@ -204,13 +196,48 @@ impl<'a> Search<'_, 'a> {
         })
     }
 
+    /// Why no mount holds the data: what there is, is told first.
     fn nothing(&self) -> Error {
-        let usual = self.usual_directory();
-        let place = match self.pgdata {
+        let container = named(self.container.name);
+        if let Some(mount) = self.mounts.iter().find(|mount| self.volume(mount.volume).is_none()) {
+            return Error::Undeclared { container, volume: named(mount.volume), mount_path: named(mount.path) };
+        }
+        let is_kept = |volume: &Volume| matches!(volume.kind, Kind::PerMember | Kind::Shared);
+        let kept = self.elsewhere(is_kept);
+        let is_mounted = |name: &str| self.mounts.iter().any(|mount| mount.volume == name);
+        let mut unused = self.volumes.iter().filter(|(name, volume)| is_kept(volume) && !is_mounted(name));
+        let unused = unused.next().filter(|_| kept.is_none());
+        let usual_mount = self.container.family.usual_mount();
+        match (kept.or_else(|| self.elsewhere(|_| true)), self.pgdata, unused) {
+            (_, pgdata, Some((volume, _))) => {
+                let place = if let Written::Path(pgdata) = pgdata { pgdata } else { usual_mount };
+                Error::NeverMounted { container, volume: named(volume), place: named(place) }
+            }
+            (Some(mount), Written::Path(pgdata), None) => {
+                Error::PgdataElsewhere { container, pgdata: named(pgdata), mount_path: named(mount.path) }
+            }
+            (Some(mount), _, None) => {
+                let (mount_path, usual) = (named(mount.path.trim_end_matches('/')), self.usual_directory());
+                Error::DataElsewhere { container, volume: named(mount.volume), mount_path, usual, usual_mount }
+            }
+            (None, _, None) => Error::NoData { container, place: self.place(), usual: usual_mount.to_owned() },
+        }
+    }
+
+    /// Where a mount was looked for.
+    fn place(&self) -> String {
+        match self.pgdata {
             Written::Path(pgdata) => format!("at and above PGDATA, {}", named(pgdata)),
-            _ => format!("at and above {usual} and the other usual places"),
-        };
-        Error::NoData { container: named(self.container.name), place, usual }
+            _ => format!("at and above {} and the other usual places", self.usual_directory()),
+        }
+    }
+
+    /// A mount that may have been meant for the data, of a volume of some kind.
+    fn elsewhere(&self, is_meant: impl Fn(&Volume) -> bool) -> Option<&Mount<'a>> {
+        self.mounts.iter().find(|mount| {
+            let is_for_data = self.can_hold_data(mount) && !NEVER_DATA.iter().any(|it| holds(it, mount.path));
+            is_for_data && self.volume(mount.volume).is_some_and(&is_meant)
+        })
     }
 
     /// `pgset.dev/claim`: nothing else may hold the data.
@@ -341,7 +368,9 @@ impl<'a> Search<'_, 'a> {
             return ours();
         }
         if holds(mount_path, &usual) {
-            return Ok(Pgdata::Images(usual));
+            // Red Hat's is not in the image's environment: its script sets it.
+            let is_scripts = matches!(self.container.family, Family::RedHat(_));
+            return Ok(if is_scripts { Pgdata::Ours(usual) } else { Pgdata::Images(usual) });
         }
         if *parting != Parting::Ours && self.container.has_unseen_environment()? {
             return Err(Error::PgdataUnseen {
@@ -355,7 +384,7 @@ impl<'a> Search<'_, 'a> {
 
     /// PGDATA on a mount at or above the official image's usual directories, where the image's own would be wrong or can't be told.
     fn pgdata_of_official(&self, mount_path: &str) -> Option<Pgdata> {
-        let Family::Official { major } = self.container.family else { return None };
+        let Family::Official(major) = self.container.family else { return None };
         let unhidden = || format!("{mount_path}/{}", pod::UNHIDDEN_DIRECTORY);
         match major {
             // As every version below 18 has it; and from 18 on it is on the mount as well.
@@ -369,7 +398,7 @@ impl<'a> Search<'_, 'a> {
 
     /// Whether a volume that the image declares hides a mount from where PGDATA is, by the user or by the image.
     fn hidden(&self, mount_path: &str) -> Hidden {
-        let (Family::Official { major }, Contract::Agent) = (self.container.family, self.contract) else {
+        let (Family::Official(major), Contract::Agent) = (self.container.family, self.contract) else {
             return Hidden::No;
         };
         let mount_path = mount_path.trim_end_matches('/');
@@ -396,6 +425,10 @@ pub(crate) const BEFORE_18: &str = "/var/lib/postgresql/data";
 /// The same from 18 on, with a directory below it for each major version.
 const FROM_18: &str = "/var/lib/postgresql";
 
+/// Where volumes are mounted for other things than data.
+const NEVER_DATA: [&str; 9] =
+    ["/docker-entrypoint-initdb.d", "/dev/shm", "/tmp", "/run", "/var/run", "/var/log", "/etc", "/scripts", "/backup"];
+
 /// Linux' `PATH_MAX`.
 const LONGEST_PATH: usize = 4096;
 
@@ -411,39 +444,6 @@ pub(crate) fn holds(mount: &str, directory: &str) -> bool {
     let mount = mount.trim_end_matches('/');
     let rest = directory.strip_prefix(mount);
     !mount.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// The volumes that a template's containers can mount.
-fn volumes<'a>(object: &Field<'a>) -> Result<Vec<(&'a str, Volume)>, Error> {
-    let mut volumes = Vec::new();
-    for template in object.at(&["spec", "volumeClaimTemplates"])?.items()? {
-        let name = template.at(&["metadata", "name"])?.text()?.unwrap_or_default();
-        volumes.push((name, Volume { kind: Kind::PerMember, source: json!({ "volumeClaimTemplate": name }) }));
-    }
-    for volume in object.at(&["spec", "template", "spec", "volumes"])?.items()? {
-        let name = volume.get("name")?.text()?.unwrap_or_default();
-        let mut source = volume.value().cloned().unwrap_or_default();
-        if let Value::Object(source) = &mut source {
-            source.retain(|key, value| key != "name" && !value.is_null());
-        }
-        volumes.push((name, Volume { kind: kind(&source), source }));
-    }
-    Ok(volumes)
-}
-
-fn kind(source: &Value) -> Kind {
-    let has = |key: &str| source.get(key).is_some();
-    let projections = ["configMap", "secret", "projected", "downwardAPI", "image"];
-    if let Some(projection) = projections.into_iter().find(|key| has(key)) {
-        Kind::Projection(projection)
-    } else if has("ephemeral") {
-        Kind::PerPod("a generic ephemeral volume")
-    } else if has("emptyDir") || source.as_object().is_none_or(serde_json::Map::is_empty) {
-        // A volume without a source is an emptyDir: the API server fills it in.
-        Kind::PerPod("an emptyDir")
-    } else {
-        Kind::Shared
-    }
 }
 
 #[cfg(test)]

@@ -81,14 +81,16 @@ pub enum Error {
     /// `pgset.dev/follow` stands on the set.
     #[error("annotation {key} belongs on a Service, not on a StatefulSet; move it there", key = annotation::FOLLOW)]
     Follow,
-    /// Neither the annotation nor a name says which container runs PostgreSQL.
+    /// Nothing says which container runs PostgreSQL.
     #[error(
-        "spec.template.spec.containers are {names}: which one runs PostgreSQL? Say so with the annotation \
-         {key}: <name>", key = annotation::CONTAINER
+        "spec.template.spec.containers has {names}: which one runs PostgreSQL? {why}; say so with the annotation {key}: <name>",
+        key = annotation::CONTAINER
     )]
     WhichContainer {
-        /// The names of the containers.
+        /// The names of those that may be it.
         names: String,
+        /// Why none of them is singled out.
+        why: &'static str,
     },
     /// The annotation names a container that is not there.
     #[error(
@@ -205,6 +207,50 @@ pub enum Error {
         /// The image's usual data directory.
         usual: String,
     },
+    /// A volume is mounted where PostgreSQL never writes.
+    #[error(
+        "container {container} mounts volume {volume} at {mount_path}, where PostgreSQL of its image never writes: it keeps its data in \
+         {usual}, so that the rows of a pod that runs are in its container, and go with it; save them first with pg_dumpall, and then \
+         mount {volume} at {usual_mount}, or write PGDATA: {mount_path}/data under env"
+    )]
+    DataElsewhere {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+        /// The image's usual data directory.
+        usual: String,
+        /// Where it should be mounted.
+        usual_mount: &'static str,
+    },
+    /// There is a volume, and the container has no mount of it.
+    #[error(
+        "container {container} does not mount volume {volume}, so that the rows of a pod that runs are in its container, and go with it; \
+         save them first with pg_dumpall, and then mount {volume} at {place} under volumeMounts"
+    )]
+    NeverMounted {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it should be mounted.
+        place: String,
+    },
+    /// A mount's volume is nowhere: the API server would refuse that too.
+    #[error(
+        "container {container} mounts volume {volume} at {mount_path}, but neither spec.volumeClaimTemplates nor \
+         spec.template.spec.volumes has a volume of that name; add it, or correct the name under volumeMounts"
+    )]
+    Undeclared {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mount_path: String,
+    },
     /// A shared volume is mounted with one fixed sub-path: all members would write to one directory.
     #[error(
         "container {container} mounts the shared volume {volume} at {mount_path} with subPath: {sub_path}: all members \
@@ -239,8 +285,9 @@ pub enum Error {
     },
     /// PGDATA does not lie on the data volume.
     #[error(
-        "PGDATA of container {container} is {pgdata}, but the data volume is mounted at {mount_path}; remove PGDATA, or \
-         let it be a directory below {mount_path}"
+        "PGDATA of container {container} is {pgdata}, but the data volume is mounted at {mount_path}, so that the rows of a pod that runs \
+         are in its container, and go with it; save them first with pg_dumpall, and then remove PGDATA, or let it be a directory below \
+         {mount_path}"
     )]
     PgdataElsewhere {
         /// The container.
@@ -319,8 +366,8 @@ impl Error {
             Self::SetLabel { .. } => "set_label",
             Self::ServiceAccount { .. } => "service_account",
             Self::ClaimAndVolume { .. } => "claim_and_volume",
-            Self::NotMounted { .. } | Self::NotForData { .. } => "volume",
-            Self::NoData { .. } => "no_data_volume",
+            Self::NotMounted { .. } | Self::NotForData { .. } | Self::Undeclared { .. } => "volume",
+            Self::NoData { .. } | Self::DataElsewhere { .. } | Self::NeverMounted { .. } => "no_data_volume",
             Self::FixedSubPath { .. } | Self::SharedSubPath { .. } => "shared_sub_path",
             Self::PgdataElsewhere { .. } | Self::PgdataUnseen { .. } | Self::PgdataHidden { .. } => "pgdata",
             Self::Record | Self::LaterRecord { .. } => "record",

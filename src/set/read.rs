@@ -12,9 +12,8 @@ use super::{
     entries,
     error::{named, shown},
     grammar::{is_dns_label, is_set_name},
-    image::Family,
     json::Field,
-    shape::Settled,
+    shape::{Settled, Shape},
 };
 use crate::names;
 
@@ -39,13 +38,14 @@ impl<'a> Reading<'a> {
         let object = Field::root(own);
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
-        let container = Container::choose(&object, annotations.get(&entries::CONTAINER).as_deref(), name)?;
-        let contract = annotations.get(&entries::CONTRACT).unwrap_or(match container.family {
-            Family::Crunchy => Contract::Image,
-            Family::Official { .. } | Family::Bitnami => Contract::Agent,
-        });
+        let injected = settled.container.as_deref();
+        let container = Container::choose(&object, annotations.get(&entries::CONTAINER).as_deref(), injected, name)?;
+        let contract = annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract());
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
-        let role_label = role_label(annotations.get(&entries::ROLE_LABEL).as_deref(), contract, &labels, name);
+        let mut role_label = role_label(annotations.get(&entries::ROLE_LABEL).as_deref(), contract, &labels, name);
+        if settled.shape >= Shape::Recorded && role_label.key != names::label::ROLE && says_primary(&container, name)? {
+            role_label.master = names::primary(name);
+        }
         check_labels(&object, &labels, &role_label, name)?;
         let service_account = template_account(&object)?;
         let replicas = count(&object.at(&["spec", "replicas"])?, 1, MOST_MEMBERS.into())?;
@@ -62,7 +62,7 @@ impl<'a> Reading<'a> {
             uid: object.at(&["metadata", "uid"])?.text()?.map(str::to_owned),
             contract,
             container: container.name.to_owned(),
-            port: container.port()?,
+            port: container.port(settled.shape)?,
             data: placement.data.clone(),
             data_outlives_set: data_outlives_set(&object, &placement)?,
             service_account: choose_account(annotations.get(&entries::SERVICE_ACCOUNT), service_account, name)?,
@@ -133,6 +133,17 @@ fn role_label(annotation: Option<&str>, contract: Contract, labels: &BTreeMap<St
         Contract::Image => names::label::ARTICLE_ROLE,
     });
     RoleLabel::new(key, set)
+}
+
+/// Whether the master is called `<set>-primary`, as in the later examples of the article's family.
+fn says_primary(container: &Container<'_>, set: &str) -> Result<bool, Error> {
+    let primary = names::primary(set);
+    for name in [names::env::PG_PRIMARY_HOST, names::env::PG_MASTER_HOST] {
+        if container.variable(name)?.and_then(|variable| variable.literal) == Some(primary.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A label that changes while the set runs must not be one that the set selects on, and must start as a replica's.

@@ -45,6 +45,8 @@ impl Shape {
 pub(crate) struct Settled {
     /// The shape of its injection.
     pub(crate) shape: Shape,
+    /// The container that was injected: it stays, whatever speaks for another one by now.
+    pub(crate) container: Option<String>,
     /// The members' directories were parted by a sub-path, and stay so.
     pub(crate) is_parted: bool,
     /// The member that has its data where it was before the injection.
@@ -58,6 +60,7 @@ impl Settled {
     pub(crate) fn of(shape: Shape, record: Option<&Record>) -> Self {
         Self {
             shape,
+            container: record.map(|record| record.container.clone()),
             is_parted: record.is_some_and(|record| !record.sub_paths.is_empty()),
             in_place: record.and_then(|record| record.in_place.clone()),
             pgdata: record.and_then(|record| record.env.get(env::PGDATA)?.as_str().map(str::to_owned)),
@@ -84,6 +87,9 @@ pub(crate) struct Pair {
 
 /// The flag of the agent that names the revision; 0.1.0 wrote none.
 pub(crate) const REVISION_FLAG: &str = "--revision=";
+
+/// The flag of the agent that repeats an argument of the image's CMD.
+pub(crate) const IMAGE_ARGUMENT: &str = "--image-argument=";
 
 impl Pair {
     /// Of an injected object; `None` if it has no agent.

@@ -82,9 +82,9 @@ fn a_value_that_is_not_among_the_allowed() {
 #[test]
 fn two_containers_and_no_choice() {
     let two = set("pgset")
-        .container("name", json!("db"))
-        .pod("containers/-", json!({"name": "exporter", "image": "postgres:17", "command": ["sleep", "infinity"]}));
-    refused(&two, &["pgset.dev/container", "db", "exporter"]);
+        .container("name", json!("one"))
+        .pod("containers/-", json!({"name": "two", "image": "postgres:17", "ports": [{"containerPort": 5432}]}));
+    refused(&two, &["pgset.dev/container", "one, two"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     },
     inject::REVISION,
     names::{annotation, env, pod},
-    set::{Contract, Data, Set, record::Record},
+    set::{Contract, Data, Set, record::Record, shape::IMAGE_ARGUMENT},
 };
 
 /// What was injected, and what stands beside the set.
@@ -52,7 +52,7 @@ impl Injection {
                 Contract::Image => "image",
             },
             agent_image: agent.map(|agent| text(agent, "/image").to_owned()).unwrap_or_default(),
-            added: added(&record),
+            added: added(&record, container(&set, object)),
             data: data(&set, object),
             role_label: [set.role_label.key.clone(), set.role_label.master.clone(), set.role_label.replica.clone()],
             service_account: set.service_account.clone(),
@@ -114,7 +114,7 @@ impl Injection {
 }
 
 /// What the record names, sort by sort.
-fn added(record: &Record) -> Vec<String> {
+fn added(record: &Record, container: &Value) -> Vec<String> {
     let mut added = Vec::new();
     let mut sort = |name: &str, found: Vec<String>| {
         if !found.is_empty() {
@@ -127,6 +127,9 @@ fn added(record: &Record) -> Vec<String> {
     sort("init containers", record.init_containers.clone());
     if record.command {
         sort("before the container's command", vec![pod::AGENT_PATH.to_owned()]);
+        let words = items(container, "/command").filter_map(Value::as_str);
+        let kept = words.filter_map(|word| word.strip_prefix(IMAGE_ARGUMENT)).collect::<Vec<_>>().join(" ");
+        sort("from the image's CMD", Some(kept).into_iter().filter(|kept| !kept.is_empty()).collect());
     }
     sort("environment", record.env.keys().cloned().collect());
     sort("mounts", record.volume_mounts.clone());
@@ -134,6 +137,12 @@ fn added(record: &Record) -> Vec<String> {
     sort("in place, where it is without pgset: the data of", record.in_place.iter().cloned().collect());
     sort("probes", record.probes.iter().map(|probe| probe.field().to_owned()).collect());
     added
+}
+
+/// The PostgreSQL container.
+fn container<'a>(set: &Set, object: &'a Value) -> &'a Value {
+    let mut containers = items(object, "/spec/template/spec/containers");
+    containers.find(|it| text(it, "/name") == set.container).unwrap_or(&Value::Null)
 }
 
 fn data(set: &Set, object: &Value) -> String {
@@ -144,9 +153,7 @@ fn data(set: &Set, object: &Value) -> String {
         }
         Data::Own { volume, mount_path } => format!("volume {volume}, mounted at {mount_path}"),
     };
-    let mut containers = items(object, "/spec/template/spec/containers");
-    let container = containers.find(|it| text(it, "/name") == set.container).unwrap_or(&Value::Null);
-    let pgdata = items(container, "/env").find(|variable| text(variable, "/name") == env::PGDATA);
+    let pgdata = items(container(set, object), "/env").find(|variable| text(variable, "/name") == env::PGDATA);
     match pgdata.map(|variable| text(variable, "/value")).filter(|path| !path.is_empty()) {
         Some(path) => format!("{place}; PGDATA is {path}"),
         None => place,
