@@ -311,6 +311,24 @@ async fn a_set_goes_from_client_side_to_server_side_apply_and_back() {
 }
 
 #[tokio::test]
+async fn a_variable_that_comes_later_under_an_injected_name_is_the_users() {
+    with_webhook(async |lab| {
+        let kubectl = Kubectl::new(&lab);
+        let plain = std::fs::read_to_string(cases::directory().join("claim-image.yaml")).unwrap();
+        for way in ["", "--server-side "] {
+            for own in ["", "        env: [{name: PG_ROOT_PASSWORD, value: own}]\n", ""] {
+                let text = format!("{plain}{own}");
+                let file = kubectl.file("set.yaml", &text);
+                kubectl.does(&format!("apply {way}-f {file}")).await;
+                assert_eq!(lab.stored("pgset").await, lab.created(&cases::object(&text)).await, "apply {way}{own}");
+            }
+            kubectl.does("delete statefulset pgset").await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_annotation_comes_and_goes_by_server_side_apply() {
     with_webhook(async |lab| {
         let kubectl = Kubectl::new(&lab);
