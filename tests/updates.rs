@@ -212,6 +212,32 @@ fn one_replica_may_leave_and_gets_its_template_back() {
 }
 
 #[test]
+fn a_variable_that_the_user_adds_later_is_his_though_it_comes_merged_with_ours() {
+    let old = stored(&golden("claim-image.yaml"));
+    let source = json!({"secretKeyRef": {"name": "own", "key": "user"}});
+    for (name, field, value) in [("PG_ROOT_PASSWORD", "value", &json!("own")), ("PG_USER", "valueFrom", &source)] {
+        let mut new = old.clone();
+        let variables = new["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().unwrap();
+        variables.iter_mut().find(|variable| variable["name"] == name).unwrap()[field] = value.clone();
+        assert_eq!(env(&admitted(&new, Some(&old)), name), [&json!({"name": name, field: value})]);
+    }
+}
+
+#[test]
+fn a_set_is_not_scaled_down_and_let_go_by_one_change() {
+    let mut own = defaulted(&golden("wild-probes-exec.yaml"));
+    own["spec"]["replicas"] = json!(2);
+    let old = stored(&own);
+    for replicas in [0, 1] {
+        let mut new = old.clone();
+        remove_annotation(&mut new, "pgset.dev/inject");
+        new["spec"]["replicas"] = json!(replicas);
+        let reason = denied(&new, Some(&old)).to_string();
+        assert!(reason.contains("its 2 members") && reason.contains("--replicas=1"), "{reason}");
+    }
+}
+
+#[test]
 fn a_member_with_a_directory_of_its_own_leaves_only_when_it_does_not_run() {
     let own = defaulted(&golden("article.yaml"));
     let old = stored(&own);

@@ -204,18 +204,14 @@ pub fn wants_disruption_budget(set: &Set) -> bool {
     set.replicas >= DISRUPTION_BUDGET_FROM
 }
 
-/// The labels of everything made for a set.
+/// The labels of everything made for a set. `app.kubernetes.io/instance` is not among them: by that label Argo CD tells which application
+/// an object is of, and of one that has the set's name it would delete what is not in Git and has no owner, the Secret and the Lease.
 #[must_use]
 pub fn labels(set: &str) -> BTreeMap<String, String> {
-    [
-        (names::label::SET, set),
-        (names::label::MANAGED_BY, names::MANAGER),
-        ("app.kubernetes.io/name", "postgresql"),
-        ("app.kubernetes.io/instance", set),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect()
+    [(names::label::SET, set), (names::label::MANAGED_BY, names::MANAGER), ("app.kubernetes.io/name", "postgresql")]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// The labels by which a set's own Services and budget choose its members.

@@ -98,8 +98,7 @@ fn everything_made_carries_our_labels_and_all_but_the_lease_is_owned_by_the_set(
             .retain(|key, _| !key.contains("service-name") && !key.contains("endpointslice"));
         assert_eq!(
             labels,
-            json!({"app.kubernetes.io/instance": "pgset", "app.kubernetes.io/managed-by": "pgset",
-                "app.kubernetes.io/name": "postgresql", "pgset.dev/set": "pgset"})
+            json!({"app.kubernetes.io/managed-by": "pgset", "app.kubernetes.io/name": "postgresql", "pgset.dev/set": "pgset"})
         );
         let owned = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": "set-uid",
             "controller": true, "blockOwnerDeletion": false}]);

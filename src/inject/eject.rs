@@ -31,16 +31,18 @@ fn take_out(edits: &mut Edits, record: &Record) {
 }
 
 /// A stored set whose annotation is gone: it may leave once it is a single PostgreSQL again.
-pub(super) fn leave(object: &Value, stored: &Record) -> Result<Outcome, Reason> {
+pub(super) fn leave(object: &Value, old: Option<&Value>, stored: &Record) -> Result<Outcome, Reason> {
     // Its own record, if it differs, may be one that somebody edited: what the stored one names goes too.
     let own = Record::of(object).ok().flatten().filter(|own| own != stored);
-    let replicas = at(object, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
+    let replicas = |set: &Value| at(set, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
     // Without its volume or its sub-path, a member would start on an empty directory and look as if all rows were gone.
     let parts_data = !stored.sub_paths.is_empty() || stored.volumes.iter().any(|volume| volume == pod::DATA_VOLUME);
-    let (limit, why) = if parts_data {
-        (0, "each has its data in a directory of its own, which it would not find again")
+    let (limit, replicas, why) = if parts_data {
+        (0, replicas(object), "each has its data in a directory of its own, which it would not find again")
     } else {
-        (1, "replicas would become databases of their own")
+        // Scaled down by the same change, the one that stays might restart as the replica that it still is, without a master.
+        let most = old.map_or(0, replicas).max(replicas(object));
+        (1, most, "replicas would become databases of their own")
     };
     if replicas > u64::from(limit) {
         let field = |key: &str| object.get("metadata")?.get(key)?.as_str();

@@ -128,7 +128,7 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     let stored = stored_set.map(Record::of).transpose().map(Option::flatten);
     if !annotations::is_enabled(object)? {
         return match stored? {
-            Some(record) => eject::leave(object, &record),
+            Some(record) => eject::leave(object, old, &record),
             None => bystander(object),
         };
     }

@@ -341,10 +341,14 @@ impl Record {
         for (name, recorded) in self.env.iter().rev().filter(|(name, _)| !keep.env.contains_key(*name)) {
             while let Some(place) = edits.position(&at, "name", name) {
                 let entry = at.with_trailing_token(place);
-                if !edits.get(&entry).is_some_and(|entry| is_as_recorded(entry, name, recorded)) {
+                let Some(found) = edits.get(&entry) else { break };
+                if let Some(half) = our_half(found, recorded) {
+                    edits.remove(below(&entry, half));
+                } else if is_as_recorded(found, name, recorded) {
+                    edits.remove(entry);
+                } else {
                     break;
                 }
-                edits.remove(entry);
             }
         }
     }
@@ -390,6 +394,18 @@ fn is_as_recorded(entry: &Value, name: &str, recorded: &Value) -> bool {
         Value::Object(_) => entry.get("valueFrom").is_some_and(|source| covers(source, recorded)),
         // An empty value is left out when the API server stores it.
         _ => entry.get("valueFrom").is_none() && entry.get("value").unwrap_or(&json!("")) == recorded,
+    }
+}
+
+/// What is ours of a variable that says two things. As with probes: what the user adds later comes with ours still in it, and the API
+/// server refuses both together.
+fn our_half(entry: &Value, recorded: &Value) -> Option<&'static str> {
+    let value = entry.get("value").filter(|value| !value.is_null() && **value != "")?;
+    let source = entry.get("valueFrom").filter(|source| !source.is_null())?;
+    match recorded {
+        Value::Object(_) if covers(source, recorded) => Some("valueFrom"),
+        _ if value == recorded => Some("value"),
+        _ => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod cases;
 mod certificate_files;
 mod certificates;
 mod commands;
+mod gitops;
 mod goldens;
 mod hands;
 mod harness;
