@@ -321,6 +321,28 @@ fn rows_that_are_on_no_volume_are_told_with_the_volume_that_was_meant() {
 }
 
 #[test]
+fn an_image_that_nobody_knows_may_have_a_pgdata_of_its_own() {
+    let pod = |path: &str| {
+        format!("containers: [{{name: db, image: 'acme/rows:15', volumeMounts: [{{name: data, mountPath: {path}}}]}}]")
+    };
+    for found in answers(&set("db", &pod("/data"))) {
+        let message = found.unwrap_err();
+        assert!(
+            message.contains("never writes")
+                && message.contains("if the image or envFrom sets PGDATA to a directory there"),
+            "{message}"
+        );
+    }
+    let [new, running] = answers(&set("db", &pod("/pgdata")));
+    assert!(new.is_ok());
+    let message = running.unwrap_err();
+    assert!(
+        message.contains("as far as pgset can see") && message.contains("before you annotate, write PGDATA under env"),
+        "{message}"
+    );
+}
+
+#[test]
 fn known_images_are_taken_where_their_data_is() {
     hold(&[
         both(

@@ -347,8 +347,8 @@ pub enum Reason {
     },
     /// The data stays on its volume, but would be looked for in another directory.
     #[error(
-        "with this change PGDATA becomes {to}, but the data is in {from} as far as pgset can see; undo the change, or write \
-         PGDATA under env of container {container}, with the directory that the data is in"
+        "with this change PGDATA becomes {to}, but the data is in {from} as far as pgset can see; undo the change, or, before you annotate, \
+         write PGDATA under env of container {container}, with the directory that the data is in"
     )]
     PgdataMoves {
         /// The container.

@@ -10,6 +10,7 @@ use crate::set::{
     data::{BEFORE_18, Hidden, Parting, Pgdata, Placement, holds},
     error::named,
     json::at,
+    known::{self, Arguments},
     record::{Record, member_directory},
     shape::{Settled, Shape},
 };
@@ -70,7 +71,10 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
     if !from.is_same_place(&to) {
         return Err(moves(new, &from, &to));
     }
-    if record.is_none() && from.pgdata.as_deref().is_some_and(|pgdata| !holds(&from.mount_path, pgdata)) {
+    // Of an image that nobody knows, its own PGDATA may be on the volume.
+    let is_known = known::arguments(reading.container.image) != Arguments::Unknown;
+    let is_outside = from.pgdata.as_deref().is_some_and(|pgdata| !holds(&from.mount_path, pgdata));
+    if record.is_none() && is_known && is_outside {
         return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
     }
     if let (Some(old), Some(new_pgdata)) = (&from.pgdata, &to.pgdata)

@@ -211,7 +211,7 @@ pub enum Error {
     #[error(
         "container {container} mounts volume {volume} at {mount_path}, where PostgreSQL of its image never writes: it keeps its data in \
          {usual}, so that the rows of a pod that runs are in its container, and go with it; save them first with pg_dumpall, and then \
-         mount {volume} at {usual_mount}, or write PGDATA: {mount_path}/data under env"
+         mount {volume} at {usual_mount}, or write PGDATA: {mount_path}/data under env{unless}"
     )]
     DataElsewhere {
         /// The container.
@@ -224,6 +224,8 @@ pub enum Error {
         usual: String,
         /// Where it should be mounted.
         usual_mount: &'static str,
+        /// What is to be done if PGDATA is set where it can't be seen.
+        unless: &'static str,
     },
     /// There is a volume, and the container has no mount of it.
     #[error(
