@@ -71,15 +71,15 @@ pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Outpu
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         // Every arm may be dropped at any moment: a write either reached the API server or is planned again by the next controller.
-        let lease = tokio::select! {
+        let held = tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            lease = leadership.acquire() => lease,
+            held = leadership.acquire() => held,
         };
         let term = tokio::select! {
             biased;
             () = &mut shutdown => Term::Stopped,
-            lost = leadership.hold(lease) => Term::Lost(lost),
+            lost = leadership.hold(held) => Term::Lost(lost),
             ended = work(client.clone(), identity.clone()) => Term::Broken(ended),
         };
         match term {
