@@ -75,7 +75,7 @@ pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
 /// Logs an error; answers how long to wait.
 fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
     let (namespace, set, code) = (view.namespace().unwrap_or_default(), view.name_any(), error.code());
-    if error.is_farewell() {
+    if error.is_namespace_terminating() {
         debug!(namespace, set, %error, "the set goes with its namespace");
         return memory.goes_with_its_namespace(Instant::now());
     }
@@ -330,7 +330,7 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
         let reason = notice.reason.as_str();
         info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
         if let Err(error) = requests.tell(&notice).await
-            && !error.is_farewell()
+            && !error.is_namespace_terminating()
         {
             warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
         }

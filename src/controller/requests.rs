@@ -22,6 +22,8 @@ use crate::names;
 
 /// What an Event says that pgset was doing.
 const ACTION: &str = "Reconcile";
+/// The cause that the API server gives when nothing can be made in a namespace any more (`corev1.NamespaceTerminatingCause`).
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// A change that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +77,10 @@ impl Error {
 
     /// Whether the namespace is going away: it refuses whatever is to be made in it, and takes the set with it.
     #[must_use]
-    pub fn is_farewell(&self) -> bool {
+    pub fn is_namespace_terminating(&self) -> bool {
         let Self::Request { cause, .. } = self else { return false };
         let kube::Error::Api(status) = cause.as_ref() else { return false };
-        status.is_forbidden() && status.message.contains("because it is being terminated")
+        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == NAMESPACE_TERMINATING)
     }
 
     /// The API server's own words where it refused for good: something that the user has to know.
@@ -86,7 +88,7 @@ impl Error {
     pub fn refusal(&self) -> Option<String> {
         let Self::Request { verb, kind, name, cause } = self else { return None };
         let kube::Error::Api(status) = cause.as_ref() else { return None };
-        let refused = matches!(status.code, 400 | 403 | 422) && !self.is_farewell();
+        let refused = matches!(status.code, 400 | 403 | 422) && !self.is_namespace_terminating();
         refused.then(|| format!("the API server refused to {verb} {kind} {name}: {}", status.message))
     }
 }
