@@ -293,7 +293,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::children::compare::{Standing, correction, standing};
+    use crate::children::compare::{Ownership, correction, ownership};
     use crate::children::leader;
     use crate::children::tests::{all, article, owner, pgset, stored};
     use crate::controller::selection::Service;
@@ -308,7 +308,7 @@ mod tests {
             for child in all(&set) {
                 let live = kept(&stored(&child.body, "its-own")).value("shop");
                 assert_eq!(correction(&live, &child.body), None, "{live} for {}", child.body);
-                assert_eq!(standing(child.kind, &live, &owner()), Standing::Ours);
+                assert_eq!(ownership(child.kind, &live, &owner()), Ownership::Ours);
                 assert_eq!(live["metadata"]["uid"], "its-own");
             }
         }

@@ -2,11 +2,10 @@
 //!
 //! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
 
+mod event;
 mod index;
 mod kept;
 mod leadership;
-mod memory;
-mod notice;
 mod plan;
 mod pods;
 mod reconcile;
@@ -15,6 +14,7 @@ mod route;
 mod schedule;
 mod selection;
 mod shape;
+mod state;
 mod taken;
 mod view;
 mod watches;
@@ -104,7 +104,7 @@ async fn work(client: Client, identity: String) -> Error {
         Err(ended) => return ended.into(),
     };
     let queue = futures::stream::iter(early).chain(queue);
-    let context = Context { client, stores, identity, memories: Mutex::new(HashMap::new()) };
+    let context = Context { client, stores, identity, states: Mutex::new(HashMap::new()) };
     tokio::select! {
         () = schedule::run(queue, |place| reconcile::reconcile(place, &context)) => Error::Queue,
         _ = watches.join_next() => watches::Ended.into(),

@@ -1,4 +1,4 @@
-//! One look at one set: read what is known, plan, do it, tell it.
+//! One look at one set: read what is known, plan, do it, publish it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +10,15 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::memory::{Memory, Occasion, spread};
-use super::notice::{Notice, Reason};
-use super::plan::{self, Plan, Step, World};
+use super::event::{Reason, SetEvent};
+use super::plan::{self, Observed, Plan, Step};
 use super::requests::{Error, Requests};
 use super::route;
-use super::view::{Means, View};
+use super::state::{ReconcileState, SecretTrigger, jitter};
+use super::view::{SetState, View};
 use super::watches::Stores;
 use super::words::Place;
-use crate::children::compare::{Standing, standing};
+use crate::children::compare::{Ownership, ownership};
 use crate::children::{self, Grants, Kind, Owner, credentials, leader};
 use crate::names;
 use crate::set::Set;
@@ -41,7 +41,7 @@ pub struct Context {
     /// Who reports Events.
     pub identity: String,
     /// What is remembered, by the sets' UIDs.
-    pub memories: Mutex<HashMap<String, Memory>>,
+    pub states: Mutex<HashMap<String, ReconcileState>>,
 }
 
 /// Looks at one set; answers when to look again though nothing has changed. Errors end here: they are logged, told to the user
@@ -51,35 +51,35 @@ pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
     let uid = view.uid();
     let means = view.means();
     // What belongs to a set that goes away goes with it.
-    if uid.is_empty() || matches!(means, Means::Other | Means::Leaving) {
+    if uid.is_empty() || matches!(means, SetState::Other | SetState::Leaving) {
         context.forget(uid);
         return None;
     }
     // The schedule never has one set looked at twice at a time.
-    let mut memory = context.remember(uid);
-    let pause = match memory.lets_be_for(Instant::now()) {
+    let mut state = context.remember(uid);
+    let pause = match state.backoff_remaining(Instant::now()) {
         Some(rest) => rest,
-        None => match look(&view, means, context, &mut memory).await {
+        None => match look(&view, means, context, &mut state).await {
             Ok(again_in) => {
-                memory.succeeded();
-                spread(uid, again_in)
+                state.succeeded();
+                jitter(uid, again_in)
             }
-            Err(error) => failed(&view, &error, &mut memory),
+            Err(error) => failed(&view, &error, &mut state),
         },
     };
-    memory.shrink(Instant::now());
-    context.keep(uid, memory);
+    state.shrink(Instant::now());
+    context.keep(uid, state);
     Some(pause)
 }
 
 /// Logs an error; answers how long to wait.
-fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
+fn failed(view: &View, error: &Error, state: &mut ReconcileState) -> Duration {
     let (namespace, set, code) = (view.namespace().unwrap_or_default(), view.name_any(), error.code());
     if error.is_namespace_terminating() {
         debug!(namespace, set, %error, "the set goes with its namespace");
-        return memory.goes_with_its_namespace(Instant::now());
+        return state.namespace_terminating(Instant::now());
     }
-    let pause = memory.failed();
+    let pause = state.failed();
     if code == "conflict" {
         // Somebody changed it at the same moment; the change is on its way to us.
         debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
@@ -90,17 +90,17 @@ fn failed(view: &View, error: &Error, memory: &mut Memory) -> Duration {
 }
 
 /// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(view: &View, means: Means, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
+async fn look(view: &View, means: SetState, context: &Context, state: &mut ReconcileState) -> Result<Duration, Error> {
     let namespace = view.namespace().unwrap_or_default();
     let owner = Owner { namespace, name: view.name_any(), uid: view.uid().to_owned() };
     let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
     let in_the_way = match means {
-        Means::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, memory).await,
-        Means::NotInjected(set) => Some(plan::not_injected(&set)),
-        Means::Invalid(reason) => Some(Notice::new(Reason::InvalidSet, reason)),
-        Means::Other | Means::Leaving => None,
+        SetState::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, state).await,
+        SetState::NotInjected(set) => Some(plan::not_injected(&set)),
+        SetState::Invalid(reason) => Some(SetEvent::new(Reason::InvalidSet, reason)),
+        SetState::Other | SetState::Leaving => None,
     };
-    tell(&requests, memory, in_the_way.as_slice()).await;
+    publish(&requests, state, in_the_way.as_slice()).await;
     Ok(RESYNC)
 }
 
@@ -110,43 +110,43 @@ async fn look_after(
     generation: Option<i64>,
     requests: &Requests<'_>,
     stores: &Stores,
-    memory: &mut Memory,
+    state: &mut ReconcileState,
 ) -> Result<Duration, Error> {
     let owner = requests.owner;
-    let mut world = observe(requests, stores, memory, set).await?;
-    let is_unreachable = route::is_unreachable(set, &world);
-    let unreachable_for = memory.is_unreachable(is_unreachable, Instant::now());
-    world.by_label = is_unreachable && unreachable_for.is_none();
-    let members = plan::role_members(set, &world.members);
-    let route = route::route(set, owner, &world);
-    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &world), route };
-    let Plan { steps, mut notices } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &world);
-    let steps = uncontested(steps, memory, &mut notices);
-    let (steps, doubted_for) = past_doubt(steps, memory);
+    let mut observed = observe(requests, stores, state, set).await?;
+    let is_unreachable = route::is_unreachable(set, &observed);
+    let unreachable_for = state.is_unreachable(is_unreachable, Instant::now());
+    observed.by_label = is_unreachable && unreachable_for.is_none();
+    let members = plan::role_members(set, &observed.members);
+    let route = route::route(set, owner, &observed);
+    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &observed), route };
+    let Plan { steps, mut events } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &observed);
+    let steps = uncontested(steps, state, &mut events);
+    let (steps, doubted_for) = past_doubt(steps, state);
 
-    let occasion = Occasion::new(generation, world.members.iter().map(|member| member.uid.as_str()));
+    let trigger = SecretTrigger::new(generation, observed.members.iter().map(|member| member.uid.as_str()));
     let mut created = Vec::new();
     // First the Secret: as soon as the account is there, pods start. One that the user names is his to make.
-    if credentials::is_made(set) && memory.wants_secret(occasion, Instant::now()) {
+    if credentials::is_made(set) && state.wants_secret(trigger, Instant::now()) {
         match requests.create_secret(&set.credentials).await {
             Ok(made) => {
-                let known = memory.has_secret(occasion, &owner.uid, Instant::now());
+                let known = state.has_secret(trigger, &owner.uid, Instant::now());
                 if made {
                     created.push(format!("Secret {}", set.credentials));
                 }
-                if made && (known || has_leader(&world, set)) {
-                    notices.push(credentials_replaced(set));
+                if made && (known || has_leader(&observed, set)) {
+                    events.push(credentials_replaced(set));
                 }
             }
             // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
             Err(error) => match error.refusal() {
-                Some(why) => memory.secret_refused(Notice::new(Reason::Refused, why), Instant::now()),
+                Some(why) => state.secret_refused(SetEvent::new(Reason::Refused, why), Instant::now()),
                 None => return Err(error),
             },
         }
     }
-    let refusal = memory.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
-    notices.extend(refusal.iter().map(|(why, _)| why.clone()));
+    let refusal = state.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
+    events.extend(refusal.iter().map(|(why, _)| why.clone()));
 
     let mut done = Vec::new();
     let mut failure = None;
@@ -154,14 +154,14 @@ async fn look_after(
         match outcome {
             Ok(()) => done.push(step),
             Err(error) => {
-                notices.extend(error.refusal().map(|refusal| Notice::new(Reason::Refused, refusal)));
+                events.extend(error.refusal().map(|refusal| SetEvent::new(Reason::Refused, refusal)));
                 failure = failure.or(Some(error));
             }
         }
     }
-    notices.extend(news_of(created, &done, set));
-    tell(requests, memory, &notices).await;
-    let is_in_the_way = notices.iter().any(|notice| notice.reason == Reason::NameTaken);
+    events.extend(summarize(created, &done, set));
+    publish(requests, state, &events).await;
+    let is_in_the_way = events.iter().any(|event| event.reason == Reason::NameTaken);
     let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
     let pause = [doubted_for, unreachable_for].into_iter().flatten().fold(pause, Duration::min);
     failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
@@ -185,10 +185,16 @@ async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Ste
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
-async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, set: &Set) -> Result<World, Error> {
+async fn observe(
+    requests: &Requests<'_>,
+    stores: &Stores,
+    state: &mut ReconcileState,
+    set: &Set,
+) -> Result<Observed, Error> {
     let now = Instant::now();
     let owner = requests.owner;
-    let mut world = World { members: stores.members(owner), slices: stores.other_slices(owner), ..World::default() };
+    let mut observed =
+        Observed { members: stores.members(owner), slices: stores.other_slices(owner), ..Observed::default() };
     let mut unknown = Vec::new();
     let places = children::places(set);
     // What the set may have had, and what its user may have made for it, is only looked for among what is known.
@@ -202,10 +208,10 @@ async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, 
         places.into_iter().map(|place| (place, true)).chain(others.into_iter().map(|p| (p, false)))
     {
         if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
-            memory.not_foreign(&place);
-            world.children.insert(place, live);
-        } else if let Some(foreign) = memory.foreign(&place, now) {
-            world.children.insert(place, foreign.clone());
+            state.not_foreign(&place);
+            observed.children.insert(place, live);
+        } else if let Some(foreign) = state.foreign(&place, now) {
+            observed.children.insert(place, foreign.clone());
         } else if is_desired {
             unknown.push(place);
         }
@@ -215,29 +221,29 @@ async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, 
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
-        if standing(place.0, &live, owner) == Standing::Foreign && place.0 != Kind::Service {
-            memory.found_foreign(place.clone(), live.clone(), now);
+        if ownership(place.0, &live, owner) == Ownership::Foreign && place.0 != Kind::Service {
+            state.found_foreign(place.clone(), live.clone(), now);
         }
-        world.children.insert(place, live);
+        observed.children.insert(place, live);
     }
-    world.services = stores.foreign_services(set);
-    Ok(world)
+    observed.services = stores.foreign_services(set);
+    Ok(observed)
 }
 
 /// The steps without those that somebody else keeps undoing.
-fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>) -> Vec<Step> {
+fn uncontested(steps: Vec<Step>, state: &mut ReconcileState, events: &mut Vec<SetEvent>) -> Vec<Step> {
     let contested: Vec<_> = steps.iter().filter_map(contestable).map(|(place, _)| place).collect();
-    memory.wrong(&contested);
+    state.wrong(&contested);
     let mut free = |step: &Step| {
         let Some((place, wanted)) = contestable(step) else { return true };
-        let free = memory.may_restore(&place, &wanted, Instant::now());
+        let free = state.may_restore(&place, &wanted, Instant::now());
         if !free {
             let (kind, name) = place;
             let note = format!(
                 "somebody keeps changing {kind} {name} back; pgset lets it be until it is right again or something else is wanted. \
                  Take it out of what deploys it, then delete it, and pgset makes its own"
             );
-            notices.push(Notice::new(Reason::Contended, note));
+            events.push(SetEvent::new(Reason::Contended, note));
         }
         free
     };
@@ -245,9 +251,9 @@ fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>)
 }
 
 /// The steps without one that closes an endpoint which has not been in doubt for long; and for how long it still has to be.
-fn past_doubt(mut steps: Vec<Step>, memory: &mut Memory) -> (Vec<Step>, Option<Duration>) {
+fn past_doubt(mut steps: Vec<Step>, state: &mut ReconcileState) -> (Vec<Step>, Option<Duration>) {
     let doubt = steps.iter().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
-    let rest = memory.doubts(doubt, Instant::now());
+    let rest = state.doubts(doubt, Instant::now());
     if rest.is_some() {
         steps.retain(|step| !matches!(step, Step::Close(_)));
     }
@@ -265,8 +271,8 @@ fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
     }
 }
 
-/// What was done, one notice for each kind of action.
-fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
+/// What was done, one Event for each kind of action.
+fn summarize(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<SetEvent> {
     let mut news: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
     for step in done {
         match step {
@@ -299,13 +305,13 @@ fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
             }
             _ => format!("Made {objects}"),
         };
-        Notice::new(reason, note)
+        SetEvent::new(reason, note)
     };
     news.into_iter().map(sentence).collect()
 }
 
-fn credentials_replaced(set: &Set) -> Notice {
-    Notice::new(
+fn credentials_replaced(set: &Set) -> SetEvent {
+    SetEvent::new(
         Reason::CredentialsReplaced,
         format!(
             "Secret {0} was gone and was made anew with new passwords. The database still has the old ones: put the Secret \
@@ -317,19 +323,19 @@ fn credentials_replaced(set: &Set) -> Notice {
 
 /// Whether a member has ever held the set's Lease, also of an earlier set of this name: then there is a database, and its passwords are
 /// those of the Secret.
-fn has_leader(world: &World, set: &Set) -> bool {
-    let lease = world.children.get(&(Kind::Lease, names::leader(&set.name)));
+fn has_leader(observed: &Observed, set: &Set) -> bool {
+    let lease = observed.children.get(&(Kind::Lease, names::leader(&set.name)));
     let holder = lease.and_then(|lease| lease.pointer("/spec/holderIdentity")).and_then(Value::as_str);
     holder.is_some_and(|holder| !holder.is_empty()) || lease.is_some_and(leader::remembers_a_database)
 }
 
 /// Writes those Events that are news. One that can't be written is logged: the work itself is done.
-async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) {
+async fn publish(requests: &Requests<'_>, state: &mut ReconcileState, events: &[SetEvent]) {
     let owner = requests.owner;
-    for notice in memory.news(notices, Instant::now()) {
-        let reason = notice.reason.as_str();
-        info!(namespace = owner.namespace, set = owner.name, reason, note = notice.note, "event");
-        if let Err(error) = requests.tell(&notice).await
+    for event in state.news(events, Instant::now()) {
+        let reason = event.reason.as_str();
+        info!(namespace = owner.namespace, set = owner.name, reason, note = event.note, "event");
+        if let Err(error) = requests.publish(&event).await
             && !error.is_namespace_terminating()
         {
             warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
@@ -338,22 +344,22 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
 }
 
 impl Context {
-    fn remember(&self, uid: &str) -> Memory {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    fn remember(&self, uid: &str) -> ReconcileState {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
     }
 
     fn forget(&self, uid: &str) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    fn keep(&self, uid: &str, memory: Memory) {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.insert(uid.to_owned(), memory);
+    fn keep(&self, uid: &str, state: ReconcileState) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(uid.to_owned(), state);
         // Sets that were deleted outright are not looked at again.
-        if memories.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
+        if states.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
             let sets = self.stores.sets.state();
             let there: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
-            memories.retain(|uid, _| there.contains(uid.as_str()));
+            states.retain(|uid, _| there.contains(uid.as_str()));
         }
     }
 }

@@ -8,15 +8,15 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::event::SetEvent;
 use super::kept::KeptPod;
-use super::notice::Notice;
 use super::plan::Step;
 use super::pods::SeenPod;
 use super::route::{Doubt, doubt_of};
 use super::shape::Shapes;
 use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
-use crate::children::event::{Report, event};
+use crate::children::event::{self, Report};
 use crate::children::{Child, Kind, Owner};
 use crate::names;
 
@@ -210,18 +210,18 @@ impl Requests<'_> {
     }
 
     /// Writes an Event on the set.
-    pub async fn tell(&self, notice: &Notice) -> Result<(), Error> {
+    pub async fn publish(&self, event: &SetEvent) -> Result<(), Error> {
         let owner = self.owner;
         let report = Report {
             name: &owner.name,
             reporter: self.identity,
             action: ACTION,
-            reason: notice.reason.as_str(),
-            is_warning: notice.reason.is_warning(),
-            note: &notice.note,
+            reason: event.reason.as_str(),
+            is_warning: event.reason.is_warning(),
+            note: &event.note,
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &owner.namespace);
-        let created = api.create(&PostParams::default(), &event(owner, &report, Timestamp::now())).await;
+        let created = api.create(&PostParams::default(), &event::event(owner, &report, Timestamp::now())).await;
         created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
     }
 }

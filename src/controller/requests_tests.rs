@@ -116,6 +116,7 @@ fn what_a_policy_says_of_termination_is_a_refusal() {
 
 #[test]
 fn that_somebody_was_first_is_a_conflict_which_means_to_look_again() {
-    let exists = refused(json!({"status": "Failure", "code": 409, "reason": "AlreadyExists", "message": "already exists"}));
+    let exists =
+        refused(json!({"status": "Failure", "code": 409, "reason": "AlreadyExists", "message": "already exists"}));
     assert_eq!(exists.code(), "conflict");
 }

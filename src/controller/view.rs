@@ -40,7 +40,7 @@ enum State {
 
 /// What a `StatefulSet` is to pgset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Means {
+pub enum SetState {
     /// It does not ask to be a set, or what it says is lost.
     Other,
     /// It is being deleted: what belongs to it goes with it.
@@ -70,15 +70,15 @@ impl View {
 
     /// What it is to pgset.
     #[must_use]
-    pub fn means(&self) -> Means {
+    pub fn means(&self) -> SetState {
         match &self.state {
-            State::Other => Means::Other,
-            State::Leaving => Means::Leaving,
-            State::Invalid(reason) => Means::Invalid(reason.as_ref().into()),
+            State::Other => SetState::Other,
+            State::Leaving => SetState::Leaving,
+            State::Invalid(reason) => SetState::Invalid(reason.as_ref().into()),
             State::Set { injected, shape } => match read(shape, names_in(&self.metadata, &self.uid)) {
-                Some(set) if *injected => Means::Injected(set),
-                Some(set) => Means::NotInjected(set),
-                None => Means::Other,
+                Some(set) if *injected => SetState::Injected(set),
+                Some(set) => SetState::NotInjected(set),
+                None => SetState::Other,
             },
         }
     }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_set_is_kept_as_it_was_read() {
         let view = view(&injected()).keep(&Shapes::default());
-        assert_eq!(view.means(), Means::Injected(Set::parse(&injected()).unwrap()));
+        assert_eq!(view.means(), SetState::Injected(Set::parse(&injected()).unwrap()));
         assert_eq!((view.is_annotated(), view.generation, view.uid()), (true, Some(3), "u"));
         assert_eq!(view.metadata.name.as_deref(), Some("orders"));
     }
@@ -296,7 +296,7 @@ mod tests {
         for (key, value) in manual {
             object["metadata"]["annotations"][format!("pgset.dev/{key}")] = json!(value);
         }
-        assert_eq!(view(&object).means(), Means::NotInjected(Set::parse(&object).unwrap()));
+        assert_eq!(view(&object).means(), SetState::NotInjected(Set::parse(&object).unwrap()));
         object["metadata"]["annotations"] = json!({ "pgset.dev/inject": "enabled" });
         object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
             json!([{ "name": "data", "mountPath": "/var/lib/postgresql/data" }]);
@@ -304,7 +304,7 @@ mod tests {
             let mut volume = source;
             volume["name"] = json!("data");
             object["spec"]["template"]["spec"]["volumes"] = json!([volume]);
-            assert_eq!(view(&object).means(), Means::NotInjected(Set::parse(&object).unwrap()));
+            assert_eq!(view(&object).means(), SetState::NotInjected(Set::parse(&object).unwrap()));
         }
     }
 
@@ -316,7 +316,7 @@ mod tests {
             object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
                 json!([{ "name": "data", "mountPath": "/var/lib/postgresql/data" }]);
             json_patch::merge(&mut object["spec"], &spec);
-            let Means::NotInjected(set) = view(&object).means() else { panic!("{:?}", view(&object).means()) };
+            let SetState::NotInjected(set) = view(&object).means() else { panic!("{:?}", view(&object).means()) };
             set.data_outlives_set
         };
         let volume = |source: &str| json!({ "template": { "spec": { "volumes": [{ "name": "data", source: {} }] } } });
@@ -347,22 +347,22 @@ mod tests {
 
     #[test]
     fn what_is_no_set_yet_or_any_more_is_told_apart() {
-        assert!(matches!(view(&written()).means(), Means::NotInjected(_)));
+        assert!(matches!(view(&written()).means(), SetState::NotInjected(_)));
 
         let mut invalid = written();
         invalid["metadata"]["annotations"]["pgset.dev/failover"] = json!("perhaps");
-        let Means::Invalid(reason) = view(&invalid).means() else { panic!() };
+        let SetState::Invalid(reason) = view(&invalid).means() else { panic!() };
         assert!(reason.contains("pgset.dev/failover"), "{reason}");
 
         let mut leaving = injected();
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert_eq!(view(&leaving).means(), Means::Leaving);
+        assert_eq!(view(&leaving).means(), SetState::Leaving);
 
         let mut other = written();
         other["metadata"]["annotations"] = json!({ "pgset.dev/claim": "pgset-pvc" });
-        assert_eq!((view(&other).means(), view(&other).is_annotated()), (Means::Other, true));
+        assert_eq!((view(&other).means(), view(&other).is_annotated()), (SetState::Other, true));
         other["metadata"]["annotations"] = json!({ "example.com/inject": "enabled" });
-        assert_eq!((view(&other).means(), view(&other).is_annotated()), (Means::Other, false));
+        assert_eq!((view(&other).means(), view(&other).is_annotated()), (SetState::Other, false));
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
         for mut object in [written(), injected()] {
             object["spec"]["replicas"] = json!(2_000_000);
             let view = view(&object).keep(&Shapes::default());
-            let Means::Invalid(reason) = view.means() else { panic!("{:?}", view.means()) };
+            let SetState::Invalid(reason) = view.means() else { panic!("{:?}", view.means()) };
             assert!(reason.contains("replicas") && reason.len() < 1000, "{reason}");
         }
     }

@@ -26,7 +26,7 @@ use super::plan::Member;
 use super::pods::SeenPod;
 use super::selection;
 use super::shape::Shapes;
-use super::view::{Means, View};
+use super::view::{SetState, View};
 use super::words::{Place, Word, Words, place};
 use crate::children::{Kind, Owner, route};
 use crate::names;
@@ -228,12 +228,12 @@ fn sets(shapes: Arc<Shapes>) -> (impl Take<View>, Store<View>, Shared) {
 /// What a set is found by: what selectors say that choose its pods, and its `serviceName`.
 fn words_of(view: &View) -> Vec<Word> {
     match view.means() {
-        Means::Injected(set) | Means::NotInjected(set) => {
+        SetState::Injected(set) | SetState::NotInjected(set) => {
             let mut words = label_words(&set);
             words.push(Word::new(&set.namespace, SERVICE_NAME, &set.headless_service));
             words
         }
-        Means::Other | Means::Leaving | Means::Invalid(_) => Vec::new(),
+        SetState::Other | SetState::Leaving | SetState::Invalid(_) => Vec::new(),
     }
 }
 

@@ -32,7 +32,7 @@ fn view(name: &str, annotated: bool) -> View {
 
 fn set(name: &str) -> Set {
     match view(name, true).means() {
-        Means::NotInjected(set) => set,
+        SetState::NotInjected(set) => set,
         other => panic!("{other:?}"),
     }
 }

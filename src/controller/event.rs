@@ -81,15 +81,15 @@ impl Reason {
 
 /// One thing to tell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Notice {
+pub struct SetEvent {
     /// Why.
     pub reason: Reason,
     /// What, and what to do about it.
     pub note: String,
 }
 
-impl Notice {
-    /// A notice, cut to the length that the API server takes.
+impl SetEvent {
+    /// An Event, cut to the length that the API server takes.
     #[must_use]
     pub fn new(reason: Reason, note: impl Into<String>) -> Self {
         Self { reason, note: cut(note.into()) }
