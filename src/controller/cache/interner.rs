@@ -90,9 +90,9 @@ mod tests {
     fn shared(interner: &Interner, set: &str, namespace: &str) -> Arc<str> {
         let text = format!(r#"{{"name":"{set}","namespace":"{namespace}"}}"#);
         let names = Names { set, namespace, ..Names::default() };
-        let interned = interner.intern(&text, names);
-        assert_eq!(with_names(&interned, names), text);
-        interned
+        let shared = interner.intern(&text, names);
+        assert_eq!(with_names(&shared, names), text);
+        shared
     }
 
     #[test]
