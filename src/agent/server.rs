@@ -455,6 +455,8 @@ mod tests {
         let ready = || Ready {
             settings: Settings {
                 access_file: PathBuf::new(),
+                data_directory: place.directory.clone(),
+                port: "5432".to_owned(),
                 socket_directory: PathBuf::new(),
                 overrides: Vec::new(),
                 defaults: Vec::new(),

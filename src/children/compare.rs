@@ -12,7 +12,7 @@ const OWNERS: &str = "ownerReferences";
 
 /// Whose a live object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Ownership {
     /// This very set's: kept right.
     Ours,
     /// Of a set of this name that is gone, or being deleted: soon absent, and then made anew.
@@ -24,7 +24,7 @@ pub enum Standing {
 /// Whose a live object is. Only an owner reference to this very set makes it ours: a label is written by whoever likes to. The Lease alone
 /// may have no owner, because it outlives the set as the data does.
 #[must_use]
-pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
+pub fn ownership(kind: Kind, live: &Value, owner: &Owner) -> Ownership {
     let references = live.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let is_ours = |reference: &Value| text(reference, "uid") == Some(&owner.uid);
     let controller =
@@ -41,10 +41,10 @@ pub fn standing(kind: Kind, live: &Value, owner: &Owner) -> Standing {
     });
     let leaves = live.pointer("/metadata/deletionTimestamp").is_some();
     match (ours, is_sets && is_labelled(live, &owner.name)) {
-        (true, _) if leaves => Standing::Leaving,
-        (true, _) => Standing::Ours,
-        (false, true) => Standing::Leaving,
-        (false, false) => Standing::Foreign,
+        (true, _) if leaves => Ownership::Leaving,
+        (true, _) => Ownership::Ours,
+        (false, true) => Ownership::Leaving,
+        (false, false) => Ownership::Foreign,
     }
 }
 

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::children::Kind;
-use crate::children::compare::{Standing, correction, standing};
+use crate::children::compare::{Ownership, correction, ownership};
 use crate::children::tests::{child, owner, pgset, stored};
 
 /// The same set on volumes that go with it.
@@ -57,15 +57,15 @@ fn a_lease_that_nobody_has_touched_but_for_the_label_of_its_maker_is_the_sets() 
     let mut live = stored(&child(&pgset(), Kind::Lease, "pgset-leader"), "1");
     live["metadata"]["annotations"] = json!(null);
     live["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("somebody");
-    let standing = |live: &Value| standing(Kind::Lease, live, &owner());
+    let ownership = |live: &Value| ownership(Kind::Lease, live, &owner());
     for spec in [json!(null), json!({})] {
         live["spec"] = spec;
-        assert_eq!(standing(&live), Standing::Ours);
+        assert_eq!(ownership(&live), Ownership::Ours);
     }
     let foreign = |field: &str, value: Value| {
         let mut live = live.clone();
         *live.pointer_mut(field).unwrap() = value;
-        assert_eq!(standing(&live), Standing::Foreign, "{live}");
+        assert_eq!(ownership(&live), Ownership::Foreign, "{live}");
     };
     for spec in [json!({"holderIdentity": "scheduler"}), json!({"leaseTransitions": 1}), json!({"holderIdentity": ""})]
     {
@@ -88,23 +88,23 @@ fn the_holder_of_a_lease_is_no_difference() {
 fn the_lease_outlives_the_set_and_is_known_again_without_an_owner() {
     let body = child(&pgset(), Kind::Lease, "pgset-leader");
     let left = stored(&body, "1");
-    assert_eq!(standing(Kind::Lease, &left, &owner()), Standing::Ours, "an earlier set of this name left it");
+    assert_eq!(ownership(Kind::Lease, &left, &owner()), Ownership::Ours, "an earlier set of this name left it");
     assert_eq!(correction(&left, &body), None);
 
     let mut stripped = left.clone();
     stripped["metadata"]["labels"] = json!({});
-    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Foreign, "another program's of this name");
+    assert_eq!(ownership(Kind::Lease, &stripped, &owner()), Ownership::Foreign, "another program's of this name");
     stripped["metadata"]["annotations"] = json!({"pgset.dev/system-identifier": "7"});
-    assert_eq!(standing(Kind::Lease, &stripped, &owner()), Standing::Ours, "only a member notes that");
+    assert_eq!(ownership(Kind::Lease, &stripped, &owner()), Ownership::Ours, "only a member notes that");
 
     let mut leaving = left.clone();
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert_eq!(standing(Kind::Lease, &leaving, &owner()), Standing::Leaving);
+    assert_eq!(ownership(Kind::Lease, &leaving, &owner()), Ownership::Leaving);
 
     let mut taken = left;
     taken["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "v1", "kind": "Other", "name": "pgset", "uid": "x", "controller": true}]);
-    assert_eq!(standing(Kind::Lease, &taken, &owner()), Standing::Foreign);
+    assert_eq!(ownership(Kind::Lease, &taken, &owner()), Ownership::Foreign);
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn a_lease_of_0_1_0_loses_its_owner_and_an_earlier_sets_goes_with_it() {
     let mut live = stored(&body, "1");
     live["metadata"]["ownerReferences"] = json!([theirs,
         {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pgset", "uid": "set-uid", "controller": true}]);
-    assert_eq!(standing(Kind::Lease, &live, &owner()), Standing::Ours);
+    assert_eq!(ownership(Kind::Lease, &live, &owner()), Ownership::Ours);
     assert_eq!(correction(&live, &body), Some(json!({"metadata": {"ownerReferences": [theirs]}})));
 
     live["metadata"]["ownerReferences"][1]["uid"] = json!("earlier-uid");
-    assert_eq!(standing(Kind::Lease, &live, &owner()), Standing::Leaving, "its data is gone");
+    assert_eq!(ownership(Kind::Lease, &live, &owner()), Ownership::Leaving, "its data is gone");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::compare::{Standing, correction, standing};
+use super::compare::{Ownership, correction, ownership};
 use super::route::AddressType;
 use super::services::governing_service;
 use super::*;
@@ -306,41 +306,45 @@ fn every_edit_that_matters_is_a_difference() {
 #[test]
 fn whose_an_object_is_shows_in_its_owner_and_never_in_its_labels() {
     let ours = child(&pgset(), Kind::Service, "pgset-master");
-    assert_eq!(standing(Kind::Service, &ours, &owner()), Standing::Ours);
+    assert_eq!(ownership(Kind::Service, &ours, &owner()), Ownership::Ours);
 
     let mut stripped = ours.clone();
     stripped["metadata"]["labels"] = json!({});
-    assert_eq!(standing(Kind::Service, &stripped, &owner()), Standing::Ours, "the owner reference alone makes it ours");
+    assert_eq!(
+        ownership(Kind::Service, &stripped, &owner()),
+        Ownership::Ours,
+        "the owner reference alone makes it ours"
+    );
 
     let mut orphaned = ours.clone();
     orphaned["metadata"]["ownerReferences"] = json!([]);
     assert_eq!(
-        standing(Kind::Service, &orphaned, &owner()),
-        Standing::Foreign,
+        ownership(Kind::Service, &orphaned, &owner()),
+        Ownership::Foreign,
         "a copy, or left over from --cascade=orphan: anybody can write labels"
     );
 
     let mut predecessor = ours.clone();
     predecessor["metadata"]["ownerReferences"][0]["uid"] = json!("earlier-uid");
     assert_eq!(
-        standing(Kind::Service, &predecessor, &owner()),
-        Standing::Leaving,
+        ownership(Kind::Service, &predecessor, &owner()),
+        Ownership::Leaving,
         "the garbage collector is about to take it"
     );
 
     let mut deleted = ours.clone();
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert_eq!(standing(Kind::Service, &deleted, &owner()), Standing::Leaving);
+    assert_eq!(ownership(Kind::Service, &deleted, &owner()), Ownership::Leaving);
 
     let mut adopted = ours.clone();
     adopted["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "v1", "kind": "Other", "name": "pgset", "uid": "x", "controller": true}]);
-    assert_eq!(standing(Kind::Service, &adopted, &owner()), Standing::Foreign);
+    assert_eq!(ownership(Kind::Service, &adopted, &owner()), Ownership::Foreign);
 
     let mut handwritten = ours;
     handwritten["metadata"]["labels"] = json!({"app": "pgset"});
     handwritten["metadata"]["ownerReferences"] = json!(null);
-    assert_eq!(standing(Kind::Service, &handwritten, &owner()), Standing::Foreign);
+    assert_eq!(ownership(Kind::Service, &handwritten, &owner()), Ownership::Foreign);
 }
 
 #[test]

@@ -9,22 +9,20 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::requests::said;
 use crate::names;
 
-/// One second; in tests a small part of one.
-const SECOND: u64 = if cfg!(test) { 20 } else { 1000 };
 /// For how long the Lease is good after its last renewal.
-const LENGTH: Duration = Duration::from_millis(15 * SECOND);
+const LENGTH: Duration = Duration::from_secs(15);
 /// How often the holder renews, and the others look.
-const PERIOD: Duration = Duration::from_millis(5 * SECOND);
+const PERIOD: Duration = Duration::from_secs(5);
 /// When the holder gives up: well before [`LENGTH`], so that it stops before anyone else starts.
-const DEADLINE: Duration = Duration::from_millis(10 * SECOND);
-/// How long to wait after a failed request.
-const RETRY: Duration = Duration::from_millis(SECOND);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long to wait after a failed renewal.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why this controller may act no longer.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +44,15 @@ pub struct Leadership {
     identity: String,
 }
 
-/// What was last seen of a Lease, and since when it is so.
-struct Sight {
+/// The Lease as stored while it is ours.
+pub struct Held {
+    lease: Lease,
+    /// Before the request that stored it was sent: the server may have stored it at any moment since.
+    asked: Instant,
+}
+
+/// Which version of a Lease was seen last, and since when.
+struct LastSeen {
     version: Option<String>,
     since: Instant,
 }
@@ -59,26 +64,27 @@ impl Leadership {
         Self { api: Api::namespaced(client, namespace), identity: identity.to_owned() }
     }
 
-    /// Waits until the Lease is ours, and returns it as stored. Cancel-safe: a Lease taken and forgotten runs out.
-    pub async fn acquire(&self) -> Lease {
-        let mut sight = Sight { version: None, since: Instant::now() };
+    /// Waits until the Lease is ours. Cancel-safe: a Lease taken and forgotten runs out.
+    pub async fn acquire(&self) -> Held {
+        let mut seen = LastSeen { version: None, since: Instant::now() };
         loop {
-            match timeout(DEADLINE, self.try_acquire(&mut sight)).await {
+            let asked = Instant::now();
+            match timeout(DEADLINE, self.try_acquire(&mut seen)).await {
                 Ok(Ok(Some(lease))) => {
                     info!(lease = names::CONTROLLER_LEASE, "this controller is the active one");
-                    return lease;
+                    return Held { lease, asked };
                 }
-                Ok(Ok(None)) => sleep(PERIOD).await,
+                Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
                     warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to take the Lease");
-                    sleep(PERIOD).await;
                 }
                 Err(_) => warn!(lease = names::CONTROLLER_LEASE, "the API server does not answer"),
             }
+            sleep_until(asked + PERIOD).await;
         }
     }
 
-    async fn try_acquire(&self, sight: &mut Sight) -> Result<Option<Lease>, kube::Error> {
+    async fn try_acquire(&self, seen: &mut LastSeen) -> kube::Result<Option<Lease>> {
         let taken = match self.api.get_opt(names::CONTROLLER_LEASE).await? {
             None => {
                 let metadata = ObjectMeta { name: Some(names::CONTROLLER_LEASE.to_owned()), ..ObjectMeta::default() };
@@ -86,13 +92,13 @@ impl Leadership {
                 self.api.create(&PostParams::default(), &lease).await
             }
             Some(lease) => {
-                if lease.metadata.resource_version != sight.version {
-                    *sight = Sight { version: lease.metadata.resource_version.clone(), since: Instant::now() };
+                if lease.metadata.resource_version != seen.version {
+                    *seen = LastSeen { version: lease.metadata.resource_version.clone(), since: Instant::now() };
                 }
-                if !may_take(&lease, &self.identity, sight.since.elapsed()) {
+                if !may_take(&lease, &self.identity, seen.since.elapsed()) {
                     return Ok(None);
                 }
-                self.api.replace(names::CONTROLLER_LEASE, &PostParams::default(), &claimed(lease, &self.identity)).await
+                self.replace(&claimed(lease, &self.identity)).await
             }
         };
         match taken {
@@ -104,46 +110,45 @@ impl Leadership {
     }
 
     /// Keeps the Lease, and returns only when it is lost.
-    pub async fn hold(&self, mut lease: Lease) -> Error {
-        let mut renewed = Instant::now();
-        let mut pause = PERIOD;
+    pub async fn hold(&self, mut held: Held) -> Error {
         loop {
-            sleep(pause.min(DEADLINE.saturating_sub(renewed.elapsed()))).await;
-            let Some(left) = DEADLINE.checked_sub(renewed.elapsed()).filter(|left| !left.is_zero()) else {
-                return Error::Overdue;
-            };
-            // Counted from before the request: the server may have stored it at any moment since.
+            sleep_until(held.asked + PERIOD).await;
             let asked = Instant::now();
-            match timeout(left, self.renew(&lease)).await {
-                Ok(Ok(stored)) => (lease, renewed, pause) = (stored, asked, PERIOD),
-                Ok(Err(Renewal::Taken(holder))) => return Error::Taken { holder },
-                Ok(Err(Renewal::Changed(current))) => (lease, pause) = (*current, Duration::ZERO),
-                Ok(Err(Renewal::Failed(error))) => {
-                    warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to renew the Lease");
-                    pause = RETRY;
-                }
+            match timeout_at(held.asked + DEADLINE, self.renew(held.lease)).await {
+                Ok(Ok(lease)) => held = Held { lease, asked },
+                Ok(Err(holder)) => return Error::Taken { holder },
                 Err(_) => return Error::Overdue,
             }
         }
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<Lease, Renewal> {
-        let renewed = claimed(lease.clone(), &self.identity);
-        match self.api.replace(names::CONTROLLER_LEASE, &PostParams::default(), &renewed).await {
-            Ok(stored) => Ok(stored),
-            Err(kube::Error::Api(status)) if status.is_conflict() => {
-                let current = self.api.get(names::CONTROLLER_LEASE).await.map_err(Renewal::Failed)?;
-                // Somebody edited it, or our own earlier renewal arrived without its answer.
-                if holder(&current) == self.identity {
-                    Err(Renewal::Changed(Box::new(current)))
-                } else {
-                    Err(Renewal::Taken(holder(&current).to_owned()))
+    /// Renews the Lease, however often that has to be tried; or answers who holds it instead.
+    async fn renew(&self, mut lease: Lease) -> Result<Lease, String> {
+        loop {
+            let error = match self.replace(&claimed(lease.clone(), &self.identity)).await {
+                Ok(stored) => return Ok(stored),
+                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+                    match self.api.get_opt(names::CONTROLLER_LEASE).await {
+                        // Somebody edited it, or our own earlier renewal arrived without its answer.
+                        Ok(Some(current)) if holder(&current) == self.identity => {
+                            lease = current;
+                            continue;
+                        }
+                        // If it was deleted, anyone may make a new one.
+                        Ok(current) => return Err(current.as_ref().map(holder).unwrap_or_default().to_owned()),
+                        Err(error) => error,
+                    }
                 }
-            }
-            // Deleted: anyone may make a new one.
-            Err(kube::Error::Api(status)) if status.is_not_found() => Err(Renewal::Taken(String::new())),
-            Err(error) => Err(Renewal::Failed(error)),
+                Err(error) => error,
+            };
+            warn!(lease = names::CONTROLLER_LEASE, error = said(&error), "failed to renew the Lease");
+            sleep(RETRY).await;
         }
+    }
+
+    /// Stores the Lease, if it still is the version that was changed.
+    async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {
+        self.api.replace(names::CONTROLLER_LEASE, &PostParams::default(), lease).await
     }
 
     /// Gives the Lease back, so that the next controller need not wait until it runs out. Best effort.
@@ -154,7 +159,7 @@ impl Leadership {
                 return Ok(());
             }
             lease.spec.get_or_insert_default().holder_identity = None;
-            self.api.replace(names::CONTROLLER_LEASE, &PostParams::default(), &lease).await.map(drop)
+            self.replace(&lease).await.map(drop)
         };
         match timeout(PERIOD, release).await {
             Ok(Ok(())) => info!(lease = names::CONTROLLER_LEASE, "gave the Lease back"),
@@ -165,13 +170,6 @@ impl Leadership {
             Err(_) => warn!(lease = names::CONTROLLER_LEASE, "the API server does not answer"),
         }
     }
-}
-
-/// How a renewal can end without one.
-enum Renewal {
-    Taken(String),
-    Changed(Box<Lease>),
-    Failed(kube::Error),
 }
 
 fn holder(lease: &Lease) -> &str {

@@ -28,13 +28,17 @@ fn lease(holder: &str, version: &str) -> Value {
         "spec": {"holderIdentity": holder, "leaseTransitions": 1}})
 }
 
+fn held() -> Held {
+    Held { lease: serde_json::from_value(lease("one", "7")).unwrap(), asked: Instant::now() }
+}
+
 fn refused(code: u16, reason: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
 }
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/pgset-system/leases/pgset-controller";
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_nobody_renews_is_taken_with_the_version_that_was_seen() {
     let (one, mut server) = candidate("one");
     let answers = tokio::spawn(async move {
@@ -57,7 +61,7 @@ async fn a_lease_that_nobody_renews_is_taken_with_the_version_that_was_seen() {
     assert_eq!(body["spec"]["leaseTransitions"], 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_loses_the_race_goes_on_waiting() {
     let (one, mut server) = candidate("one");
     let answers = tokio::spawn(async move {
@@ -71,10 +75,10 @@ async fn whoever_loses_the_race_goes_on_waiting() {
     assert_eq!(answers.await.unwrap().2["metadata"]["resourceVersion"], "9");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_finds_another_stops_at_once() {
     let (one, mut server) = candidate("one");
-    let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
+    let held = held();
     let answers = tokio::spawn(async move {
         assert_eq!(answer(&mut server, 409, refused(409, "Conflict")).await.2["metadata"]["resourceVersion"], "7");
         answer(&mut server, 200, lease("two", "9")).await;
@@ -83,24 +87,25 @@ async fn a_holder_that_finds_another_stops_at_once() {
     answers.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_holder_whose_lease_was_edited_renews_the_edited_one() {
     let (one, mut server) = candidate("one");
-    let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
+    let held = held();
     let answers = tokio::spawn(async move {
         answer(&mut server, 409, refused(409, "Conflict")).await;
         answer(&mut server, 200, lease("one", "8")).await;
         assert_eq!(answer(&mut server, 200, lease("one", "9")).await.2["metadata"]["resourceVersion"], "8");
         assert_eq!(answer(&mut server, 404, refused(404, "NotFound")).await.2["metadata"]["resourceVersion"], "9");
+        answer(&mut server, 404, refused(404, "NotFound")).await;
     });
     assert!(matches!(one.hold(held).await, Error::Taken { .. }));
     answers.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_cannot_renew_stops_before_the_lease_runs_out() {
     let (one, mut server) = candidate("one");
-    let held: Lease = serde_json::from_value(lease("one", "7")).unwrap();
+    let held = held();
     let start = Instant::now();
     let answers = tokio::spawn(async move {
         loop {
@@ -110,7 +115,25 @@ async fn a_holder_that_cannot_renew_stops_before_the_lease_runs_out() {
         }
     });
     assert!(matches!(one.hold(held).await, Error::Overdue));
-    assert!(start.elapsed() < LENGTH);
+    assert_eq!(start.elapsed(), DEADLINE);
+    answers.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_when_it_was_asked_for_however_late_the_answer_is() {
+    let (one, mut server) = candidate("one");
+    let start = Instant::now();
+    let answers = tokio::spawn(async move {
+        answer(&mut server, 200, lease("", "7")).await;
+        let (_, send) = server.next_request().await.unwrap();
+        sleep(Duration::from_secs(8)).await;
+        send.send_response(axum::http::Response::new(Body::from(lease("one", "8").to_string().into_bytes())));
+        loop {
+            assert_eq!(answer(&mut server, 500, refused(500, "InternalError")).await.0, "PUT");
+        }
+    });
+    assert!(matches!(one.hold(one.acquire().await).await, Error::Overdue));
+    assert_eq!(start.elapsed(), DEADLINE);
     answers.abort();
 }
 
@@ -119,6 +142,6 @@ fn a_lease_is_taken_if_free_or_ours_or_run_out() {
     let of = |holder: &str| serde_json::from_value::<Lease>(lease(holder, "1")).unwrap();
     assert!(may_take(&of(""), "one", Duration::ZERO));
     assert!(may_take(&of("one"), "one", Duration::ZERO));
-    assert!(!may_take(&of("two"), "one", Duration::from_millis(14 * SECOND)));
+    assert!(!may_take(&of("two"), "one", LENGTH.checked_sub(Duration::from_secs(1)).unwrap()));
     assert!(may_take(&of("two"), "one", LENGTH));
 }

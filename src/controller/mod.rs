@@ -2,23 +2,18 @@
 //!
 //! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
 
-mod index;
-mod kept;
+mod cache;
+mod event;
 mod leadership;
-mod memory;
-mod notice;
 mod plan;
-mod pods;
 mod reconcile;
 mod requests;
 mod route;
 mod schedule;
 mod selection;
-mod shape;
+mod state;
 mod taken;
-mod view;
 mod watches;
-mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -27,10 +22,10 @@ use futures::StreamExt;
 use kube::Client;
 use tracing::{Instrument as _, warn};
 
+use cache::labels::Place;
 use leadership::Leadership;
 use reconcile::Context;
 use watches::{Queue, Stores};
-use words::Place;
 
 /// How the controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,15 +66,15 @@ pub async fn run(client: Client, settings: Settings, shutdown: impl Future<Outpu
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         // Every arm may be dropped at any moment: a write either reached the API server or is planned again by the next controller.
-        let lease = tokio::select! {
+        let held = tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            lease = leadership.acquire() => lease,
+            held = leadership.acquire() => held,
         };
         let term = tokio::select! {
             biased;
             () = &mut shutdown => Term::Stopped,
-            lost = leadership.hold(lease) => Term::Lost(lost),
+            lost = leadership.hold(held) => Term::Lost(lost),
             ended = work(client.clone(), identity.clone()) => Term::Broken(ended),
         };
         match term {
@@ -104,7 +99,7 @@ async fn work(client: Client, identity: String) -> Error {
         Err(ended) => return ended.into(),
     };
     let queue = futures::stream::iter(early).chain(queue);
-    let context = Context { client, stores, identity, memories: Mutex::new(HashMap::new()) };
+    let context = Context { client, stores, identity, states: Mutex::new(HashMap::new()) };
     tokio::select! {
         () = schedule::run(queue, |place| {
             let set = reconcile::span(&place);

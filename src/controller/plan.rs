@@ -4,39 +4,20 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::notice::{Notice, Reason};
-use super::pods::Readiness;
+use super::cache::pod::Member;
+use super::event::{Reason, SetEvent};
 use super::route::{self, Doubt};
 use super::selection::{self, Service};
 use super::taken;
-use crate::children::compare::{Standing, correction, is_labelled, is_made, standing};
+use crate::children::compare::{Ownership, correction, is_labelled, is_made, ownership};
 use crate::children::route::AddressType;
 use crate::children::{self, Child, Kind, Owner, leader};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
 
-/// A pod of the set, as far as the controller cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The pod's name.
-    pub name: String,
-    /// The pod's UID.
-    pub uid: String,
-    /// The version that was seen.
-    pub resource_version: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Whether it is being deleted.
-    pub leaving: bool,
-    /// Whether clients can be sent to it.
-    pub readiness: Readiness,
-    /// The family of its address, once it has one.
-    pub family: Option<AddressType>,
-}
-
 /// What stands in the set's namespace.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct Observed {
     /// What stands under the names of the desired objects, and of those that the set may have had.
     pub children: BTreeMap<(Kind, String), Value>,
     /// The Services of the namespace that pgset did not make, and any others.
@@ -93,12 +74,6 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether this gives the Role to somebody: only when the Role is there and says what it has to.
-    #[must_use]
-    pub fn needs_role(&self) -> bool {
-        self.kind() == Some(Kind::RoleBinding)
-    }
-
     /// Which kind of what stands beside a set this makes or puts right.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
@@ -109,13 +84,28 @@ impl Step {
     }
 }
 
-/// What to do, and what to say.
+/// What to do, and what to say. The steps of one stage are taken together, one stage after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// The changes, in the order in which a new set needs them.
-    pub steps: Vec<Step>,
+    /// The first stage: everything else, in the order in which a new set needs it.
+    pub objects: Vec<Step>,
+    /// The last stage: what gives the Role to somebody, once it is there and says what it has to.
+    pub grants: Vec<Step>,
     /// What stands in the way, whether or not it was told before.
-    pub notices: Vec<Notice>,
+    pub events: Vec<SetEvent>,
+}
+
+impl Plan {
+    /// The steps of all stages.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.objects.iter().chain(&self.grants)
+    }
+
+    /// Leaves out the steps for which the answer is `false`.
+    pub fn retain(&mut self, mut is_taken: impl FnMut(&Step) -> bool) {
+        self.objects.retain(&mut is_taken);
+        self.grants.retain(&mut is_taken);
+    }
 }
 
 /// Whether the webhook has done its work on a stored set: what it adds is there to be seen.
@@ -134,8 +124,8 @@ pub fn is_injected(stateful_set: &Value, set: &Set) -> bool {
 
 /// What to say about a set that is not injected.
 #[must_use]
-pub fn not_injected(set: &Set) -> Notice {
-    Notice::new(
+pub fn not_injected(set: &Set) -> SetEvent {
+    SetEvent::new(
         Reason::NotInjected,
         format!(
             "StatefulSet {0} is annotated, but pgset's webhook has not seen it, so that nothing of it is a PostgreSQL set yet. \
@@ -148,39 +138,41 @@ pub fn not_injected(set: &Set) -> Notice {
 
 /// What to do about an injected set, so that all that is desired stands beside it.
 #[must_use]
-pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, world: &World) -> Plan {
+pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    let is_role_ours = role_is_ours(owner, world);
+    let is_role_ours = role_is_ours(owner, observed);
     for child in desired {
-        let live = world.children.get(&(child.kind, child.name.clone()));
-        // It would give somebody whatever another's Role allows, now or later.
-        if child.kind == Kind::RoleBinding && !is_role_ours {
-            continue;
-        }
+        let live = observed.children.get(&(child.kind, child.name.clone()));
+        let stage = match child.kind {
+            // It would give somebody whatever another's Role allows, now or later.
+            Kind::RoleBinding if !is_role_ours => continue,
+            Kind::RoleBinding => &mut plan.grants,
+            _ => &mut plan.objects,
+        };
         let Some(live) = live else {
-            plan.steps.push(Step::Create(child));
+            stage.push(Step::Create(child));
             continue;
         };
-        match standing(child.kind, live, owner) {
+        match ownership(child.kind, live, owner) {
             // The family can't be changed. Its deletion is an event, and then there is room for a new one.
-            Standing::Ours if is_of_another_family(&child, live) => plan.steps.push(route::removal(live)),
-            Standing::Ours => plan.steps.extend(restoration(child, live)),
+            Ownership::Ours if is_of_another_family(&child, live) => stage.push(route::removal(live)),
+            Ownership::Ours => stage.extend(restoration(child, live)),
             // Its deletion is an event, and then there is room for a new one.
-            Standing::Leaving => {}
-            Standing::Foreign => plan.notices.extend(taken::notice(&child, live, set, owner, world)),
+            Ownership::Leaving => {}
+            Ownership::Foreign => plan.events.extend(taken::event(&child, live, set, owner, observed)),
         }
     }
-    plan.notices.extend(taken::slice(set, owner, world));
-    plan.notices.extend(taken::no_governing_service(set, owner, world));
-    plan.steps.extend(disruption_budget_to_remove(set, owner, world));
-    plan.steps.extend(route::to_remove(set, owner, world));
-    plan.steps.extend(route::doubt(set, owner, world).map(Step::Close));
+    plan.events.extend(taken::slice(set, owner, observed));
+    plan.events.extend(taken::no_governing_service(set, owner, observed));
+    plan.objects.extend(disruption_budget_to_remove(set, owner, observed));
+    plan.objects.extend(route::to_remove(set, owner, observed));
+    plan.objects.extend(route::doubt(set, owner, observed).map(Step::Close));
     if set.contract == Contract::Image {
-        plan.steps.extend(world.members.iter().filter_map(|member| role_to_set(set, member)));
+        plan.objects.extend(observed.members.iter().filter_map(|member| role_to_set(set, member)));
     }
-    let foreign: Vec<Service> = foreign_services(owner, world).map(Service::read).collect();
-    plan.notices.extend(selection::judge(&foreign, set));
-    plan.steps.extend(foreign.into_iter().filter_map(|service| {
+    let foreign: Vec<Service> = foreign_services(owner, observed).map(Service::read).collect();
+    plan.events.extend(selection::judge(&foreign, set));
+    plan.objects.extend(foreign.into_iter().filter_map(|service| {
         let value = selection::to_follow(&service, set)?;
         Some(Step::Follow { service, key: set.role_label.key.clone(), value })
     }));
@@ -216,32 +208,33 @@ fn is_of_another_family(child: &Child, live: &Value) -> bool {
     child.kind == Kind::EndpointSlice && AddressType::of_slice(&child.body) != AddressType::of_slice(live)
 }
 
-fn disruption_budget_to_remove(set: &Set, owner: &Owner, world: &World) -> Option<Step> {
+fn disruption_budget_to_remove(set: &Set, owner: &Owner, observed: &Observed) -> Option<Step> {
     let place = (Kind::PodDisruptionBudget, set.name.clone());
-    let live = world.children.get(&place)?;
-    let obsolete = !children::wants_disruption_budget(set) && standing(place.0, live, owner) == Standing::Ours;
+    let live = observed.children.get(&place)?;
+    let obsolete = !children::wants_disruption_budget(set) && ownership(place.0, live, owner) == Ownership::Ours;
     obsolete.then(|| Step::Remove { kind: place.0, name: place.1, uid: uid(live) })
 }
 
 /// The Services of other people, and copies of this set's own; another set looks after its own.
-fn foreign_services<'a>(owner: &'a Owner, world: &'a World) -> impl Iterator<Item = &'a Value> {
-    let under_our_names = world.children.iter().filter(|((kind, _), _)| *kind == Kind::Service).map(|(_, live)| live);
+fn foreign_services<'a>(owner: &'a Owner, observed: &'a Observed) -> impl Iterator<Item = &'a Value> {
+    let under_our_names =
+        observed.children.iter().filter(|((kind, _), _)| *kind == Kind::Service).map(|(_, live)| live);
     let copies = under_our_names.filter(|live| is_labelled(live, &owner.name));
-    let others = world.services.iter().filter(|live| !is_made(live));
-    others.chain(copies).filter(|live| standing(Kind::Service, live, owner) == Standing::Foreign)
+    let others = observed.services.iter().filter(|live| !is_made(live));
+    others.chain(copies).filter(|live| ownership(Kind::Service, live, owner) == Ownership::Foreign)
 }
 
 /// Whether the Role is this set's, or will be in a moment.
-fn role_is_ours(owner: &Owner, world: &World) -> bool {
-    let live = world.children.get(&(Kind::Role, names::service_account(&owner.name)));
-    live.is_none_or(|live| standing(Kind::Role, live, owner) == Standing::Ours)
+fn role_is_ours(owner: &Owner, observed: &Observed) -> bool {
+    let live = observed.children.get(&(Kind::Role, names::service_account(&owner.name)));
+    live.is_none_or(|live| ownership(Kind::Role, live, owner) == Ownership::Ours)
 }
 
 /// Whether the members may be granted the Lease of that name: another program's is not theirs to hold.
 #[must_use]
-pub fn may_grant_lease(owner: &Owner, world: &World) -> bool {
-    let live = world.children.get(&(Kind::Lease, names::leader(&owner.name)));
-    live.is_none_or(|live| standing(Kind::Lease, live, owner) != Standing::Foreign)
+pub fn may_grant_lease(owner: &Owner, observed: &Observed) -> bool {
+    let live = observed.children.get(&(Kind::Lease, names::leader(&owner.name)));
+    live.is_none_or(|live| ownership(Kind::Lease, live, owner) != Ownership::Foreign)
 }
 
 /// What makes an object of ours right again, if it is not.

@@ -3,29 +3,30 @@ use serde_json::json;
 use super::*;
 use crate::children::Grants;
 use crate::children::tests::{all, article, child, owner, pgset, stored};
+use crate::controller::cache::pod::Readiness;
 
-fn complete(set: &Set) -> World {
-    let mut world = World::default();
+fn complete(set: &Set) -> Observed {
+    let mut observed = Observed::default();
     for (number, child) in all(set).into_iter().enumerate() {
         let live = stored(&child.body, &format!("uid-{number}"));
         if child.kind == Kind::Service {
-            world.services.push(live.clone());
+            observed.services.push(live.clone());
         }
-        world.children.insert((child.kind, child.name), live);
+        observed.children.insert((child.kind, child.name), live);
     }
-    world
+    observed
 }
 
-fn planned(set: &Set, world: &World) -> Plan {
-    let members = role_members(set, &world.members);
-    let route = route::route(set, &owner(), world);
-    let grants = Grants { members: &members, lease: may_grant_lease(&owner(), world), route };
+fn planned(set: &Set, observed: &Observed) -> Plan {
+    let members = role_members(set, &observed.members);
+    let route = route::route(set, &owner(), observed);
+    let grants = Grants { members: &members, lease: may_grant_lease(&owner(), observed), route };
     let desired = children::desired(set, &owner(), &grants).unwrap();
-    plan(set, &owner(), desired, world)
+    plan(set, &owner(), desired, observed)
 }
 
 fn reasons(plan: &Plan) -> Vec<Reason> {
-    plan.notices.iter().map(|notice| notice.reason).collect()
+    plan.events.iter().map(|event| event.reason).collect()
 }
 
 fn member(name: &str, role: &str) -> Member {
@@ -48,9 +49,9 @@ fn foreign(kind: Kind, name: &str, rest: Value) -> ((Kind, String), Value) {
 
 #[test]
 fn a_new_set_gets_everything() {
-    let steps = planned(&pgset(), &World::default()).steps;
-    assert_eq!(steps.len(), 9);
-    assert!(steps.iter().all(|step| matches!(step, Step::Create(_))));
+    let plan = planned(&pgset(), &Observed::default());
+    assert_eq!((plan.objects.len(), plan.grants.len()), (8, 1));
+    assert!(plan.steps().all(|step| matches!(step, Step::Create(_))));
 }
 
 #[test]
@@ -62,19 +63,19 @@ fn a_set_that_has_everything_gets_nothing_and_hears_nothing() {
 
 #[test]
 fn a_deleted_object_is_made_again() {
-    let mut world = complete(&pgset());
-    world.children.remove(&(Kind::Service, "pgset-master".to_owned()));
-    let steps = planned(&pgset(), &world).steps;
+    let mut observed = complete(&pgset());
+    observed.children.remove(&(Kind::Service, "pgset-master".to_owned()));
+    let steps = planned(&pgset(), &observed).objects;
     assert!(matches!(&steps[..], [Step::Create(child)] if child.name == "pgset-master"), "{steps:?}");
 }
 
 #[test]
 fn an_edited_object_is_put_right_and_no_other_of_its_name() {
-    let mut world = complete(&pgset());
-    let service = world.children.get_mut(&(Kind::Service, "pgset-replica".to_owned())).unwrap();
+    let mut observed = complete(&pgset());
+    let service = observed.children.get_mut(&(Kind::Service, "pgset-replica".to_owned())).unwrap();
     service["spec"]["selector"] = json!({"app": "web"});
     let uid = service["metadata"]["uid"].as_str().unwrap().to_owned();
-    let steps = planned(&pgset(), &world).steps;
+    let steps = planned(&pgset(), &observed).objects;
     assert_eq!(
         steps,
         [Step::Restore {
@@ -93,23 +94,23 @@ fn an_edited_object_is_put_right_and_no_other_of_its_name() {
 
 #[test]
 fn scaling_up_adds_the_member_to_the_role_and_scaling_down_waits_for_the_pod() {
-    let world = complete(&pgset());
-    let steps = planned(&Set { replicas: 3, ..pgset() }, &world).steps;
+    let observed = complete(&pgset());
+    let steps = planned(&Set { replicas: 3, ..pgset() }, &observed).objects;
     assert!(
         matches!(&steps[..], [Step::Restore { child: role, .. }] if role.body["rules"][2]["resourceNames"] == json!(["pgset-0", "pgset-1", "pgset-2"])),
         "{steps:?}"
     );
 
     let single = Set { replicas: 1, ..pgset() };
-    let leaving = World { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..world };
+    let leaving = Observed { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..observed };
     assert_eq!(role_members(&single, &leaving.members), ["pgset-0", "pgset-1"]);
 }
 
 #[test]
 fn the_disruption_budget_goes_with_the_second_member() {
     let single = Set { replicas: 1, ..pgset() };
-    let world = World { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..complete(&pgset()) };
-    let steps = planned(&single, &world).steps;
+    let observed = Observed { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..complete(&pgset()) };
+    let steps = planned(&single, &observed).objects;
     assert!(
         matches!(&steps[..], [Step::Remove { kind: Kind::PodDisruptionBudget, name, .. }] if name == "pgset"),
         "{steps:?}"
@@ -119,8 +120,8 @@ fn the_disruption_budget_goes_with_the_second_member() {
 #[test]
 fn somebody_elses_budget_account_and_sufficient_role_are_left_alone_in_silence() {
     let set = Set { replicas: 1, ..pgset() };
-    let mut world = complete(&set);
-    world.children.extend([
+    let mut observed = complete(&set);
+    observed.children.extend([
         foreign(Kind::PodDisruptionBudget, "pgset", json!({"spec": {"maxUnavailable": 0}})),
         foreign(Kind::ServiceAccount, "pgset-sa", json!({})),
         foreign(Kind::Role, "pgset-sa", json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]})),
@@ -130,13 +131,13 @@ fn somebody_elses_budget_account_and_sufficient_role_are_left_alone_in_silence()
             json!({"subjects": [{"kind": "ServiceAccount", "name": "pgset-sa", "namespace": "shop"}]}),
         ),
     ]);
-    assert_eq!(planned(&set, &world), Plan::default());
+    assert_eq!(planned(&set, &observed), Plan::default());
 }
 
 #[test]
 fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_touched() {
-    let mut world = complete(&pgset());
-    world.children.extend([
+    let mut observed = complete(&pgset());
+    observed.children.extend([
         foreign(
             Kind::Role,
             "pgset-sa",
@@ -145,8 +146,8 @@ fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_to
         foreign(Kind::RoleBinding, "pgset-sa", json!({"subjects": [{"kind": "User", "name": "pgset-sa"}]})),
         foreign(Kind::Lease, "pgset-leader", json!({"spec": {}})),
     ]);
-    let plan = planned(&pgset(), &world);
-    assert_eq!(plan.steps, []);
+    let plan = planned(&pgset(), &observed);
+    assert_eq!(plan.steps().next(), None);
     assert_eq!(
         reasons(&plan),
         [Reason::NameTaken; 2],
@@ -156,10 +157,10 @@ fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_to
 
 #[test]
 fn what_an_earlier_set_of_the_name_left_is_waited_for() {
-    let mut world = complete(&pgset());
-    let master = world.children.get_mut(&(Kind::Service, "pgset-master".to_owned())).unwrap();
+    let mut observed = complete(&pgset());
+    let master = observed.children.get_mut(&(Kind::Service, "pgset-master".to_owned())).unwrap();
     master["metadata"]["ownerReferences"][0]["uid"] = json!("earlier");
-    assert_eq!(planned(&pgset(), &world), Plan::default());
+    assert_eq!(planned(&pgset(), &observed), Plan::default());
 }
 
 /// Beside a Service of the user's own there is no slice of the members', and no right to it.
@@ -169,27 +170,27 @@ fn is_about_the_slice(step: &Step) -> bool {
 
 #[test]
 fn a_users_service_under_our_name_is_judged_and_not_touched() {
-    let mut world = complete(&pgset());
+    let mut observed = complete(&pgset());
     let (place, mut live) = foreign(
         Kind::Service,
         "pgset-master",
         json!({"spec": {"selector": {"app": "pgset"}, "ports": [{"port": 5432}]}}),
     );
-    world.services.retain(|service| service["metadata"]["name"] != "pgset-master");
-    world.services.push(live.clone());
-    world.children.insert(place.clone(), live.clone());
-    let plan = planned(&pgset(), &world);
-    assert!(plan.steps.iter().all(is_about_the_slice), "{:?}", plan.steps);
+    observed.services.retain(|service| service["metadata"]["name"] != "pgset-master");
+    observed.services.push(live.clone());
+    observed.children.insert(place.clone(), live.clone());
+    let plan = planned(&pgset(), &observed);
+    assert!(plan.steps().all(is_about_the_slice), "{plan:?}");
     assert_eq!(reasons(&plan), [Reason::ServiceUnfit, Reason::ServiceReachesReplicas]);
 
     live["metadata"]["annotations"] = json!({"pgset.dev/follow": "master"});
-    world.services.pop();
-    world.services.push(live.clone());
-    world.children.insert(place, live);
-    let plan = planned(&pgset(), &world);
-    assert_eq!(plan.notices, []);
+    observed.services.pop();
+    observed.services.push(live.clone());
+    observed.children.insert(place, live);
+    let plan = planned(&pgset(), &observed);
+    assert_eq!(plan.events, []);
     assert!(
-        matches!(plan.steps.last(), Some(Step::Follow { key, value, .. }) if key == "pgset.dev/role" && value == "master")
+        matches!(plan.objects.last(), Some(Step::Follow { key, value, .. }) if key == "pgset.dev/role" && value == "master")
     );
 }
 
@@ -201,9 +202,9 @@ fn members_of_contract_image_get_their_roles_by_ordinal() {
         member("pgset-4", "pgset-replica"),
         Member { leaving: true, ..member("pgset-5", "") },
     ];
-    let world = World { members, ..complete(&set) };
-    let labels: Vec<_> = planned(&set, &world)
-        .steps
+    let observed = Observed { members, ..complete(&set) };
+    let labels: Vec<_> = planned(&set, &observed)
+        .objects
         .into_iter()
         .filter_map(
             |step| if let Step::Label { member, key, value } = step { Some((member.name, key, value)) } else { None },
@@ -214,8 +215,8 @@ fn members_of_contract_image_get_their_roles_by_ordinal() {
 
 #[test]
 fn agents_label_themselves() {
-    let world = World { members: vec![member("pgset-0", "")], ..complete(&pgset()) };
-    assert_eq!(planned(&pgset(), &world), Plan::default());
+    let observed = Observed { members: vec![member("pgset-0", "")], ..complete(&pgset()) };
+    assert_eq!(planned(&pgset(), &observed), Plan::default());
 }
 
 #[test]
@@ -238,40 +239,40 @@ fn nobody_is_bound_to_a_role_of_somebody_elses() {
     labelled["metadata"]["labels"] = json!(children::labels("pgset"));
     for live in [foreign(Kind::Role, "pgset-sa", everything).1, labelled] {
         for set in [pgset(), Set { service_account: "attacker".to_owned(), ..pgset() }] {
-            let mut world = complete(&set);
-            world.children.remove(&(Kind::RoleBinding, "pgset-sa".to_owned()));
-            world.children.insert(role.clone(), live.clone());
-            let plan = planned(&set, &world);
-            assert_eq!(plan.steps, []);
+            let mut observed = complete(&set);
+            observed.children.remove(&(Kind::RoleBinding, "pgset-sa".to_owned()));
+            observed.children.insert(role.clone(), live.clone());
+            let plan = planned(&set, &observed);
+            assert_eq!(plan.steps().next(), None);
             assert_eq!(reasons(&plan), [Reason::NameTaken]);
-            assert!(plan.notices[0].note.contains("kubectl delete role pgset-sa"), "{}", plan.notices[0].note);
+            assert!(plan.events[0].note.contains("kubectl delete role pgset-sa"), "{}", plan.events[0].note);
         }
     }
 }
 
 #[test]
 fn a_binding_of_ours_is_not_put_right_beside_a_role_that_is_not() {
-    let mut world = complete(&pgset());
-    world.children.get_mut(&(Kind::RoleBinding, "pgset-sa".to_owned())).unwrap()["subjects"] = json!([]);
+    let mut observed = complete(&pgset());
+    observed.children.get_mut(&(Kind::RoleBinding, "pgset-sa".to_owned())).unwrap()["subjects"] = json!([]);
     let (place, live) = foreign(Kind::Role, "pgset-sa", json!({"rules": []}));
-    world.children.insert(place, live);
-    assert_eq!(planned(&pgset(), &world).steps, []);
+    observed.children.insert(place, live);
+    assert_eq!(planned(&pgset(), &observed).steps().next(), None);
 }
 
 #[test]
 fn another_programs_lease_is_not_granted_and_the_sets_own_left_over_is() {
-    let mut world = complete(&pgset());
+    let mut observed = complete(&pgset());
     let (place, live) = foreign(Kind::Lease, "pgset-leader", json!({"spec": {"holderIdentity": "scheduler"}}));
-    world.children.insert(place.clone(), live);
-    let plan = planned(&pgset(), &world);
+    observed.children.insert(place.clone(), live);
+    let plan = planned(&pgset(), &observed);
     assert_eq!(reasons(&plan), [Reason::NameTaken]);
-    let Some(Step::Restore { child, .. }) = plan.steps.first() else { panic!("{plan:?}") };
+    let Some(Step::Restore { child, .. }) = plan.objects.first() else { panic!("{plan:?}") };
     assert!(child.kind == Kind::Role && !child.body.to_string().contains("pgset-leader"), "{}", child.body);
 
     let mut left = stored(&child_of_lease(), "left");
     left["metadata"]["ownerReferences"] = json!(null);
-    world.children.insert(place, left);
-    assert_eq!(planned(&pgset(), &world), Plan::default());
+    observed.children.insert(place, left);
+    assert_eq!(planned(&pgset(), &observed), Plan::default());
 }
 
 fn child_of_lease() -> Value {
@@ -280,17 +281,17 @@ fn child_of_lease() -> Value {
 
 #[test]
 fn a_copy_of_ours_that_somebody_deploys_is_told_and_left_alone() {
-    let mut world = complete(&pgset());
+    let mut observed = complete(&pgset());
     for (kind, name) in
         [(Kind::Service, "pgset-replica"), (Kind::Role, "pgset-sa"), (Kind::PodDisruptionBudget, "pgset")]
     {
-        let live = world.children.get_mut(&(kind, name.to_owned())).unwrap();
+        let live = observed.children.get_mut(&(kind, name.to_owned())).unwrap();
         live["metadata"]["ownerReferences"] = json!(null);
     }
-    let plan = planned(&pgset(), &world);
-    assert_eq!(plan.steps, []);
+    let plan = planned(&pgset(), &observed);
+    assert_eq!(plan.steps().next(), None);
     assert_eq!(reasons(&plan), [Reason::NameTaken; 2]);
-    assert!(plan.notices.iter().all(|notice| notice.note.contains("kubectl delete ")), "{:?}", plan.notices);
+    assert!(plan.events.iter().all(|event| event.note.contains("kubectl delete ")), "{:?}", plan.events);
 }
 
 #[test]
@@ -299,14 +300,14 @@ fn where_pgset_makes_no_governing_service_its_user_hears_how_to_get_names() {
         [("postgres", "make a headless Service postgres"), ("victim-master", "serviceName: pgset-headless")]
     {
         let set = Set { headless_service: name.to_owned(), ..pgset() };
-        let mut world = complete(&set);
-        let plan = planned(&set, &world);
-        assert_eq!((plan.steps.as_slice(), reasons(&plan)), (&[][..], vec![Reason::NoGoverningService]));
-        assert!(plan.notices[0].note.contains(cure), "{}", plan.notices[0].note);
+        let mut observed = complete(&set);
+        let plan = planned(&set, &observed);
+        assert_eq!((plan.steps().next(), reasons(&plan)), (None, vec![Reason::NoGoverningService]));
+        assert!(plan.events[0].note.contains(cure), "{}", plan.events[0].note);
 
         let (place, live) = foreign(Kind::Service, name, json!({"spec": {"clusterIP": "None"}}));
-        world.children.insert(place, live);
-        assert_eq!(planned(&set, &world), Plan::default(), "one is there");
+        observed.children.insert(place, live);
+        assert_eq!(planned(&set, &observed), Plan::default(), "one is there");
     }
 }
 

@@ -1,24 +1,24 @@
 //! One look at one set: read what is known, plan, do it, tell it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{Span, debug, error_span, info, warn};
 
-use super::memory::{Memory, Occasion, spread};
-use super::notice::{Notice, Reason};
-use super::plan::{self, Plan, Step, World};
+use super::cache::labels::Place;
+use super::cache::set::{CachedSet, SetState};
+use super::event::{Reason, SetEvent};
+use super::plan::{self, Observed, Plan, Step};
 use super::requests::{Error, Requests};
 use super::route;
-use super::view::{Means, View};
+use super::state::{ReconcileState, SecretTrigger, jitter};
 use super::watches::Stores;
-use super::words::Place;
-use crate::children::compare::{Standing, standing};
+use crate::children::compare::{Ownership, ownership};
 use crate::children::{self, Grants, Kind, Owner, credentials, leader};
 use crate::names;
 use crate::set::Set;
@@ -29,8 +29,6 @@ const RESYNC: Duration = Duration::from_secs(10 * 60);
 const RESYNC_IN_THE_WAY: Duration = Duration::from_secs(60);
 /// How many requests for one set are under way at once.
 const PARALLEL: usize = 4;
-/// From how many remembered sets on the forgotten ones are looked for.
-const FORGET_FROM: usize = 64;
 
 /// What every look needs.
 pub struct Context {
@@ -40,8 +38,8 @@ pub struct Context {
     pub stores: Stores,
     /// Who reports Events.
     pub identity: String,
-    /// What is remembered, by the sets' UIDs.
-    pub memories: Mutex<HashMap<String, Memory>>,
+    /// What is remembered of each set, beside its UID.
+    pub states: Mutex<HashMap<Place, (String, ReconcileState)>>,
 }
 
 /// What stands on every line of the log that is about a set. An error's, so that no filter takes it from one.
@@ -53,39 +51,39 @@ pub fn span(place: &str) -> Span {
 /// Looks at one set; answers when to look again though nothing has changed. Errors end here: they are logged, told to the user
 /// where he can do something, and tried again later.
 pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
-    let view = context.stores.set(&place)?;
-    let uid = view.uid();
-    let means = view.means();
+    let known = context.lock().remove(&place);
+    let (namespace, name) = place.split_once('/')?;
+    let set = context.stores.set(namespace, name)?;
     // What belongs to a set that goes away goes with it.
-    if uid.is_empty() || matches!(means, Means::Other | Means::Leaving) {
-        context.forget(uid);
+    if set.uid.is_empty() || matches!(set.state, SetState::Other | SetState::Leaving) {
         return None;
     }
     // The schedule never has one set looked at twice at a time.
-    let mut memory = context.remember(uid);
-    let pause = match memory.lets_be_for(Instant::now()) {
+    let mut state = known.filter(|(uid, _)| *uid == set.uid).map(|(_, state)| state).unwrap_or_default();
+    let owner = Owner { namespace: namespace.to_owned(), name: name.to_owned(), uid: set.uid.clone() };
+    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
+    let pause = match state.backoff_remaining(Instant::now()) {
         Some(rest) => rest,
-        None => match look(&view, means, context, &mut memory).await {
+        None => match look(&set, &requests, &context.stores, &mut state).await {
             Ok(again_in) => {
-                memory.succeeded();
-                spread(uid, again_in)
+                state.succeeded();
+                jitter(&owner.uid, again_in)
             }
-            Err(error) => failed(&error, &mut memory),
+            Err(error) => failed(&error, &mut state),
         },
     };
-    memory.shrink(Instant::now());
-    context.keep(uid, memory);
+    state.shrink(Instant::now());
+    context.lock().insert(place, (owner.uid, state));
     Some(pause)
 }
 
 /// Logs an error; answers how long to wait.
-fn failed(error: &Error, memory: &mut Memory) -> Duration {
-    let code = error.code();
-    if error.is_farewell() {
+fn failed(error: &Error, state: &mut ReconcileState) -> Duration {
+    if error.is_namespace_terminating() {
         debug!(%error, "the set goes with its namespace");
-        return memory.goes_with_its_namespace(Instant::now());
+        return state.namespace_terminating(Instant::now());
     }
-    let pause = memory.failed();
+    let (pause, code) = (state.failed(), error.code());
     if code == "conflict" {
         // Somebody changed it at the same moment; the change is on its way to us.
         debug!(%error, again_in = ?pause, "changed by somebody else");
@@ -96,17 +94,19 @@ fn failed(error: &Error, memory: &mut Memory) -> Duration {
 }
 
 /// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(view: &View, means: Means, context: &Context, memory: &mut Memory) -> Result<Duration, Error> {
-    let namespace = view.namespace().unwrap_or_default();
-    let owner = Owner { namespace, name: view.name_any(), uid: view.uid().to_owned() };
-    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
-    let in_the_way = match means {
-        Means::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, memory).await,
-        Means::NotInjected(set) => Some(plan::not_injected(&set)),
-        Means::Invalid(reason) => Some(Notice::new(Reason::InvalidSet, reason)),
-        Means::Other | Means::Leaving => None,
+async fn look(
+    cached: &CachedSet,
+    requests: &Requests<'_>,
+    stores: &Stores,
+    state: &mut ReconcileState,
+) -> Result<Duration, Error> {
+    let in_the_way = match &cached.state {
+        SetState::Injected(set) => return look_after(set, cached.generation, requests, stores, state).await,
+        SetState::NotInjected(set) => Some(plan::not_injected(set)),
+        SetState::Invalid(reason) => Some(SetEvent::new(Reason::InvalidSet, reason.as_str())),
+        SetState::Other | SetState::Leaving => None,
     };
-    tell(&requests, memory, in_the_way.as_slice()).await;
+    publish(requests, state, in_the_way.as_slice()).await;
     Ok(RESYNC)
 }
 
@@ -116,85 +116,30 @@ async fn look_after(
     generation: Option<i64>,
     requests: &Requests<'_>,
     stores: &Stores,
-    memory: &mut Memory,
+    state: &mut ReconcileState,
 ) -> Result<Duration, Error> {
-    let owner = requests.owner;
-    let mut world = observe(requests, stores, memory, set).await?;
-    let is_unreachable = route::is_unreachable(set, &world);
-    let unreachable_for = memory.is_unreachable(is_unreachable, Instant::now());
-    world.by_label = is_unreachable && unreachable_for.is_none();
-    let members = plan::role_members(set, &world.members);
-    let route = route::route(set, owner, &world);
-    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &world), route };
-    let Plan { steps, mut notices } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &world);
-    let steps = uncontested(steps, memory, &mut notices);
-    let (steps, doubted_for) = past_doubt(steps, memory);
-
-    let occasion = Occasion::new(generation, world.members.iter().map(|member| member.uid.as_str()));
-    let mut created = Vec::new();
-    // First the Secret: as soon as the account is there, pods start. One that the user names is his to make.
-    if credentials::is_made(set) && memory.wants_secret(occasion, Instant::now()) {
-        match requests.create_secret(&set.credentials).await {
-            Ok(made) => {
-                let known = memory.has_secret(occasion, &owner.uid, Instant::now());
-                if made {
-                    created.push(format!("Secret {}", set.credentials));
-                }
-                if made && (known || has_leader(&world, set)) {
-                    notices.push(credentials_replaced(set));
-                }
-            }
-            // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
-            Err(error) => match error.refusal() {
-                Some(why) => memory.secret_refused(Notice::new(Reason::Refused, why), Instant::now()),
-                None => return Err(error),
-            },
-        }
-    }
-    let refusal = memory.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
-    notices.extend(refusal.iter().map(|(why, _)| why.clone()));
-
-    let mut done = Vec::new();
-    let mut failure = None;
-    for (step, outcome) in take_all(requests, &steps).await {
-        match outcome {
-            Ok(()) => done.push(step),
-            Err(error) => {
-                notices.extend(error.refusal().map(|refusal| Notice::new(Reason::Refused, refusal)));
-                failure = failure.or(Some(error));
-            }
-        }
-    }
-    notices.extend(news_of(created, &done, set));
-    tell(requests, memory, &notices).await;
-    let is_in_the_way = notices.iter().any(|notice| notice.reason == Reason::NameTaken);
-    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
-    let pause = [doubted_for, unreachable_for].into_iter().flatten().fold(pause, Duration::min);
-    failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
-}
-
-/// Takes steps together, and last those that give the Role away: not at all if this look failed to make the Role what it has to be.
-async fn take_all<'a>(requests: &Requests<'_>, steps: &'a [Step]) -> Vec<(&'a Step, Result<(), Error>)> {
-    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
-    let mut taken = take(requests, first).await;
-    if !taken.iter().any(|(step, outcome)| step.kind() == Some(Kind::Role) && outcome.is_err()) {
-        taken.extend(take(requests, last).await);
-    }
-    taken
-}
-
-/// Takes steps together, a few at a time.
-async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Step, Result<(), Error>)> {
-    let work: Vec<_> = steps.iter().map(|step| requests.take(step)).collect();
-    let outcomes: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
-    steps.into_iter().zip(outcomes).collect()
+    let mut observed = observe(requests, stores, state, set).await?;
+    let (mut plan, again_in) = decide(set, requests.owner, &mut observed, state)?;
+    let events = std::mem::take(&mut plan.events);
+    let mut outcome = Outcome::default();
+    // First the Secret: as soon as the account is there, pods start.
+    make_secret(set, generation, &observed, requests, state, &mut outcome).await?;
+    execute(requests, &plan, &mut outcome).await;
+    let pause = report(set, events, &mut outcome, requests, state).await;
+    outcome.failure.map_or(Ok(again_in.into_iter().fold(pause, Duration::min)), Err)
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
-async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, set: &Set) -> Result<World, Error> {
+async fn observe(
+    requests: &Requests<'_>,
+    stores: &Stores,
+    state: &mut ReconcileState,
+    set: &Set,
+) -> Result<Observed, Error> {
     let now = Instant::now();
     let owner = requests.owner;
-    let mut world = World { members: stores.members(owner), slices: stores.other_slices(owner), ..World::default() };
+    let mut observed =
+        Observed { members: stores.members(owner), slices: stores.other_slices(owner), ..Observed::default() };
     let mut unknown = Vec::new();
     let places = children::places(set);
     // What the set may have had, and what its user may have made for it, is only looked for among what is known.
@@ -208,10 +153,10 @@ async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, 
         places.into_iter().map(|place| (place, true)).chain(others.into_iter().map(|p| (p, false)))
     {
         if let Some(live) = stores.child(place.0, &owner.namespace, &place.1) {
-            memory.not_foreign(&place);
-            world.children.insert(place, live);
-        } else if let Some(foreign) = memory.foreign(&place, now) {
-            world.children.insert(place, foreign.clone());
+            state.not_foreign(&place);
+            observed.children.insert(place, live);
+        } else if let Some(foreign) = state.foreign(&place, now) {
+            observed.children.insert(place, foreign.clone());
         } else if is_desired {
             unknown.push(place);
         }
@@ -221,43 +166,62 @@ async fn observe(requests: &Requests<'_>, stores: &Stores, memory: &mut Memory, 
     for (place, found) in unknown.into_iter().zip(found) {
         let Some(live) = found.as_ref().map(value) else { continue };
         // Services are all watched: one that is not in the store yet will be in a moment.
-        if standing(place.0, &live, owner) == Standing::Foreign && place.0 != Kind::Service {
-            memory.found_foreign(place.clone(), live.clone(), now);
+        if ownership(place.0, &live, owner) == Ownership::Foreign && place.0 != Kind::Service {
+            state.found_foreign(place.clone(), live.clone(), now);
         }
-        world.children.insert(place, live);
+        observed.children.insert(place, live);
     }
-    world.services = stores.foreign_services(set);
-    Ok(world)
+    observed.services = stores.foreign_services(set);
+    Ok(observed)
 }
 
-/// The steps without those that somebody else keeps undoing.
-fn uncontested(steps: Vec<Step>, memory: &mut Memory, notices: &mut Vec<Notice>) -> Vec<Step> {
-    let contested: Vec<_> = steps.iter().filter_map(contestable).map(|(place, _)| place).collect();
-    memory.wrong(&contested);
-    let mut free = |step: &Step| {
+/// What is to be done about a set now, and how soon to look again at what has to last a while before anything is done about it.
+fn decide(
+    set: &Set,
+    owner: &Owner,
+    observed: &mut Observed,
+    state: &mut ReconcileState,
+) -> Result<(Plan, Option<Duration>), Error> {
+    let now = Instant::now();
+    let is_unreachable = route::is_unreachable(set, observed);
+    let unreachable_for = state.is_unreachable(is_unreachable, now);
+    observed.by_label = is_unreachable && unreachable_for.is_none();
+    let members = plan::role_members(set, &observed.members);
+    let route = route::route(set, owner, observed);
+    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, observed), route };
+    let mut plan = plan::plan(set, owner, children::desired(set, owner, &grants)?, observed);
+    leave_contested(&mut plan, state, now);
+    let doubted_for = leave_doubted(&mut plan, state, now);
+    Ok((plan, [doubted_for, unreachable_for].into_iter().flatten().min()))
+}
+
+/// Takes those steps out of a plan that somebody else keeps undoing, and says so.
+fn leave_contested(plan: &mut Plan, state: &mut ReconcileState, now: Instant) {
+    let contested: Vec<_> = plan.steps().filter_map(contestable).map(|(place, _)| place).collect();
+    state.wrong(&contested);
+    let mut events = Vec::new();
+    plan.retain(|step| {
         let Some((place, wanted)) = contestable(step) else { return true };
-        let free = memory.may_restore(&place, &wanted, Instant::now());
-        if !free {
+        let may_restore = state.may_restore(&place, &wanted, now);
+        if !may_restore {
             let (kind, name) = place;
             let note = format!(
                 "somebody keeps changing {kind} {name} back; pgset lets it be until it is right again or something else is wanted. \
                  Take it out of what deploys it, then delete it, and pgset makes its own"
             );
-            notices.push(Notice::new(Reason::Contended, note));
+            events.push(SetEvent::new(Reason::Contended, note));
         }
-        free
-    };
-    steps.into_iter().filter(|step| free(step)).collect()
+        may_restore
+    });
+    plan.events.append(&mut events);
 }
 
-/// The steps without one that closes an endpoint which has not been in doubt for long; and for how long it still has to be.
-fn past_doubt(mut steps: Vec<Step>, memory: &mut Memory) -> (Vec<Step>, Option<Duration>) {
-    let doubt = steps.iter().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
-    let rest = memory.doubts(doubt, Instant::now());
-    if rest.is_some() {
-        steps.retain(|step| !matches!(step, Step::Close(_)));
-    }
-    (steps, rest)
+/// Takes the step out of a plan that closes an endpoint which has not been in doubt for long; answers for how long it still has to be.
+fn leave_doubted(plan: &mut Plan, state: &mut ReconcileState, now: Instant) -> Option<Duration> {
+    let doubt = plan.steps().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
+    let rest = state.doubts(doubt, now)?;
+    plan.retain(|step| !matches!(step, Step::Close(_)));
+    Some(rest)
 }
 
 /// What a step puts right that somebody else may want otherwise, and what it is to say.
@@ -271,28 +235,110 @@ fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
     }
 }
 
-/// What was done, one notice for each kind of action.
-fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
-    let mut news: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
-    for step in done {
-        match step {
-            Step::Create(child) => created.push(format!("{} {}", child.kind, child.name)),
-            Step::Restore { child, .. } => {
-                news.entry(Reason::Restored).or_default().push(format!("{} {}", child.kind, child.name));
+/// What became of a plan.
+#[derive(Default)]
+struct Outcome<'a> {
+    /// The Secret, if it was made.
+    secret: Option<String>,
+    done: Vec<&'a Step>,
+    /// What is to be told besides.
+    events: Vec<SetEvent>,
+    /// The first error.
+    failure: Option<Error>,
+}
+
+/// Makes the Secret if a pod may need it. One that the user names is his to make.
+async fn make_secret(
+    set: &Set,
+    generation: Option<i64>,
+    observed: &Observed,
+    requests: &Requests<'_>,
+    state: &mut ReconcileState,
+    outcome: &mut Outcome<'_>,
+) -> Result<(), Error> {
+    let trigger = SecretTrigger::new(generation, observed.members.iter().map(|member| member.uid.as_str()));
+    if !credentials::is_made(set) || !state.wants_secret(trigger, Instant::now()) {
+        return Ok(());
+    }
+    match requests.create_secret(&set.credentials).await {
+        Ok(made) => {
+            let was_known = state.has_secret(trigger, &requests.owner.uid, Instant::now());
+            outcome.secret = made.then(|| set.credentials.clone());
+            if made && (was_known || has_leader(observed, set)) {
+                outcome.events.push(credentials_replaced(set));
             }
-            Step::Remove { kind, name, .. } => news.entry(Reason::Removed).or_default().push(format!("{kind} {name}")),
+        }
+        // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
+        Err(error) => match error.refusal() {
+            Some(why) => state.secret_refused(SetEvent::new(Reason::Refused, why), Instant::now()),
+            None => return Err(error),
+        },
+    }
+    Ok(())
+}
+
+/// Takes the steps of a plan, those of one stage together. The Role is given away only if this look did not fail to make it what it has
+/// to be.
+async fn execute<'a>(requests: &Requests<'_>, plan: &'a Plan, outcome: &mut Outcome<'a>) {
+    for stage in [&plan.objects, &plan.grants] {
+        let work: Vec<_> = stage.iter().map(|step| requests.take(step)).collect();
+        let results: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
+        let mut is_role_right = true;
+        for (step, result) in stage.iter().zip(results) {
+            match result {
+                Ok(()) => outcome.done.push(step),
+                Err(error) => {
+                    is_role_right &= step.kind() != Some(Kind::Role);
+                    outcome.events.extend(error.refusal().map(|refusal| SetEvent::new(Reason::Refused, refusal)));
+                    outcome.failure.get_or_insert(error);
+                }
+            }
+        }
+        if !is_role_right {
+            return;
+        }
+    }
+}
+
+/// Tells what was done and what stands in the way; answers when to look again though nothing has changed.
+async fn report(
+    set: &Set,
+    mut events: Vec<SetEvent>,
+    outcome: &mut Outcome<'_>,
+    requests: &Requests<'_>,
+    state: &mut ReconcileState,
+) -> Duration {
+    events.append(&mut outcome.events);
+    let refusal = state.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
+    events.extend(refusal.iter().map(|(why, _)| why.clone()));
+    events.extend(summarize(outcome, set));
+    publish(requests, state, &events).await;
+    let is_in_the_way = events.iter().any(|event| event.reason == Reason::NameTaken);
+    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
+    refusal.map_or(pause, |(_, rest)| rest.min(pause))
+}
+
+/// What was done, one Event for each kind of action.
+fn summarize(outcome: &Outcome<'_>, set: &Set) -> Vec<SetEvent> {
+    let mut done: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
+    let mut note = |reason, object| done.entry(reason).or_default().push(object);
+    if let Some(secret) = &outcome.secret {
+        note(Reason::Created, format!("Secret {secret}"));
+    }
+    for step in &outcome.done {
+        match step {
+            Step::Create(child) => note(Reason::Created, format!("{} {}", child.kind, child.name)),
+            Step::Restore { child, .. } => note(Reason::Restored, format!("{} {}", child.kind, child.name)),
+            Step::Remove { kind, name, .. } => note(Reason::Removed, format!("{kind} {name}")),
             Step::Label { member, key, value } => {
-                news.entry(Reason::RoleLabelled).or_default().push(format!("{} ({key}={value})", member.name));
+                note(Reason::RoleLabelled, format!("{} ({key}={value})", member.name));
             }
             Step::Follow { service, key, value } => {
-                news.entry(Reason::ServiceFollows).or_default().push(format!("{} ({key}={value})", service.name));
+                note(Reason::ServiceFollows, format!("{} ({key}={value})", service.name));
             }
             // It says so itself, if it was done.
             Step::Close(_) => {}
         }
-    }
-    if !created.is_empty() {
-        news.insert(Reason::Created, created);
     }
     let sentence = |(reason, objects): (Reason, Vec<String>)| {
         let objects = objects.join(", ");
@@ -305,13 +351,13 @@ fn news_of(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<Notice> {
             }
             _ => format!("Made {objects}"),
         };
-        Notice::new(reason, note)
+        SetEvent::new(reason, note)
     };
-    news.into_iter().map(sentence).collect()
+    done.into_iter().map(sentence).collect()
 }
 
-fn credentials_replaced(set: &Set) -> Notice {
-    Notice::new(
+fn credentials_replaced(set: &Set) -> SetEvent {
+    SetEvent::new(
         Reason::CredentialsReplaced,
         format!(
             "Secret {0} was gone and was made anew with new passwords. The database still has the old ones: put the Secret \
@@ -323,19 +369,18 @@ fn credentials_replaced(set: &Set) -> Notice {
 
 /// Whether a member has ever held the set's Lease, also of an earlier set of this name: then there is a database, and its passwords are
 /// those of the Secret.
-fn has_leader(world: &World, set: &Set) -> bool {
-    let lease = world.children.get(&(Kind::Lease, names::leader(&set.name)));
+fn has_leader(observed: &Observed, set: &Set) -> bool {
+    let lease = observed.children.get(&(Kind::Lease, names::leader(&set.name)));
     let holder = lease.and_then(|lease| lease.pointer("/spec/holderIdentity")).and_then(Value::as_str);
     holder.is_some_and(|holder| !holder.is_empty()) || lease.is_some_and(leader::remembers_a_database)
 }
 
 /// Writes those Events that are news. One that can't be written is logged: the work itself is done.
-async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) {
-    for notice in memory.news(notices, Instant::now()) {
-        let reason = notice.reason.as_str();
-        info!(reason, note = notice.note, "event");
-        if let Err(error) = requests.tell(&notice).await
-            && !error.is_farewell()
+async fn publish(requests: &Requests<'_>, state: &mut ReconcileState, events: &[SetEvent]) {
+    for event in state.news(events, Instant::now()) {
+        info!(reason = event.reason.as_str(), note = event.note, "event");
+        if let Err(error) = requests.publish(&event).await
+            && !error.is_namespace_terminating()
         {
             warn!(code = error.code(), %error, "failed to write an Event");
         }
@@ -343,23 +388,8 @@ async fn tell(requests: &Requests<'_>, memory: &mut Memory, notices: &[Notice]) 
 }
 
 impl Context {
-    fn remember(&self, uid: &str) -> Memory {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
-    }
-
-    fn forget(&self, uid: &str) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    fn keep(&self, uid: &str, memory: Memory) {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.insert(uid.to_owned(), memory);
-        // Sets that were deleted outright are not looked at again.
-        if memories.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
-            let sets = self.stores.sets.state();
-            let there: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
-            memories.retain(|uid, _| there.contains(uid.as_str()));
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, (String, ReconcileState)>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -379,7 +409,7 @@ mod tests {
         let unreachable = std::io::Error::other("no network");
         let cause = Box::new(kube::Error::Service(Box::new(unreachable)));
         let error = Error::Request { verb: "create", kind: "Service", name: "db-master".to_owned(), cause };
-        span("shop/db").in_scope(|| failed(&error, &mut Memory::default()));
+        span("shop/db").in_scope(|| failed(&error, &mut ReconcileState::default()));
         let line = log.line("failed to look after the set");
         assert_eq!(
             (&line["span"]["namespace"], &line["span"]["set"]),

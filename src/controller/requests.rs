@@ -8,21 +8,22 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::kept::KeptPod;
-use super::notice::Notice;
+use super::cache::interner::Interner;
+use super::cache::pod::CachedPod;
+use super::event::SetEvent;
 use super::plan::Step;
-use super::pods::SeenPod;
 use super::route::{Doubt, doubt_of};
-use super::shape::Shapes;
 use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
-use crate::children::event::{Report, event};
+use crate::children::event::{self, Report};
 use crate::children::{Child, Kind, Owner};
 use crate::invariants::Invariant;
 use crate::names;
 
 /// What an Event says that pgset was doing.
 const ACTION: &str = "Reconcile";
+/// The cause that the API server gives when nothing can be made in a namespace any more (`corev1.NamespaceTerminatingCause`).
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// A change that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +90,10 @@ impl Error {
 
     /// Whether the namespace is going away: it refuses whatever is to be made in it, and takes the set with it.
     #[must_use]
-    pub fn is_farewell(&self) -> bool {
+    pub fn is_namespace_terminating(&self) -> bool {
         let Self::Request { cause, .. } = self else { return false };
         let kube::Error::Api(status) = cause.as_ref() else { return false };
-        status.is_forbidden() && status.message.contains("because it is being terminated")
+        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == NAMESPACE_TERMINATING)
     }
 
     /// The API server's own words where it refused for good: something that the user has to know.
@@ -100,7 +101,7 @@ impl Error {
     pub fn refusal(&self) -> Option<String> {
         let Self::Request { verb, kind, name, cause } = self else { return None };
         let kube::Error::Api(status) = cause.as_ref() else { return None };
-        let refused = matches!(status.code, 400 | 403 | 422) && !self.is_farewell();
+        let refused = matches!(status.code, 400 | 403 | 422) && !self.is_namespace_terminating();
         refused.then(|| format!("the API server refused to {verb} {kind} {name}: {}", status.message))
     }
 }
@@ -194,9 +195,9 @@ impl Requests<'_> {
     async fn close(&self, doubt: &Doubt) -> Result<(), Error> {
         let (kind, name) = (Kind::EndpointSlice, names::master(&self.owner.name));
         let failed = |verb, cause| Error::request(verb, kind.as_str(), &name, cause);
-        let pods: Api<SeenPod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
         let pod = pods.get_opt(&doubt.pod).await.map_err(|cause| Error::request("get", "Pod", &doubt.pod, cause))?;
-        let member = pod.and_then(|pod| KeptPod::new(&pod, &Shapes::default()));
+        let member = pod.and_then(|pod| CachedPod::new(&pod, &Interner::default()));
         let member = member.filter(|pod| pod.is_of(&self.owner.uid)).map(|pod| pod.member(doubt.pod.clone()));
         let Some(mut slice) = self.get(kind, &name).await? else { return Ok(()) };
         let live = serde_json::to_value(&slice).unwrap_or_default();
@@ -232,18 +233,18 @@ impl Requests<'_> {
     }
 
     /// Writes an Event on the set.
-    pub async fn tell(&self, notice: &Notice) -> Result<(), Error> {
+    pub async fn publish(&self, event: &SetEvent) -> Result<(), Error> {
         let owner = self.owner;
         let report = Report {
             name: &owner.name,
             reporter: self.identity,
             action: ACTION,
-            reason: notice.reason.as_str(),
-            is_warning: notice.reason.is_warning(),
-            note: &notice.note,
+            reason: event.reason.as_str(),
+            is_warning: event.reason.is_warning(),
+            note: &event.note,
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &owner.namespace);
-        let created = api.create(&PostParams::default(), &event(owner, &report, Timestamp::now())).await;
+        let created = api.create(&PostParams::default(), &event::event(owner, &report, Timestamp::now())).await;
         created.map(drop).map_err(|cause| Error::request("create", "Event", &owner.name, cause))
     }
 }

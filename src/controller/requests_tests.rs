@@ -1,11 +1,10 @@
 use http_body_util::BodyExt;
 use kube::client::Body;
 
-use super::super::plan::Member;
+use super::super::cache::pod::{Member, Readiness};
 use super::*;
 use crate::children::compare::correction;
 use crate::children::tests::{child, owner, pgset};
-use crate::controller::pods::Readiness;
 
 #[test]
 fn passwords_are_long_plain_and_never_the_same() {
@@ -113,24 +112,36 @@ async fn what_is_removed_is_the_very_object_that_was_seen() {
 }
 
 /// The error for an answer of the API server's.
-fn refused(code: u16, reason: &str, message: &str) -> Error {
-    let status = json!({"status": "Failure", "code": code, "reason": reason, "message": message});
+#[allow(clippy::needless_pass_by_value)] // `json!` at every call
+fn refused(status: Value) -> Error {
     Error::request("create", "Secret", "pgset-credentials", kube::Error::Api(serde_json::from_value(status).unwrap()))
 }
 
 #[test]
 fn that_a_namespace_goes_away_is_no_refusal() {
-    let message = "secrets \"pgset-credentials\" is forbidden: unable to create new content in namespace shop because it is \
-                   being terminated";
-    let farewell = refused(403, "Forbidden", message);
-    assert!(farewell.is_farewell());
-    assert_eq!(farewell.refusal(), None);
-    let quota = refused(403, "Forbidden", "secrets \"pgset-credentials\" is forbidden: exceeded quota");
-    assert!(!quota.is_farewell());
+    let terminating = refused(json!({
+        "status": "Failure", "code": 403, "reason": "Forbidden",
+        "message": "secrets \"pgset-credentials\" is forbidden: unable to create new content in namespace shop because it is being \
+                    terminated",
+        "details": { "name": "pgset-credentials", "kind": "secrets", "causes": [{ "reason": "NamespaceTerminating",
+            "message": "namespace shop is being terminated", "field": "metadata.namespace" }] },
+    }));
+    assert!(terminating.is_namespace_terminating());
+    assert_eq!(terminating.refusal(), None);
+}
+
+#[test]
+fn what_a_policy_says_of_termination_is_a_refusal() {
+    let message = "secrets \"pgset-credentials\" is forbidden: exceeded quota, because it is being terminated";
+    let quota = refused(json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": message,
+        "details": { "name": "pgset-credentials", "kind": "secrets" }}));
+    assert!(!quota.is_namespace_terminating());
     assert!(quota.refusal().is_some());
 }
 
 #[test]
 fn that_somebody_was_first_is_a_conflict_which_means_to_look_again() {
-    assert_eq!(refused(409, "AlreadyExists", "services \"pgset-master\" already exists").code(), "conflict");
+    let exists =
+        refused(json!({"status": "Failure", "code": 409, "reason": "AlreadyExists", "message": "already exists"}));
+    assert_eq!(exists.code(), "conflict");
 }

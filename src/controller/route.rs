@@ -3,9 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::{Member, Step, World};
-use super::pods::Readiness;
-use crate::children::compare::{Standing, standing};
+use super::cache::pod::{Member, Readiness};
+use super::plan::{Observed, Step};
+use crate::children::compare::{Ownership, ownership};
 use crate::children::route::{AddressType, Route, is_filled, is_filled_by_kubernetes};
 use crate::children::services::in_role;
 use crate::children::{Kind, Owner};
@@ -30,43 +30,43 @@ pub struct Doubt {
 /// How clients come to the master, by what stands there. What Kubernetes does by a selector goes on until a member has written the slice:
 /// agents of an older revision write none.
 #[must_use]
-pub fn route(set: &Set, owner: &Owner, world: &World) -> Route {
+pub fn route(set: &Set, owner: &Owner, observed: &Observed) -> Route {
     const BY_LABEL: Route = Route { selector: true, slice: None };
-    let (service, slice) = (service(set, world), slice(set, world));
+    let (service, slice) = (service(set, observed), slice(set, observed));
     let is_foreign =
-        |kind, live: Option<&Value>| live.is_some_and(|live| standing(kind, live, owner) == Standing::Foreign);
+        |kind, live: Option<&Value>| live.is_some_and(|live| ownership(kind, live, owner) == Ownership::Foreign);
     // Beside a Service of the user's own with a selector, a slice of ours would be one too many.
     if !set.routed || is_foreign(Kind::Service, service) || is_foreign(Kind::EndpointSlice, slice) {
         return BY_LABEL;
     }
     let selector = !slice.is_some_and(is_filled)
         && match service {
-            Some(service) => world.by_label || chooses_master(set, service),
+            Some(service) => observed.by_label || chooses_master(set, service),
             // Whoever has the label may be of an older revision.
-            None => masters(set, world).next().is_some(),
+            None => masters(set, observed).next().is_some(),
         };
-    Route { selector, slice: Some(family(set, world, slice)) }
+    Route { selector, slice: Some(family(set, observed, slice)) }
 }
 
 /// Whether clients have no way to a master that there is: it has not written the slice, and the Service has no selector.
 #[must_use]
-pub fn is_unreachable(set: &Set, world: &World) -> bool {
-    let is_blind = service(set, world).is_some_and(|service| !has_selector(service));
-    set.routed && is_blind && !slice(set, world).is_some_and(is_filled) && masters(set, world).next().is_some()
+pub fn is_unreachable(set: &Set, observed: &Observed) -> bool {
+    let is_blind = service(set, observed).is_some_and(|service| !has_selector(service));
+    set.routed && is_blind && !slice(set, observed).is_some_and(is_filled) && masters(set, observed).next().is_some()
 }
 
 /// The slices to be removed: those that Kubernetes leaves behind when the selector goes, and the members' own where their agents have gone
 /// back to a revision that knows of none, or the Service is the user's own now.
 #[must_use]
-pub fn to_remove(set: &Set, owner: &Owner, world: &World) -> Vec<Step> {
-    let slice = slice(set, world).filter(|live| standing(Kind::EndpointSlice, live, owner) == Standing::Ours);
-    let (Some(service), Some(slice)) = (service(set, world), slice) else { return Vec::new() };
-    match standing(Kind::Service, service, owner) {
-        Standing::Ours => {}
-        Standing::Foreign => return vec![removal(slice)],
-        Standing::Leaving => return Vec::new(),
+pub fn to_remove(set: &Set, owner: &Owner, observed: &Observed) -> Vec<Step> {
+    let slice = slice(set, observed).filter(|live| ownership(Kind::EndpointSlice, live, owner) == Ownership::Ours);
+    let (Some(service), Some(slice)) = (service(set, observed), slice) else { return Vec::new() };
+    match ownership(Kind::Service, service, owner) {
+        Ownership::Ours => {}
+        Ownership::Foreign => return vec![removal(slice)],
+        Ownership::Leaving => return Vec::new(),
     }
-    let mut by_kubernetes = world.slices.iter().filter(|slice| is_filled_by_kubernetes(slice));
+    let mut by_kubernetes = observed.slices.iter().filter(|slice| is_filled_by_kubernetes(slice));
     match (set.routed, has_selector(service)) {
         (true, false) if is_filled(slice) => by_kubernetes.map(removal).collect(),
         (false, true) if by_kubernetes.any(is_filled) => vec![removal(slice)],
@@ -83,9 +83,9 @@ pub fn removal(slice: &Value) -> Step {
 
 /// Whether an endpoint that counts as ready can't be.
 #[must_use]
-pub fn doubt(set: &Set, owner: &Owner, world: &World) -> Option<Doubt> {
-    let slice = slice(set, world).filter(|live| standing(Kind::EndpointSlice, live, owner) == Standing::Ours)?;
-    doubt_of(slice, |name| world.members.iter().find(|member| member.name == name))
+pub fn doubt(set: &Set, owner: &Owner, observed: &Observed) -> Option<Doubt> {
+    let slice = slice(set, observed).filter(|live| ownership(Kind::EndpointSlice, live, owner) == Ownership::Ours)?;
+    doubt_of(slice, |name| observed.members.iter().find(|member| member.name == name))
 }
 
 /// The same of a slice, by the pods.
@@ -120,23 +120,23 @@ pub fn doubt_of<'a>(slice: &Value, pod: impl FnOnce(&str) -> Option<&'a Member>)
 }
 
 /// That of the members' addresses, or of the master's where they differ; as it is, as long as they have none.
-fn family(set: &Set, world: &World, slice: Option<&Value>) -> AddressType {
-    let mut of_masters = masters(set, world).filter_map(|member| member.family);
-    let all: Vec<AddressType> = world.members.iter().filter_map(|member| member.family).collect();
+fn family(set: &Set, observed: &Observed, slice: Option<&Value>) -> AddressType {
+    let mut of_masters = masters(set, observed).filter_map(|member| member.family);
+    let all: Vec<AddressType> = observed.members.iter().filter_map(|member| member.family).collect();
     let of_all = all.first().copied().filter(|first| all.iter().all(|family| family == first));
     of_masters.next().or(of_all).or_else(|| slice.map(AddressType::of_slice)).unwrap_or_default()
 }
 
-fn masters<'a>(set: &'a Set, world: &'a World) -> impl Iterator<Item = &'a Member> {
-    world.members.iter().filter(|member| member.labels.get(&set.role_label.key) == Some(&set.role_label.master))
+fn masters<'a>(set: &'a Set, observed: &'a Observed) -> impl Iterator<Item = &'a Member> {
+    observed.members.iter().filter(|member| member.labels.get(&set.role_label.key) == Some(&set.role_label.master))
 }
 
-fn service<'a>(set: &Set, world: &'a World) -> Option<&'a Value> {
-    world.children.get(&(Kind::Service, names::master(&set.name)))
+fn service<'a>(set: &Set, observed: &'a Observed) -> Option<&'a Value> {
+    observed.children.get(&(Kind::Service, names::master(&set.name)))
 }
 
-fn slice<'a>(set: &Set, world: &'a World) -> Option<&'a Value> {
-    world.children.get(&(Kind::EndpointSlice, names::master(&set.name)))
+fn slice<'a>(set: &Set, observed: &'a Observed) -> Option<&'a Value> {
+    observed.children.get(&(Kind::EndpointSlice, names::master(&set.name)))
 }
 
 /// Whether a Service chooses the master as pgset has it; another selector is somebody's edit.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::notice::{Notice, Reason};
+use super::event::{Reason, SetEvent};
 use crate::children::services::{GoverningService, governing_service};
 use crate::names;
 use crate::set::Set;
 
 /// Which pods of a set a Service's selector chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum SelectorMatch {
     /// None.
     Nobody,
     /// All members, whatever their role.
@@ -63,16 +63,16 @@ impl Service {
 
     /// Which members this Service chooses. A selector with another set's role in it chooses nobody here.
     #[must_use]
-    pub fn reach(&self, set: &Set) -> Reach {
+    pub fn selects(&self, set: &Set) -> SelectorMatch {
         let role = &set.role_label;
         let fits = |(key, value): (&String, &String)| *key == role.key || set.pod_labels.get(key) == Some(value);
         if self.selector.is_empty() || !self.selector.iter().all(fits) {
-            return Reach::Nobody;
+            return SelectorMatch::Nobody;
         }
         match self.selector.get(&role.key) {
-            None => Reach::Everybody,
-            Some(value) if *value == role.master || *value == role.replica => Reach::Role(value.clone()),
-            Some(_) => Reach::Nobody,
+            None => SelectorMatch::Everybody,
+            Some(value) if *value == role.master || *value == role.replica => SelectorMatch::Role(value.clone()),
+            Some(_) => SelectorMatch::Nobody,
         }
     }
 
@@ -99,25 +99,25 @@ pub fn to_follow(service: &Service, set: &Set) -> Option<String> {
         "replica" => &set.role_label.replica,
         _ => return None,
     };
-    match service.reach(set) {
-        Reach::Nobody => None,
-        Reach::Role(role) if role == *wanted => None,
-        Reach::Role(_) | Reach::Everybody => service.is_of(set).then(|| wanted.clone()),
+    match service.selects(set) {
+        SelectorMatch::Nobody => None,
+        SelectorMatch::Role(role) if role == *wanted => None,
+        SelectorMatch::Role(_) | SelectorMatch::Everybody => service.is_of(set).then(|| wanted.clone()),
     }
 }
 
 /// What is to be said about the Services of somebody else's in the set's namespace.
 #[must_use]
-pub fn judge(services: &[Service], set: &Set) -> Vec<Notice> {
-    let told_apart = services.iter().any(|service| matches!(service.reach(set), Reach::Role(_)));
-    let mut notices = Vec::new();
+pub fn judge(services: &[Service], set: &Set) -> Vec<SetEvent> {
+    let told_apart = services.iter().any(|service| matches!(service.selects(set), SelectorMatch::Role(_)));
+    let mut events = Vec::new();
     for service in services {
-        notices.extend(stands_in(service, set));
-        let reach = service.reach(set);
+        events.extend(stands_in(service, set));
+        let selects = service.selects(set);
         if let Some(value) = service.follow.as_deref().filter(|value| !["master", "replica"].contains(value))
-            && reach != Reach::Nobody
+            && selects != SelectorMatch::Nobody
         {
-            notices.push(Notice::new(
+            events.push(SetEvent::new(
                 Reason::InvalidFollow,
                 format!(
                     "Service {}: the annotation {}: {value:?} is neither \"master\" nor \"replica\"; its selector stays as it is",
@@ -129,15 +129,15 @@ pub fn judge(services: &[Service], set: &Set) -> Vec<Notice> {
         // Where the user wrote Services to the roles himself, his governing one is for the members' names, as in the article.
         let governing = service.headless && service.name == set.headless_service && told_apart;
         let following = matches!(service.follow.as_deref(), Some("master" | "replica"));
-        if set.replicas > 1 && reach == Reach::Everybody && !governing && !following {
-            notices.push(reaches_replicas(service, set));
+        if set.replicas > 1 && selects == SelectorMatch::Everybody && !governing && !following {
+            events.push(reaches_replicas(service, set));
         }
     }
-    notices
+    events
 }
 
-fn reaches_replicas(service: &Service, set: &Set) -> Notice {
-    Notice::new(
+fn reaches_replicas(service: &Service, set: &Set) -> SetEvent {
+    SetEvent::new(
         Reason::ServiceReachesReplicas,
         format!(
             "Service {} chooses all {} members, so that writes will fail whenever a replica gets them: add the line \
@@ -153,14 +153,14 @@ fn reaches_replicas(service: &Service, set: &Set) -> Notice {
 }
 
 /// Why a Service of somebody else's under the name of one of ours can't do its job, if it can't.
-fn stands_in(service: &Service, set: &Set) -> Option<Notice> {
+fn stands_in(service: &Service, set: &Set) -> Option<SetEvent> {
     let role = &set.role_label;
     let wanted = if service.name == names::master(&set.name) {
         &role.master
     } else if service.name == names::replica(&set.name) {
         &role.replica
     } else if service.name == set.headless_service {
-        return (service.reach(set) == Reach::Nobody).then(|| {
+        return (service.selects(set) == SelectorMatch::Nobody).then(|| {
             unfit(
                 service,
                 set,
@@ -171,7 +171,7 @@ fn stands_in(service: &Service, set: &Set) -> Option<Notice> {
         return None;
     };
     let following = to_follow(service, set).as_ref() == Some(wanted);
-    if service.reach(set) != Reach::Role(wanted.clone()) && !following {
+    if service.selects(set) != SelectorMatch::Role(wanted.clone()) && !following {
         return Some(unfit(
             service,
             set,
@@ -181,12 +181,12 @@ fn stands_in(service: &Service, set: &Set) -> Option<Notice> {
     (!service.leads_to(set.port)).then(|| unfit(service, set, &format!("it has no port {0} to {0}", set.port)))
 }
 
-fn unfit(service: &Service, set: &Set, why: &str) -> Notice {
+fn unfit(service: &Service, set: &Set, why: &str) -> SetEvent {
     let (name, set_name) = (&service.name, &set.name);
     let is_made = governing_service(set_name, name) != GoverningService::Users;
     let else_made = format!(", or delete it and pgset makes one (\"kubectl delete service {name}\")");
     let cure = if is_made { else_made.as_str() } else { "" };
-    Notice::new(
+    SetEvent::new(
         Reason::ServiceUnfit,
         format!(
             "Service {name} is not pgset's and is left alone, but set {set_name} can't use it: {why}. Correct it{cure}"

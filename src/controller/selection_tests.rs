@@ -15,7 +15,7 @@ fn following(role: &str, service: Service) -> Service {
 }
 
 fn reasons(services: &[Service], set: &Set) -> Vec<Reason> {
-    judge(services, set).into_iter().map(|notice| notice.reason).collect()
+    judge(services, set).into_iter().map(|event| event.reason).collect()
 }
 
 #[test]
@@ -33,10 +33,10 @@ fn the_articles_three_services_need_no_word() {
 fn a_service_to_all_members_is_a_danger_as_soon_as_there_are_two() {
     let services = [service("postgres", json!({"app": "pgset"}))];
     assert_eq!(reasons(&services, &Set { replicas: 1, ..pgset() }), []);
-    let notices = judge(&services, &pgset());
-    assert_eq!(notices.len(), 1);
-    let note = &notices[0].note;
-    assert_eq!(notices[0].reason, Reason::ServiceReachesReplicas);
+    let events = judge(&services, &pgset());
+    assert_eq!(events.len(), 1);
+    let note = &events[0].note;
+    assert_eq!(events[0].reason, Reason::ServiceReachesReplicas);
     for cure in ["Service postgres", "pgset.dev/role: master", "pgset.dev/follow: master", "pgset-master"] {
         assert!(note.contains(cure), "{note}");
     }

@@ -2,19 +2,19 @@
 
 use serde_json::Value;
 
-use super::notice::{Notice, Reason};
-use super::plan::World;
-use crate::children::compare::{Standing, is_labelled, is_made, standing};
+use super::event::{Reason, SetEvent};
+use super::plan::Observed;
+use crate::children::compare::{Ownership, is_labelled, is_made, ownership};
 use crate::children::services::{GoverningService, governing_service};
 use crate::children::{Child, Kind, Owner};
 use crate::names;
 use crate::set::Set;
 
 /// What to say about it, if anything. Whether a Service serves is judged with all others of the namespace.
-pub fn notice(child: &Child, live: &Value, set: &Set, owner: &Owner, world: &World) -> Option<Notice> {
+pub fn event(child: &Child, live: &Value, set: &Set, owner: &Owner, observed: &Observed) -> Option<SetEvent> {
     let is_copy = is_labelled(live, &set.name);
     let why = match child.kind {
-        Kind::Role => role(child, live, is_copy, set, owner, world)?,
+        Kind::Role => role(child, live, is_copy, set, owner, observed)?,
         Kind::RoleBinding if !binds(live, &set.service_account, &owner.namespace) => {
             "but it does not bind the members' account; delete it and pgset makes one, or rename it".to_owned()
         }
@@ -33,25 +33,25 @@ pub fn notice(child: &Child, live: &Value, set: &Set, owner: &Owner, world: &Wor
         }
     };
     let note = format!("{} {} is not pgset's for set {} and is left alone, {why}", child.kind, child.name, set.name);
-    Some(Notice::new(Reason::NameTaken, note))
+    Some(SetEvent::new(Reason::NameTaken, note))
 }
 
 /// What to say of somebody else's slice under the name of the members' own.
-pub fn slice(set: &Set, owner: &Owner, world: &World) -> Option<Notice> {
+pub fn slice(set: &Set, owner: &Owner, observed: &Observed) -> Option<SetEvent> {
     let name = names::master(&set.name);
-    let live = world.children.get(&(Kind::EndpointSlice, name.clone())).filter(|_| set.routed)?;
-    (standing(Kind::EndpointSlice, live, owner) == Standing::Foreign).then(|| {
+    let live = observed.children.get(&(Kind::EndpointSlice, name.clone())).filter(|_| set.routed)?;
+    (ownership(Kind::EndpointSlice, live, owner) == Ownership::Foreign).then(|| {
         let note = format!(
             "EndpointSlice {name} is not pgset's for set {} and is left alone, so that clients find the master by its label, a second or two \
              later at each change; delete it and pgset makes its own (\"kubectl delete endpointslice {name}\")",
             set.name
         );
-        Notice::new(Reason::NameTaken, note)
+        SetEvent::new(Reason::NameTaken, note)
     })
 }
 
 /// What to say where the members have no names in the DNS and pgset makes no Service that gives them any.
-pub fn no_governing_service(set: &Set, owner: &Owner, world: &World) -> Option<Notice> {
+pub fn no_governing_service(set: &Set, owner: &Owner, observed: &Observed) -> Option<SetEvent> {
     let name = &set.headless_service;
     let cure = match governing_service(&set.name, name) {
         GoverningService::Made | GoverningService::ToRole => return None,
@@ -65,10 +65,11 @@ pub fn no_governing_service(set: &Set, owner: &Owner, world: &World) -> Option<N
             set.name
         ),
     };
-    let live = world.children.get(&(Kind::Service, name.clone()));
-    let is_there = live.is_some_and(|live| !is_made(live) || standing(Kind::Service, live, owner) != Standing::Foreign);
+    let live = observed.children.get(&(Kind::Service, name.clone()));
+    let is_there =
+        live.is_some_and(|live| !is_made(live) || ownership(Kind::Service, live, owner) != Ownership::Foreign);
     (!is_there).then(|| {
-        Notice::new(
+        SetEvent::new(
             Reason::NoGoverningService,
             format!(
                 "spec.serviceName is {name:?}: pgset makes no Service of that name, and there is none. Set {} works without, but \
@@ -89,7 +90,7 @@ fn copied(child: &Child) -> String {
 }
 
 /// Nobody is bound to another's Role: it may allow more, and change.
-fn role(child: &Child, live: &Value, is_copy: bool, set: &Set, owner: &Owner, world: &World) -> Option<String> {
+fn role(child: &Child, live: &Value, is_copy: bool, set: &Set, owner: &Owner, observed: &Observed) -> Option<String> {
     let name = &child.name;
     if !allows(live, &child.body) {
         return Some(format!(
@@ -97,7 +98,7 @@ fn role(child: &Child, live: &Value, is_copy: bool, set: &Set, owner: &Owner, wo
              or rename it"
         ));
     }
-    let binding = world.children.get(&(Kind::RoleBinding, name.clone()));
+    let binding = observed.children.get(&(Kind::RoleBinding, name.clone()));
     if !binding.is_some_and(|binding| binds(binding, &set.service_account, &owner.namespace)) {
         return Some(format!(
             "and pgset gives it to nobody, so that the members may do nothing: delete it and pgset makes one \

@@ -63,33 +63,21 @@ impl Reason {
     /// Whether the user has something to do about it.
     #[must_use]
     pub const fn is_warning(self) -> bool {
-        match self {
-            Self::Created | Self::Restored | Self::Removed | Self::RoleLabelled | Self::ServiceFollows => false,
-            Self::InvalidSet
-            | Self::NotInjected
-            | Self::ServiceUnfit
-            | Self::ServiceReachesReplicas
-            | Self::InvalidFollow
-            | Self::NameTaken
-            | Self::NoGoverningService
-            | Self::CredentialsReplaced
-            | Self::Contended
-            | Self::Refused => true,
-        }
+        !matches!(self, Self::Created | Self::Restored | Self::Removed | Self::RoleLabelled | Self::ServiceFollows)
     }
 }
 
 /// One thing to tell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Notice {
+pub struct SetEvent {
     /// Why.
     pub reason: Reason,
     /// What, and what to do about it.
     pub note: String,
 }
 
-impl Notice {
-    /// A notice, cut to the length that the API server takes.
+impl SetEvent {
+    /// An Event, cut to the length that the API server takes.
     #[must_use]
     pub fn new(reason: Reason, note: impl Into<String>) -> Self {
         Self { reason, note: cut(note.into()) }
