@@ -63,19 +63,7 @@ impl Reason {
     /// Whether the user has something to do about it.
     #[must_use]
     pub const fn is_warning(self) -> bool {
-        match self {
-            Self::Created | Self::Restored | Self::Removed | Self::RoleLabelled | Self::ServiceFollows => false,
-            Self::InvalidSet
-            | Self::NotInjected
-            | Self::ServiceUnfit
-            | Self::ServiceReachesReplicas
-            | Self::InvalidFollow
-            | Self::NameTaken
-            | Self::NoGoverningService
-            | Self::CredentialsReplaced
-            | Self::Contended
-            | Self::Refused => true,
-        }
+        !matches!(self, Self::Created | Self::Restored | Self::Removed | Self::RoleLabelled | Self::ServiceFollows)
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Held {
 }
 
 /// Which version of a Lease was seen last, and since when.
-struct Observed {
+struct LastSeen {
     version: Option<String>,
     since: Instant,
 }
@@ -66,10 +66,10 @@ impl Leadership {
 
     /// Waits until the Lease is ours. Cancel-safe: a Lease taken and forgotten runs out.
     pub async fn acquire(&self) -> Held {
-        let mut observed = Observed { version: None, since: Instant::now() };
+        let mut seen = LastSeen { version: None, since: Instant::now() };
         loop {
             let asked = Instant::now();
-            match timeout(DEADLINE, self.try_acquire(&mut observed)).await {
+            match timeout(DEADLINE, self.try_acquire(&mut seen)).await {
                 Ok(Ok(Some(lease))) => {
                     info!(lease = names::CONTROLLER_LEASE, "this controller is the active one");
                     return Held { lease, asked };
@@ -84,7 +84,7 @@ impl Leadership {
         }
     }
 
-    async fn try_acquire(&self, observed: &mut Observed) -> kube::Result<Option<Lease>> {
+    async fn try_acquire(&self, seen: &mut LastSeen) -> kube::Result<Option<Lease>> {
         let taken = match self.api.get_opt(names::CONTROLLER_LEASE).await? {
             None => {
                 let metadata = ObjectMeta { name: Some(names::CONTROLLER_LEASE.to_owned()), ..ObjectMeta::default() };
@@ -92,10 +92,10 @@ impl Leadership {
                 self.api.create(&PostParams::default(), &lease).await
             }
             Some(lease) => {
-                if lease.metadata.resource_version != observed.version {
-                    *observed = Observed { version: lease.metadata.resource_version.clone(), since: Instant::now() };
+                if lease.metadata.resource_version != seen.version {
+                    *seen = LastSeen { version: lease.metadata.resource_version.clone(), since: Instant::now() };
                 }
-                if !may_take(&lease, &self.identity, observed.since.elapsed()) {
+                if !may_take(&lease, &self.identity, seen.since.elapsed()) {
                     return Ok(None);
                 }
                 self.replace(&claimed(lease, &self.identity)).await

@@ -2,23 +2,18 @@
 //!
 //! Of several controllers one acts, by a Lease. It watches; as long as nothing changes it asks the API server for nothing.
 
+mod cache;
 mod event;
-mod index;
-mod kept;
 mod leadership;
 mod plan;
-mod pods;
 mod reconcile;
 mod requests;
 mod route;
 mod schedule;
 mod selection;
-mod shape;
 mod state;
 mod taken;
-mod view;
 mod watches;
-mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -27,10 +22,10 @@ use futures::StreamExt;
 use kube::Client;
 use tracing::warn;
 
+use cache::labels::Place;
 use leadership::Leadership;
 use reconcile::Context;
 use watches::{Queue, Stores};
-use words::Place;
 
 /// How the controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::cache::pod::Member;
 use super::event::{Reason, SetEvent};
-use super::pods::Readiness;
 use super::route::{self, Doubt};
 use super::selection::{self, Service};
 use super::taken;
@@ -14,25 +14,6 @@ use crate::children::route::AddressType;
 use crate::children::{self, Child, Kind, Owner, leader};
 use crate::names;
 use crate::set::{Contract, MOST_MEMBERS, Set};
-
-/// A pod of the set, as far as the controller cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The pod's name.
-    pub name: String,
-    /// The pod's UID.
-    pub uid: String,
-    /// The version that was seen.
-    pub resource_version: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Whether it is being deleted.
-    pub leaving: bool,
-    /// Whether clients can be sent to it.
-    pub readiness: Readiness,
-    /// The family of its address, once it has one.
-    pub family: Option<AddressType>,
-}
 
 /// What stands in the set's namespace.
 #[derive(Clone, Debug, Default)]
@@ -93,12 +74,6 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether this gives the Role to somebody: only when the Role is there and says what it has to.
-    #[must_use]
-    pub fn needs_role(&self) -> bool {
-        self.kind() == Some(Kind::RoleBinding)
-    }
-
     /// Which kind of what stands beside a set this makes or puts right.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
@@ -109,13 +84,28 @@ impl Step {
     }
 }
 
-/// What to do, and what to say.
+/// What to do, and what to say. The steps of one stage are taken together, one stage after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// The changes, in the order in which a new set needs them.
-    pub steps: Vec<Step>,
+    /// The first stage: everything else, in the order in which a new set needs it.
+    pub objects: Vec<Step>,
+    /// The last stage: what gives the Role to somebody, once it is there and says what it has to.
+    pub grants: Vec<Step>,
     /// What stands in the way, whether or not it was told before.
     pub events: Vec<SetEvent>,
+}
+
+impl Plan {
+    /// The steps of all stages.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.objects.iter().chain(&self.grants)
+    }
+
+    /// Leaves out the steps for which the answer is `false`.
+    pub fn retain(&mut self, mut is_taken: impl FnMut(&Step) -> bool) {
+        self.objects.retain(&mut is_taken);
+        self.grants.retain(&mut is_taken);
+    }
 }
 
 /// Whether the webhook has done its work on a stored set: what it adds is there to be seen.
@@ -153,18 +143,20 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, observed: &Observed) 
     let is_role_ours = role_is_ours(owner, observed);
     for child in desired {
         let live = observed.children.get(&(child.kind, child.name.clone()));
-        // It would give somebody whatever another's Role allows, now or later.
-        if child.kind == Kind::RoleBinding && !is_role_ours {
-            continue;
-        }
+        let stage = match child.kind {
+            // It would give somebody whatever another's Role allows, now or later.
+            Kind::RoleBinding if !is_role_ours => continue,
+            Kind::RoleBinding => &mut plan.grants,
+            _ => &mut plan.objects,
+        };
         let Some(live) = live else {
-            plan.steps.push(Step::Create(child));
+            stage.push(Step::Create(child));
             continue;
         };
         match ownership(child.kind, live, owner) {
             // The family can't be changed. Its deletion is an event, and then there is room for a new one.
-            Ownership::Ours if is_of_another_family(&child, live) => plan.steps.push(route::removal(live)),
-            Ownership::Ours => plan.steps.extend(restoration(child, live)),
+            Ownership::Ours if is_of_another_family(&child, live) => stage.push(route::removal(live)),
+            Ownership::Ours => stage.extend(restoration(child, live)),
             // Its deletion is an event, and then there is room for a new one.
             Ownership::Leaving => {}
             Ownership::Foreign => plan.events.extend(taken::event(&child, live, set, owner, observed)),
@@ -172,15 +164,15 @@ pub fn plan(set: &Set, owner: &Owner, desired: Vec<Child>, observed: &Observed) 
     }
     plan.events.extend(taken::slice(set, owner, observed));
     plan.events.extend(taken::no_governing_service(set, owner, observed));
-    plan.steps.extend(disruption_budget_to_remove(set, owner, observed));
-    plan.steps.extend(route::to_remove(set, owner, observed));
-    plan.steps.extend(route::doubt(set, owner, observed).map(Step::Close));
+    plan.objects.extend(disruption_budget_to_remove(set, owner, observed));
+    plan.objects.extend(route::to_remove(set, owner, observed));
+    plan.objects.extend(route::doubt(set, owner, observed).map(Step::Close));
     if set.contract == Contract::Image {
-        plan.steps.extend(observed.members.iter().filter_map(|member| role_to_set(set, member)));
+        plan.objects.extend(observed.members.iter().filter_map(|member| role_to_set(set, member)));
     }
     let foreign: Vec<Service> = foreign_services(owner, observed).map(Service::read).collect();
     plan.events.extend(selection::judge(&foreign, set));
-    plan.steps.extend(foreign.into_iter().filter_map(|service| {
+    plan.objects.extend(foreign.into_iter().filter_map(|service| {
         let value = selection::to_follow(&service, set)?;
         Some(Step::Follow { service, key: set.role_label.key.clone(), value })
     }));

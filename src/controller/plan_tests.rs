@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::children::Grants;
 use crate::children::tests::{all, article, child, owner, pgset, stored};
+use crate::controller::cache::pod::Readiness;
 
 fn complete(set: &Set) -> Observed {
     let mut observed = Observed::default();
@@ -48,9 +49,9 @@ fn foreign(kind: Kind, name: &str, rest: Value) -> ((Kind, String), Value) {
 
 #[test]
 fn a_new_set_gets_everything() {
-    let steps = planned(&pgset(), &Observed::default()).steps;
-    assert_eq!(steps.len(), 9);
-    assert!(steps.iter().all(|step| matches!(step, Step::Create(_))));
+    let plan = planned(&pgset(), &Observed::default());
+    assert_eq!((plan.objects.len(), plan.grants.len()), (8, 1));
+    assert!(plan.steps().all(|step| matches!(step, Step::Create(_))));
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn a_set_that_has_everything_gets_nothing_and_hears_nothing() {
 fn a_deleted_object_is_made_again() {
     let mut observed = complete(&pgset());
     observed.children.remove(&(Kind::Service, "pgset-master".to_owned()));
-    let steps = planned(&pgset(), &observed).steps;
+    let steps = planned(&pgset(), &observed).objects;
     assert!(matches!(&steps[..], [Step::Create(child)] if child.name == "pgset-master"), "{steps:?}");
 }
 
@@ -74,7 +75,7 @@ fn an_edited_object_is_put_right_and_no_other_of_its_name() {
     let service = observed.children.get_mut(&(Kind::Service, "pgset-replica".to_owned())).unwrap();
     service["spec"]["selector"] = json!({"app": "web"});
     let uid = service["metadata"]["uid"].as_str().unwrap().to_owned();
-    let steps = planned(&pgset(), &observed).steps;
+    let steps = planned(&pgset(), &observed).objects;
     assert_eq!(
         steps,
         [Step::Restore {
@@ -94,7 +95,7 @@ fn an_edited_object_is_put_right_and_no_other_of_its_name() {
 #[test]
 fn scaling_up_adds_the_member_to_the_role_and_scaling_down_waits_for_the_pod() {
     let observed = complete(&pgset());
-    let steps = planned(&Set { replicas: 3, ..pgset() }, &observed).steps;
+    let steps = planned(&Set { replicas: 3, ..pgset() }, &observed).objects;
     assert!(
         matches!(&steps[..], [Step::Restore { child: role, .. }] if role.body["rules"][2]["resourceNames"] == json!(["pgset-0", "pgset-1", "pgset-2"])),
         "{steps:?}"
@@ -109,7 +110,7 @@ fn scaling_up_adds_the_member_to_the_role_and_scaling_down_waits_for_the_pod() {
 fn the_disruption_budget_goes_with_the_second_member() {
     let single = Set { replicas: 1, ..pgset() };
     let observed = Observed { members: vec![member("pgset-0", ""), member("pgset-1", "")], ..complete(&pgset()) };
-    let steps = planned(&single, &observed).steps;
+    let steps = planned(&single, &observed).objects;
     assert!(
         matches!(&steps[..], [Step::Remove { kind: Kind::PodDisruptionBudget, name, .. }] if name == "pgset"),
         "{steps:?}"
@@ -146,7 +147,7 @@ fn somebody_elses_role_binding_or_lease_that_cannot_serve_is_answered_and_not_to
         foreign(Kind::Lease, "pgset-leader", json!({"spec": {}})),
     ]);
     let plan = planned(&pgset(), &observed);
-    assert_eq!(plan.steps, []);
+    assert_eq!(plan.steps().next(), None);
     assert_eq!(
         reasons(&plan),
         [Reason::NameTaken; 2],
@@ -179,7 +180,7 @@ fn a_users_service_under_our_name_is_judged_and_not_touched() {
     observed.services.push(live.clone());
     observed.children.insert(place.clone(), live.clone());
     let plan = planned(&pgset(), &observed);
-    assert!(plan.steps.iter().all(is_about_the_slice), "{:?}", plan.steps);
+    assert!(plan.steps().all(is_about_the_slice), "{plan:?}");
     assert_eq!(reasons(&plan), [Reason::ServiceUnfit, Reason::ServiceReachesReplicas]);
 
     live["metadata"]["annotations"] = json!({"pgset.dev/follow": "master"});
@@ -189,7 +190,7 @@ fn a_users_service_under_our_name_is_judged_and_not_touched() {
     let plan = planned(&pgset(), &observed);
     assert_eq!(plan.events, []);
     assert!(
-        matches!(plan.steps.last(), Some(Step::Follow { key, value, .. }) if key == "pgset.dev/role" && value == "master")
+        matches!(plan.objects.last(), Some(Step::Follow { key, value, .. }) if key == "pgset.dev/role" && value == "master")
     );
 }
 
@@ -203,7 +204,7 @@ fn members_of_contract_image_get_their_roles_by_ordinal() {
     ];
     let observed = Observed { members, ..complete(&set) };
     let labels: Vec<_> = planned(&set, &observed)
-        .steps
+        .objects
         .into_iter()
         .filter_map(
             |step| if let Step::Label { member, key, value } = step { Some((member.name, key, value)) } else { None },
@@ -242,7 +243,7 @@ fn nobody_is_bound_to_a_role_of_somebody_elses() {
             observed.children.remove(&(Kind::RoleBinding, "pgset-sa".to_owned()));
             observed.children.insert(role.clone(), live.clone());
             let plan = planned(&set, &observed);
-            assert_eq!(plan.steps, []);
+            assert_eq!(plan.steps().next(), None);
             assert_eq!(reasons(&plan), [Reason::NameTaken]);
             assert!(plan.events[0].note.contains("kubectl delete role pgset-sa"), "{}", plan.events[0].note);
         }
@@ -255,7 +256,7 @@ fn a_binding_of_ours_is_not_put_right_beside_a_role_that_is_not() {
     observed.children.get_mut(&(Kind::RoleBinding, "pgset-sa".to_owned())).unwrap()["subjects"] = json!([]);
     let (place, live) = foreign(Kind::Role, "pgset-sa", json!({"rules": []}));
     observed.children.insert(place, live);
-    assert_eq!(planned(&pgset(), &observed).steps, []);
+    assert_eq!(planned(&pgset(), &observed).steps().next(), None);
 }
 
 #[test]
@@ -265,7 +266,7 @@ fn another_programs_lease_is_not_granted_and_the_sets_own_left_over_is() {
     observed.children.insert(place.clone(), live);
     let plan = planned(&pgset(), &observed);
     assert_eq!(reasons(&plan), [Reason::NameTaken]);
-    let Some(Step::Restore { child, .. }) = plan.steps.first() else { panic!("{plan:?}") };
+    let Some(Step::Restore { child, .. }) = plan.objects.first() else { panic!("{plan:?}") };
     assert!(child.kind == Kind::Role && !child.body.to_string().contains("pgset-leader"), "{}", child.body);
 
     let mut left = stored(&child_of_lease(), "left");
@@ -288,7 +289,7 @@ fn a_copy_of_ours_that_somebody_deploys_is_told_and_left_alone() {
         live["metadata"]["ownerReferences"] = json!(null);
     }
     let plan = planned(&pgset(), &observed);
-    assert_eq!(plan.steps, []);
+    assert_eq!(plan.steps().next(), None);
     assert_eq!(reasons(&plan), [Reason::NameTaken; 2]);
     assert!(plan.events.iter().all(|event| event.note.contains("kubectl delete ")), "{:?}", plan.events);
 }
@@ -301,7 +302,7 @@ fn where_pgset_makes_no_governing_service_its_user_hears_how_to_get_names() {
         let set = Set { headless_service: name.to_owned(), ..pgset() };
         let mut observed = complete(&set);
         let plan = planned(&set, &observed);
-        assert_eq!((plan.steps.as_slice(), reasons(&plan)), (&[][..], vec![Reason::NoGoverningService]));
+        assert_eq!((plan.steps().next(), reasons(&plan)), (None, vec![Reason::NoGoverningService]));
         assert!(plan.events[0].note.contains(cure), "{}", plan.events[0].note);
 
         let (place, live) = foreign(Kind::Service, name, json!({"spec": {"clusterIP": "None"}}));

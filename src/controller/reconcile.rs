@@ -1,23 +1,23 @@
-//! One look at one set: read what is known, plan, do it, publish it.
+//! One look at one set: read what is known, plan, do it, tell it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::cache::labels::Place;
+use super::cache::set::{CachedSet, SetState};
 use super::event::{Reason, SetEvent};
 use super::plan::{self, Observed, Plan, Step};
 use super::requests::{Error, Requests};
 use super::route;
 use super::state::{ReconcileState, SecretTrigger, jitter};
-use super::view::{SetState, View};
 use super::watches::Stores;
-use super::words::Place;
 use crate::children::compare::{Ownership, ownership};
 use crate::children::{self, Grants, Kind, Owner, credentials, leader};
 use crate::names;
@@ -29,8 +29,6 @@ const RESYNC: Duration = Duration::from_secs(10 * 60);
 const RESYNC_IN_THE_WAY: Duration = Duration::from_secs(60);
 /// How many requests for one set are under way at once.
 const PARALLEL: usize = 4;
-/// From how many remembered sets on the forgotten ones are looked for.
-const FORGET_FROM: usize = 64;
 
 /// What every look needs.
 pub struct Context {
@@ -40,46 +38,47 @@ pub struct Context {
     pub stores: Stores,
     /// Who reports Events.
     pub identity: String,
-    /// What is remembered, by the sets' UIDs.
-    pub states: Mutex<HashMap<String, ReconcileState>>,
+    /// What is remembered of each set, beside its UID.
+    pub states: Mutex<HashMap<Place, (String, ReconcileState)>>,
 }
 
 /// Looks at one set; answers when to look again though nothing has changed. Errors end here: they are logged, told to the user
 /// where he can do something, and tried again later.
 pub async fn reconcile(place: Place, context: &Context) -> Option<Duration> {
-    let view = context.stores.set(&place)?;
-    let uid = view.uid();
-    let means = view.means();
+    let known = context.lock().remove(&place);
+    let (namespace, name) = place.split_once('/')?;
+    let set = context.stores.set(namespace, name)?;
     // What belongs to a set that goes away goes with it.
-    if uid.is_empty() || matches!(means, SetState::Other | SetState::Leaving) {
-        context.forget(uid);
+    if set.uid.is_empty() || matches!(set.state, SetState::Other | SetState::Leaving) {
         return None;
     }
     // The schedule never has one set looked at twice at a time.
-    let mut state = context.remember(uid);
+    let mut state = known.filter(|(uid, _)| *uid == set.uid).map(|(_, state)| state).unwrap_or_default();
+    let owner = Owner { namespace: namespace.to_owned(), name: name.to_owned(), uid: set.uid.clone() };
+    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
     let pause = match state.backoff_remaining(Instant::now()) {
         Some(rest) => rest,
-        None => match look(&view, means, context, &mut state).await {
+        None => match look(&set, &requests, &context.stores, &mut state).await {
             Ok(again_in) => {
                 state.succeeded();
-                jitter(uid, again_in)
+                jitter(&owner.uid, again_in)
             }
-            Err(error) => failed(&view, &error, &mut state),
+            Err(error) => failed(&owner, &error, &mut state),
         },
     };
     state.shrink(Instant::now());
-    context.keep(uid, state);
+    context.lock().insert(place, (owner.uid, state));
     Some(pause)
 }
 
 /// Logs an error; answers how long to wait.
-fn failed(view: &View, error: &Error, state: &mut ReconcileState) -> Duration {
-    let (namespace, set, code) = (view.namespace().unwrap_or_default(), view.name_any(), error.code());
+fn failed(owner: &Owner, error: &Error, state: &mut ReconcileState) -> Duration {
+    let Owner { namespace, name: set, .. } = owner;
     if error.is_namespace_terminating() {
         debug!(namespace, set, %error, "the set goes with its namespace");
         return state.namespace_terminating(Instant::now());
     }
-    let pause = state.failed();
+    let (pause, code) = (state.failed(), error.code());
     if code == "conflict" {
         // Somebody changed it at the same moment; the change is on its way to us.
         debug!(namespace, set, %error, again_in = ?pause, "changed by somebody else");
@@ -90,17 +89,19 @@ fn failed(view: &View, error: &Error, state: &mut ReconcileState) -> Duration {
 }
 
 /// Looks at a set that is there and annotated; answers when to look again though nothing has changed.
-async fn look(view: &View, means: SetState, context: &Context, state: &mut ReconcileState) -> Result<Duration, Error> {
-    let namespace = view.namespace().unwrap_or_default();
-    let owner = Owner { namespace, name: view.name_any(), uid: view.uid().to_owned() };
-    let requests = Requests { client: &context.client, owner: &owner, identity: &context.identity };
-    let in_the_way = match means {
-        SetState::Injected(set) => return look_after(&set, view.generation, &requests, &context.stores, state).await,
-        SetState::NotInjected(set) => Some(plan::not_injected(&set)),
-        SetState::Invalid(reason) => Some(SetEvent::new(Reason::InvalidSet, reason)),
+async fn look(
+    cached: &CachedSet,
+    requests: &Requests<'_>,
+    stores: &Stores,
+    state: &mut ReconcileState,
+) -> Result<Duration, Error> {
+    let in_the_way = match &cached.state {
+        SetState::Injected(set) => return look_after(set, cached.generation, requests, stores, state).await,
+        SetState::NotInjected(set) => Some(plan::not_injected(set)),
+        SetState::Invalid(reason) => Some(SetEvent::new(Reason::InvalidSet, reason.as_str())),
         SetState::Other | SetState::Leaving => None,
     };
-    publish(&requests, state, in_the_way.as_slice()).await;
+    publish(requests, state, in_the_way.as_slice()).await;
     Ok(RESYNC)
 }
 
@@ -112,76 +113,15 @@ async fn look_after(
     stores: &Stores,
     state: &mut ReconcileState,
 ) -> Result<Duration, Error> {
-    let owner = requests.owner;
     let mut observed = observe(requests, stores, state, set).await?;
-    let is_unreachable = route::is_unreachable(set, &observed);
-    let unreachable_for = state.is_unreachable(is_unreachable, Instant::now());
-    observed.by_label = is_unreachable && unreachable_for.is_none();
-    let members = plan::role_members(set, &observed.members);
-    let route = route::route(set, owner, &observed);
-    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, &observed), route };
-    let Plan { steps, mut events } = plan::plan(set, owner, children::desired(set, owner, &grants)?, &observed);
-    let steps = uncontested(steps, state, &mut events);
-    let (steps, doubted_for) = past_doubt(steps, state);
-
-    let trigger = SecretTrigger::new(generation, observed.members.iter().map(|member| member.uid.as_str()));
-    let mut created = Vec::new();
-    // First the Secret: as soon as the account is there, pods start. One that the user names is his to make.
-    if credentials::is_made(set) && state.wants_secret(trigger, Instant::now()) {
-        match requests.create_secret(&set.credentials).await {
-            Ok(made) => {
-                let known = state.has_secret(trigger, &owner.uid, Instant::now());
-                if made {
-                    created.push(format!("Secret {}", set.credentials));
-                }
-                if made && (known || has_leader(&observed, set)) {
-                    events.push(credentials_replaced(set));
-                }
-            }
-            // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
-            Err(error) => match error.refusal() {
-                Some(why) => state.secret_refused(SetEvent::new(Reason::Refused, why), Instant::now()),
-                None => return Err(error),
-            },
-        }
-    }
-    let refusal = state.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
-    events.extend(refusal.iter().map(|(why, _)| why.clone()));
-
-    let mut done = Vec::new();
-    let mut failure = None;
-    for (step, outcome) in take_all(requests, &steps).await {
-        match outcome {
-            Ok(()) => done.push(step),
-            Err(error) => {
-                events.extend(error.refusal().map(|refusal| SetEvent::new(Reason::Refused, refusal)));
-                failure = failure.or(Some(error));
-            }
-        }
-    }
-    events.extend(summarize(created, &done, set));
-    publish(requests, state, &events).await;
-    let is_in_the_way = events.iter().any(|event| event.reason == Reason::NameTaken);
-    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
-    let pause = [doubted_for, unreachable_for].into_iter().flatten().fold(pause, Duration::min);
-    failure.map_or(Ok(refusal.map_or(pause, |(_, rest)| rest.min(pause))), Err)
-}
-
-/// Takes steps together, and last those that give the Role away: not at all if this look failed to make the Role what it has to be.
-async fn take_all<'a>(requests: &Requests<'_>, steps: &'a [Step]) -> Vec<(&'a Step, Result<(), Error>)> {
-    let (last, first): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.needs_role());
-    let mut taken = take(requests, first).await;
-    if !taken.iter().any(|(step, outcome)| step.kind() == Some(Kind::Role) && outcome.is_err()) {
-        taken.extend(take(requests, last).await);
-    }
-    taken
-}
-
-/// Takes steps together, a few at a time.
-async fn take<'a>(requests: &Requests<'_>, steps: Vec<&'a Step>) -> Vec<(&'a Step, Result<(), Error>)> {
-    let work: Vec<_> = steps.iter().map(|step| requests.take(step)).collect();
-    let outcomes: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
-    steps.into_iter().zip(outcomes).collect()
+    let (mut plan, again_in) = decide(set, requests.owner, &mut observed, state)?;
+    let events = std::mem::take(&mut plan.events);
+    let mut outcome = Outcome::default();
+    // First the Secret: as soon as the account is there, pods start.
+    make_secret(set, generation, &observed, requests, state, &mut outcome).await?;
+    execute(requests, &plan, &mut outcome).await;
+    let pause = report(set, events, &mut outcome, requests, state).await;
+    outcome.failure.map_or(Ok(again_in.into_iter().fold(pause, Duration::min)), Err)
 }
 
 /// What stands under the names of the desired objects. What is not in a store is asked for once: it may be somebody else's.
@@ -230,14 +170,35 @@ async fn observe(
     Ok(observed)
 }
 
-/// The steps without those that somebody else keeps undoing.
-fn uncontested(steps: Vec<Step>, state: &mut ReconcileState, events: &mut Vec<SetEvent>) -> Vec<Step> {
-    let contested: Vec<_> = steps.iter().filter_map(contestable).map(|(place, _)| place).collect();
+/// What is to be done about a set now, and how soon to look again at what has to last a while before anything is done about it.
+fn decide(
+    set: &Set,
+    owner: &Owner,
+    observed: &mut Observed,
+    state: &mut ReconcileState,
+) -> Result<(Plan, Option<Duration>), Error> {
+    let now = Instant::now();
+    let is_unreachable = route::is_unreachable(set, observed);
+    let unreachable_for = state.is_unreachable(is_unreachable, now);
+    observed.by_label = is_unreachable && unreachable_for.is_none();
+    let members = plan::role_members(set, &observed.members);
+    let route = route::route(set, owner, observed);
+    let grants = Grants { members: &members, lease: plan::may_grant_lease(owner, observed), route };
+    let mut plan = plan::plan(set, owner, children::desired(set, owner, &grants)?, observed);
+    leave_contested(&mut plan, state, now);
+    let doubted_for = leave_doubted(&mut plan, state, now);
+    Ok((plan, [doubted_for, unreachable_for].into_iter().flatten().min()))
+}
+
+/// Takes those steps out of a plan that somebody else keeps undoing, and says so.
+fn leave_contested(plan: &mut Plan, state: &mut ReconcileState, now: Instant) {
+    let contested: Vec<_> = plan.steps().filter_map(contestable).map(|(place, _)| place).collect();
     state.wrong(&contested);
-    let mut free = |step: &Step| {
+    let mut events = Vec::new();
+    plan.retain(|step| {
         let Some((place, wanted)) = contestable(step) else { return true };
-        let free = state.may_restore(&place, &wanted, Instant::now());
-        if !free {
+        let may_restore = state.may_restore(&place, &wanted, now);
+        if !may_restore {
             let (kind, name) = place;
             let note = format!(
                 "somebody keeps changing {kind} {name} back; pgset lets it be until it is right again or something else is wanted. \
@@ -245,19 +206,17 @@ fn uncontested(steps: Vec<Step>, state: &mut ReconcileState, events: &mut Vec<Se
             );
             events.push(SetEvent::new(Reason::Contended, note));
         }
-        free
-    };
-    steps.into_iter().filter(|step| free(step)).collect()
+        may_restore
+    });
+    plan.events.append(&mut events);
 }
 
-/// The steps without one that closes an endpoint which has not been in doubt for long; and for how long it still has to be.
-fn past_doubt(mut steps: Vec<Step>, state: &mut ReconcileState) -> (Vec<Step>, Option<Duration>) {
-    let doubt = steps.iter().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
-    let rest = state.doubts(doubt, Instant::now());
-    if rest.is_some() {
-        steps.retain(|step| !matches!(step, Step::Close(_)));
-    }
-    (steps, rest)
+/// Takes the step out of a plan that closes an endpoint which has not been in doubt for long; answers for how long it still has to be.
+fn leave_doubted(plan: &mut Plan, state: &mut ReconcileState, now: Instant) -> Option<Duration> {
+    let doubt = plan.steps().find_map(|step| if let Step::Close(doubt) = step { Some(doubt) } else { None });
+    let rest = state.doubts(doubt, now)?;
+    plan.retain(|step| !matches!(step, Step::Close(_)));
+    Some(rest)
 }
 
 /// What a step puts right that somebody else may want otherwise, and what it is to say.
@@ -271,28 +230,110 @@ fn contestable(step: &Step) -> Option<((Kind, String), Value)> {
     }
 }
 
-/// What was done, one Event for each kind of action.
-fn summarize(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<SetEvent> {
-    let mut news: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
-    for step in done {
-        match step {
-            Step::Create(child) => created.push(format!("{} {}", child.kind, child.name)),
-            Step::Restore { child, .. } => {
-                news.entry(Reason::Restored).or_default().push(format!("{} {}", child.kind, child.name));
+/// What became of a plan.
+#[derive(Default)]
+struct Outcome<'a> {
+    /// The Secret, if it was made.
+    secret: Option<String>,
+    done: Vec<&'a Step>,
+    /// What is to be told besides.
+    events: Vec<SetEvent>,
+    /// The first error.
+    failure: Option<Error>,
+}
+
+/// Makes the Secret if a pod may need it. One that the user names is his to make.
+async fn make_secret(
+    set: &Set,
+    generation: Option<i64>,
+    observed: &Observed,
+    requests: &Requests<'_>,
+    state: &mut ReconcileState,
+    outcome: &mut Outcome<'_>,
+) -> Result<(), Error> {
+    let trigger = SecretTrigger::new(generation, observed.members.iter().map(|member| member.uid.as_str()));
+    if !credentials::is_made(set) || !state.wants_secret(trigger, Instant::now()) {
+        return Ok(());
+    }
+    match requests.create_secret(&set.credentials).await {
+        Ok(made) => {
+            let was_known = state.has_secret(trigger, &requests.owner.uid, Instant::now());
+            outcome.secret = made.then(|| set.credentials.clone());
+            if made && (was_known || has_leader(observed, set)) {
+                outcome.events.push(credentials_replaced(set));
             }
-            Step::Remove { kind, name, .. } => news.entry(Reason::Removed).or_default().push(format!("{kind} {name}")),
+        }
+        // Refused for good, it keeps nobody from the rest: a member that lacks it says so.
+        Err(error) => match error.refusal() {
+            Some(why) => state.secret_refused(SetEvent::new(Reason::Refused, why), Instant::now()),
+            None => return Err(error),
+        },
+    }
+    Ok(())
+}
+
+/// Takes the steps of a plan, those of one stage together. The Role is given away only if this look did not fail to make it what it has
+/// to be.
+async fn execute<'a>(requests: &Requests<'_>, plan: &'a Plan, outcome: &mut Outcome<'a>) {
+    for stage in [&plan.objects, &plan.grants] {
+        let work: Vec<_> = stage.iter().map(|step| requests.take(step)).collect();
+        let results: Vec<_> = futures::stream::iter(work).buffered(PARALLEL).collect().await;
+        let mut is_role_right = true;
+        for (step, result) in stage.iter().zip(results) {
+            match result {
+                Ok(()) => outcome.done.push(step),
+                Err(error) => {
+                    is_role_right &= step.kind() != Some(Kind::Role);
+                    outcome.events.extend(error.refusal().map(|refusal| SetEvent::new(Reason::Refused, refusal)));
+                    outcome.failure.get_or_insert(error);
+                }
+            }
+        }
+        if !is_role_right {
+            return;
+        }
+    }
+}
+
+/// Tells what was done and what stands in the way; answers when to look again though nothing has changed.
+async fn report(
+    set: &Set,
+    mut events: Vec<SetEvent>,
+    outcome: &mut Outcome<'_>,
+    requests: &Requests<'_>,
+    state: &mut ReconcileState,
+) -> Duration {
+    events.append(&mut outcome.events);
+    let refusal = state.refusal(Instant::now()).map(|(why, rest)| (why.clone(), rest));
+    events.extend(refusal.iter().map(|(why, _)| why.clone()));
+    events.extend(summarize(outcome, set));
+    publish(requests, state, &events).await;
+    let is_in_the_way = events.iter().any(|event| event.reason == Reason::NameTaken);
+    let pause = if is_in_the_way { RESYNC_IN_THE_WAY } else { RESYNC };
+    refusal.map_or(pause, |(_, rest)| rest.min(pause))
+}
+
+/// What was done, one Event for each kind of action.
+fn summarize(outcome: &Outcome<'_>, set: &Set) -> Vec<SetEvent> {
+    let mut done: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
+    let mut note = |reason, object| done.entry(reason).or_default().push(object);
+    if let Some(secret) = &outcome.secret {
+        note(Reason::Created, format!("Secret {secret}"));
+    }
+    for step in &outcome.done {
+        match step {
+            Step::Create(child) => note(Reason::Created, format!("{} {}", child.kind, child.name)),
+            Step::Restore { child, .. } => note(Reason::Restored, format!("{} {}", child.kind, child.name)),
+            Step::Remove { kind, name, .. } => note(Reason::Removed, format!("{kind} {name}")),
             Step::Label { member, key, value } => {
-                news.entry(Reason::RoleLabelled).or_default().push(format!("{} ({key}={value})", member.name));
+                note(Reason::RoleLabelled, format!("{} ({key}={value})", member.name));
             }
             Step::Follow { service, key, value } => {
-                news.entry(Reason::ServiceFollows).or_default().push(format!("{} ({key}={value})", service.name));
+                note(Reason::ServiceFollows, format!("{} ({key}={value})", service.name));
             }
             // It says so itself, if it was done.
             Step::Close(_) => {}
         }
-    }
-    if !created.is_empty() {
-        news.insert(Reason::Created, created);
     }
     let sentence = |(reason, objects): (Reason, Vec<String>)| {
         let objects = objects.join(", ");
@@ -307,7 +348,7 @@ fn summarize(mut created: Vec<String>, done: &[&Step], set: &Set) -> Vec<SetEven
         };
         SetEvent::new(reason, note)
     };
-    news.into_iter().map(sentence).collect()
+    done.into_iter().map(sentence).collect()
 }
 
 fn credentials_replaced(set: &Set) -> SetEvent {
@@ -331,36 +372,20 @@ fn has_leader(observed: &Observed, set: &Set) -> bool {
 
 /// Writes those Events that are news. One that can't be written is logged: the work itself is done.
 async fn publish(requests: &Requests<'_>, state: &mut ReconcileState, events: &[SetEvent]) {
-    let owner = requests.owner;
+    let Owner { namespace, name: set, .. } = requests.owner;
     for event in state.news(events, Instant::now()) {
-        let reason = event.reason.as_str();
-        info!(namespace = owner.namespace, set = owner.name, reason, note = event.note, "event");
+        info!(namespace, set, reason = event.reason.as_str(), note = event.note, "event");
         if let Err(error) = requests.publish(&event).await
             && !error.is_namespace_terminating()
         {
-            warn!(namespace = owner.namespace, set = owner.name, code = error.code(), %error, "failed to write an Event");
+            warn!(namespace, set, code = error.code(), %error, "failed to write an Event");
         }
     }
 }
 
 impl Context {
-    fn remember(&self, uid: &str) -> ReconcileState {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
-    }
-
-    fn forget(&self, uid: &str) {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    fn keep(&self, uid: &str, state: ReconcileState) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.insert(uid.to_owned(), state);
-        // Sets that were deleted outright are not looked at again.
-        if states.len() > FORGET_FROM.max(2 * self.stores.sets.len()) {
-            let sets = self.stores.sets.state();
-            let there: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
-            states.retain(|uid, _| there.contains(uid.as_str()));
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, (String, ReconcileState)>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,12 +8,11 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::cache::interner::Interner;
+use super::cache::pod::CachedPod;
 use super::event::SetEvent;
-use super::kept::KeptPod;
 use super::plan::Step;
-use super::pods::SeenPod;
 use super::route::{Doubt, doubt_of};
-use super::shape::Shapes;
 use super::watches::resource;
 use crate::children::credentials::{Passwords, secret};
 use crate::children::event::{self, Report};
@@ -171,9 +170,9 @@ impl Requests<'_> {
     async fn close(&self, doubt: &Doubt) -> Result<(), Error> {
         let (kind, name) = (Kind::EndpointSlice, names::master(&self.owner.name));
         let failed = |verb, cause| Error::request(verb, kind.as_str(), &name, cause);
-        let pods: Api<SeenPod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.owner.namespace);
         let pod = pods.get_opt(&doubt.pod).await.map_err(|cause| Error::request("get", "Pod", &doubt.pod, cause))?;
-        let member = pod.and_then(|pod| KeptPod::new(&pod, &Shapes::default()));
+        let member = pod.and_then(|pod| CachedPod::new(&pod, &Interner::default()));
         let member = member.filter(|pod| pod.is_of(&self.owner.uid)).map(|pod| pod.member(doubt.pod.clone()));
         let Some(mut slice) = self.get(kind, &name).await? else { return Ok(()) };
         let live = serde_json::to_value(&slice).unwrap_or_default();

@@ -1,11 +1,10 @@
 use http_body_util::BodyExt;
 use kube::client::Body;
 
-use super::super::plan::Member;
+use super::super::cache::pod::{Member, Readiness};
 use super::*;
 use crate::children::compare::correction;
 use crate::children::tests::{child, owner, pgset};
-use crate::controller::pods::Readiness;
 
 #[test]
 fn passwords_are_long_plain_and_never_the_same() {

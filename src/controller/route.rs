@@ -3,8 +3,8 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::{Member, Observed, Step};
-use super::pods::Readiness;
+use super::cache::pod::{Member, Readiness};
+use super::plan::{Observed, Step};
 use crate::children::compare::{Ownership, ownership};
 use crate::children::route::{AddressType, Route, is_filled, is_filled_by_kubernetes};
 use crate::children::services::in_role;

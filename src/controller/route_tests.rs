@@ -69,7 +69,7 @@ fn steps(set: &Set, observed: &Observed) -> Vec<String> {
         Step::Close(doubt) => format!("close {}: {}", doubt.pod, doubt.why),
         other => format!("{other:?}"),
     };
-    planned(set, observed).steps.into_iter().map(said).collect()
+    planned(set, observed).objects.into_iter().map(said).collect()
 }
 
 fn of_an_older_revision() -> Set {
@@ -169,7 +169,7 @@ fn a_service_of_the_users_own_gets_no_slice_beside_its_selector() {
 fn a_slice_of_somebody_elses_is_told_and_clients_go_by_the_label() {
     let mut observed = running(&pgset());
     live(&mut observed, Kind::EndpointSlice)["metadata"] = json!({"name": MASTER, "uid": "theirs"});
-    let Plan { steps, events } = planned(&pgset(), &observed);
+    let Plan { objects: steps, events, .. } = planned(&pgset(), &observed);
     assert!(steps.iter().any(|step| matches!(step, Step::Restore { child, .. } if child.kind == Kind::Service)));
     assert!(events.iter().any(|event| event.note.contains("delete endpointslice pgset-master")), "{events:?}");
 }

@@ -7,7 +7,7 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 
-use super::words::Place;
+use super::cache::labels::Place;
 
 /// How many sets are looked at at once. Each may have four requests under way, and a connection for each takes memory.
 const CONCURRENCY: usize = 8;
@@ -169,7 +169,7 @@ async fn at(instant: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::place;
+    use super::super::cache::labels::place;
     use super::*;
 
     fn names(schedule: &mut Schedule) -> Vec<String> {

@@ -63,7 +63,7 @@ impl Service {
 
     /// Which members this Service chooses. A selector with another set's role in it chooses nobody here.
     #[must_use]
-    pub fn reach(&self, set: &Set) -> SelectorMatch {
+    pub fn selects(&self, set: &Set) -> SelectorMatch {
         let role = &set.role_label;
         let fits = |(key, value): (&String, &String)| *key == role.key || set.pod_labels.get(key) == Some(value);
         if self.selector.is_empty() || !self.selector.iter().all(fits) {
@@ -99,7 +99,7 @@ pub fn to_follow(service: &Service, set: &Set) -> Option<String> {
         "replica" => &set.role_label.replica,
         _ => return None,
     };
-    match service.reach(set) {
+    match service.selects(set) {
         SelectorMatch::Nobody => None,
         SelectorMatch::Role(role) if role == *wanted => None,
         SelectorMatch::Role(_) | SelectorMatch::Everybody => service.is_of(set).then(|| wanted.clone()),
@@ -109,13 +109,13 @@ pub fn to_follow(service: &Service, set: &Set) -> Option<String> {
 /// What is to be said about the Services of somebody else's in the set's namespace.
 #[must_use]
 pub fn judge(services: &[Service], set: &Set) -> Vec<SetEvent> {
-    let told_apart = services.iter().any(|service| matches!(service.reach(set), SelectorMatch::Role(_)));
+    let told_apart = services.iter().any(|service| matches!(service.selects(set), SelectorMatch::Role(_)));
     let mut events = Vec::new();
     for service in services {
         events.extend(stands_in(service, set));
-        let reach = service.reach(set);
+        let selects = service.selects(set);
         if let Some(value) = service.follow.as_deref().filter(|value| !["master", "replica"].contains(value))
-            && reach != SelectorMatch::Nobody
+            && selects != SelectorMatch::Nobody
         {
             events.push(SetEvent::new(
                 Reason::InvalidFollow,
@@ -129,7 +129,7 @@ pub fn judge(services: &[Service], set: &Set) -> Vec<SetEvent> {
         // Where the user wrote Services to the roles himself, his governing one is for the members' names, as in the article.
         let governing = service.headless && service.name == set.headless_service && told_apart;
         let following = matches!(service.follow.as_deref(), Some("master" | "replica"));
-        if set.replicas > 1 && reach == SelectorMatch::Everybody && !governing && !following {
+        if set.replicas > 1 && selects == SelectorMatch::Everybody && !governing && !following {
             events.push(reaches_replicas(service, set));
         }
     }
@@ -160,7 +160,7 @@ fn stands_in(service: &Service, set: &Set) -> Option<SetEvent> {
     } else if service.name == names::replica(&set.name) {
         &role.replica
     } else if service.name == set.headless_service {
-        return (service.reach(set) == SelectorMatch::Nobody).then(|| {
+        return (service.selects(set) == SelectorMatch::Nobody).then(|| {
             unfit(
                 service,
                 set,
@@ -171,7 +171,7 @@ fn stands_in(service: &Service, set: &Set) -> Option<SetEvent> {
         return None;
     };
     let following = to_follow(service, set).as_ref() == Some(wanted);
-    if service.reach(set) != SelectorMatch::Role(wanted.clone()) && !following {
+    if service.selects(set) != SelectorMatch::Role(wanted.clone()) && !following {
         return Some(unfit(
             service,
             set,

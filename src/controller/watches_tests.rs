@@ -5,46 +5,49 @@ use serde_json::json;
 
 use super::*;
 
-fn seen(name: &str, labels: &Value) -> Seen {
+fn object(json: Value) -> DynamicObject {
+    serde_json::from_value(json).unwrap()
+}
+
+fn labelled(name: &str, labels: &Value) -> DynamicObject {
     let metadata = json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "labels": labels});
-    serde_json::from_value(json!({"metadata": metadata, "spec": {"selector": {"app": "pgset"}}})).unwrap()
+    object(json!({"metadata": metadata, "spec": {"selector": {"app": "pgset"}}}))
 }
 
-fn ours(name: &str, set: &str) -> Seen {
-    seen(name, &json!({"pgset.dev/set": set, "app.kubernetes.io/managed-by": "pgset"}))
+fn ours(name: &str, set: &str) -> DynamicObject {
+    labelled(name, &json!({"pgset.dev/set": set, "app.kubernetes.io/managed-by": "pgset"}))
 }
 
-fn theirs(name: &str) -> Seen {
-    seen(name, &json!({"app": "theirs"}))
+fn theirs(name: &str) -> DynamicObject {
+    labelled(name, &json!({"app": "theirs"}))
 }
 
-fn view(name: &str, annotated: bool) -> View {
+fn stateful_set(name: &str, annotated: bool) -> DynamicObject {
     let annotations =
         if annotated { json!({"pgset.dev/inject": "enabled", "pgset.dev/claim": "data"}) } else { json!({}) };
     let metadata =
         json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "annotations": annotations});
-    serde_json::from_value(json!({"metadata": metadata, "spec": {"serviceName": format!("{name}-hl"),
+    object(json!({"metadata": metadata, "spec": {"serviceName": format!("{name}-hl"),
         "selector": {"matchLabels": {"app": name}},
         "template": {"metadata": {"labels": {"app": name, "tier": "data"}},
             "spec": {"containers": [{"name": "postgres", "image": "postgres:17"}]}}}}))
-    .unwrap()
 }
 
 fn set(name: &str) -> Set {
-    match view(name, true).means() {
-        SetState::NotInjected(set) => set,
+    match CachedSet::new(&stateful_set(name, true)).unwrap().state {
+        SetState::NotInjected(set) => *set,
         other => panic!("{other:?}"),
     }
 }
 
 /// A Service of somebody else's with a selector.
 #[allow(clippy::needless_pass_by_value)] // `json!` at every call
-fn choosing(name: &str, selector: Value) -> Seen {
+fn choosing(name: &str, selector: Value) -> DynamicObject {
     let metadata = json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"});
-    serde_json::from_value(json!({"metadata": metadata, "spec": {"selector": selector}})).unwrap()
+    object(json!({"metadata": metadata, "spec": {"selector": selector}}))
 }
 
-fn pod(name: &str, owner: &str) -> SeenPod {
+fn pod(name: &str, owner: &str) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
         "labels": {"pgset.dev/set": "db"}, "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet",
             "name": "db", "uid": owner, "controller": true}]}}))
@@ -57,41 +60,43 @@ fn names(sets: Vec<Place>) -> Vec<String> {
 }
 
 /// Stores with what the events have brought.
-fn stores(views: Vec<View>, owned: Vec<SeenPod>, live: Vec<Seen>) -> Stores {
-    let shapes = Arc::new(Shapes::default());
-    let (mut take, sets, labels) = sets(Arc::default());
-    for set in views {
+fn stores(annotated: Vec<DynamicObject>, owned: Vec<Pod>, live: Vec<DynamicObject>) -> Stores {
+    let interner = Arc::new(Interner::default());
+    let (mut take, sets, labels) = sets();
+    for set in annotated {
         take(Event::Apply(set));
     }
-    let (mut take, pods) = pods(Arc::clone(&shapes));
+    let (mut take, pods) = pods(Arc::clone(&interner));
     for pod in owned {
         take(Event::Apply(pod));
     }
-    let (mut take, services, strangers, selectors) = services(shapes, labels);
+    let (mut take, services, foreign_services, selectors) = services(interner, labels);
     for service in live {
         take(Event::Apply(service));
     }
-    Stores { sets, pods, children: BTreeMap::from([(Kind::Service, services)]), strangers, selectors }
+    Stores { sets, pods, children: BTreeMap::from([(Kind::Service, services)]), foreign_services, selectors }
 }
 
 #[test]
 fn of_stateful_sets_only_annotated_ones_are_kept_and_looked_at() {
-    let (mut take, store, labels) = sets(Arc::default());
-    assert_eq!(names(take(Event::Apply(view("db", true)))), ["shop/db"]);
-    assert_eq!(names(take(Event::Apply(view("web", false)))), [""; 0]);
-    assert_eq!((store.len(), labels.read().unwrap().has("shop/db")), (1, true));
-    assert_eq!(names(take(Event::Apply(view("db", false)))), [""; 0]);
-    assert_eq!((store.len(), labels.read().unwrap().has("shop/db")), (0, false));
+    let (mut take, sets, labels) = sets();
+    assert_eq!(names(take(Event::Apply(stateful_set("db", true)))), ["shop/db"]);
+    assert_eq!(names(take(Event::Apply(stateful_set("web", false)))), [""; 0]);
+    let known = || (sets.get("shop", "db").is_some(), labels.read().unwrap().has("shop/db"));
+    assert!(sets.get("shop", "web").is_none());
+    assert_eq!(known(), (true, true));
+    assert_eq!(names(take(Event::Apply(stateful_set("db", false)))), [""; 0]);
+    assert_eq!(known(), (false, false));
 }
 
 #[test]
 fn a_service_is_about_the_sets_that_it_can_choose_or_has_a_name_of() {
-    let (mut take, _store, labels) = sets(Arc::default());
+    let (mut take, _store, labels) = sets();
     for set in ["db", "db-archive"] {
-        take(Event::Apply(view(set, true)));
+        take(Event::Apply(stateful_set(set, true)));
     }
     let (mut take, ..) = services(Arc::default(), labels);
-    let mut about = |service: Seen| names(take(Event::Apply(service)));
+    let mut about = |service: DynamicObject| names(take(Event::Apply(service)));
     assert_eq!(about(choosing("postgres", json!({"app": "db"}))), ["shop/db"]);
     assert_eq!(about(choosing("postgres", json!({"app": "db"}))), [""; 0], "nothing has changed");
     assert_eq!(
@@ -112,9 +117,9 @@ fn a_service_is_about_the_sets_that_it_can_choose_or_has_a_name_of() {
 #[test]
 fn of_300_sets_and_300_services_in_a_namespace_each_is_about_its_own() {
     let number = |n: usize| format!("db-{n}");
-    let views = (0..300).map(|n| view(&number(n), true)).collect();
+    let sets_there = (0..300).map(|n| stateful_set(&number(n), true)).collect();
     let stores = stores(
-        views,
+        sets_there,
         vec![],
         (0..300).map(|n| choosing(&format!("s-{n}"), json!({"tier": "data", "app": number(n)}))).collect(),
     );
@@ -122,8 +127,8 @@ fn of_300_sets_and_300_services_in_a_namespace_each_is_about_its_own() {
     // The first one was filed when both labels were as rare.
     assert!((300..=600).contains(&read), "{read} Services were read for 300 looks");
 
-    let (mut take, _store, labels) = sets(Arc::default());
-    (0..300).for_each(|n| drop(take(Event::Apply(view(&number(n), true)))));
+    let (mut take, _store, labels) = sets();
+    (0..300).for_each(|n| drop(take(Event::Apply(stateful_set(&number(n), true)))));
     let (mut take, ..) = services(Arc::default(), labels);
     let looks: usize =
         (0..300).map(|n| take(Event::Apply(choosing("s", json!({"tier": "data", "app": number(n)})))).len()).sum();
@@ -154,16 +159,14 @@ fn any_service_is_found_by_name_and_only_other_peoples_by_selector() {
 
 #[test]
 fn a_service_that_loses_or_gets_our_labels_changes_sides() {
-    let (mut take, services, strangers, _) = services(Arc::default(), Shared::default());
-    let sides = |services: &Index<Kept>, strangers: &Index<Kept>| {
-        (services.get("shop", "db-master").is_some(), strangers.get("shop", "db-master").is_some())
-    };
+    let (mut take, services, foreign_services, _) = services(Arc::default(), Shared::default());
+    let sides = || (services.get("shop", "db-master").is_some(), foreign_services.get("shop", "db-master").is_some());
     take(Event::Apply(ours("db-master", "db")));
-    assert_eq!(sides(&services, &strangers), (true, false));
+    assert_eq!(sides(), (true, false));
     take(Event::Apply(theirs("db-master")));
-    assert_eq!(sides(&services, &strangers), (false, true));
+    assert_eq!(sides(), (false, true));
     take(Event::Apply(ours("db-master", "db")));
-    assert_eq!(sides(&services, &strangers), (true, false));
+    assert_eq!(sides(), (true, false));
 }
 
 #[test]
