@@ -57,7 +57,8 @@ pub(super) fn image(own: &Value, settled: &Settled) -> Result<(), Reason> {
     let annotations = Annotations::read(own)?;
     let set = annotations::name(own).unwrap_or_default();
     let injected = settled.container.as_deref();
-    let container = Container::choose(&Field::root(own), annotations.get(&entries::CONTAINER).as_deref(), injected, set)?;
+    let container =
+        Container::choose(&Field::root(own), annotations.get(&entries::CONTAINER).as_deref(), injected, set)?;
     if annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract()) == Contract::Image {
         return Ok(());
     }
