@@ -1,4 +1,4 @@
-//! What people's StatefulSets look like, as a table: each is taken, when it is new and when it runs already, or refused with the reason
+//! What people's `StatefulSets` look like, as a table: each is taken, when it is new and when it runs already, or refused with the reason
 //! and the cure of that very case.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test may stop where it fails

@@ -176,8 +176,8 @@ pub async fn run(
         status.turned_at = None;
     });
 
-    let line = command_line(&configuration.argv, programs::entry_point(), programs::red_hats_script(), server);
-    let (program, arguments) = line.ok_or_else(|| {
+    let words = command_line(&configuration.argv, programs::entry_point(), programs::red_hats_script(), server);
+    let (program, arguments) = words.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "the image has no docker-entrypoint.sh and no postgres")
     })?;
     let mut command = Command::new(program);

@@ -101,12 +101,11 @@ impl Midwife {
     /// `initdb` where the image has none. It appears in its place only when it is complete.
     pub async fn bootstrap(self) -> Result<()> {
         let staging = self.data.new_staging()?;
-        match self.programs.entry_point() {
-            Some(command) => self.run_entry_point(command, &staging).await?,
-            None => {
-                self.initialize(&staging).await?;
-                self.make_red_hats_database(&staging).await?;
-            }
+        if let Some(command) = self.programs.entry_point() {
+            self.run_entry_point(command, &staging).await?;
+        } else {
+            self.initialize(&staging).await?;
+            self.make_red_hats_database(&staging).await?;
         }
         self.make_agent_role(&staging).await?;
         self.data.install(Origin::Bootstrap)?;

@@ -446,17 +446,17 @@ pub fn red_hats_database(
     superuser_password: Option<String>,
 ) -> String {
     let verifier = |password: &str| literal(&postgres_protocol::password::scram_sha_256(password.as_bytes()));
-    let mut statements = String::new();
+    let mut statements = Vec::new();
     if let Some(password) = superuser_password {
-        statements += &format!("ALTER ROLE postgres PASSWORD {};\n", verifier(&password));
+        statements.push(format!("ALTER ROLE postgres PASSWORD {};\n", verifier(&password)));
     }
     if let Some((user, password)) = user {
-        statements += &format!("CREATE ROLE {} LOGIN PASSWORD {};\n", identifier(&user), verifier(&password));
+        statements.push(format!("CREATE ROLE {} LOGIN PASSWORD {};\n", identifier(&user), verifier(&password)));
         if let Some(database) = database {
-            statements += &format!("CREATE DATABASE {} OWNER {};\n", identifier(&database), identifier(&user));
+            statements.push(format!("CREATE DATABASE {} OWNER {};\n", identifier(&database), identifier(&user)));
         }
     }
-    statements
+    statements.concat()
 }
 
 fn replication_role(user: &str, password: &str) -> String {

@@ -222,8 +222,14 @@ impl<'a> Search<'_, 'a> {
                 let is_unsure = known::arguments(self.container.image) == Arguments::Unknown
                     || !matches!(self.pgdata, Written::Nothing)
                     || self.container.has_unseen_environment().unwrap_or_default();
-                let unless = if is_unsure { PGDATA_UNSEEN } else { "" };
-                Error::DataElsewhere { container, volume: named(mount.volume), mount_path, usual, usual_mount, unless }
+                Error::DataElsewhere {
+                    container,
+                    volume: named(mount.volume),
+                    mount_path,
+                    usual,
+                    usual_mount,
+                    is_unsure,
+                }
             }
             (None, _, None) => Error::NoData { container, place: self.place(), usual: usual_mount.to_owned() },
         }
@@ -433,10 +439,6 @@ const FROM_18: &str = "/var/lib/postgresql";
 /// Where volumes are mounted for other things than data.
 const NEVER_DATA: [&str; 9] =
     ["/docker-entrypoint-initdb.d", "/dev/shm", "/tmp", "/run", "/var/run", "/var/log", "/etc", "/scripts", "/backup"];
-
-/// What is said where PGDATA may be set and can't be seen: what runs has to say it first, or its rows would seem to move.
-const PGDATA_UNSEEN: &str =
-    " (if the image or envFrom sets PGDATA to a directory there: write that under env first, and annotate after it)";
 
 /// Linux' `PATH_MAX`.
 const LONGEST_PATH: usize = 4096;

@@ -2,6 +2,10 @@
 
 use crate::names::{annotation, env, label};
 
+/// What is said where PGDATA may be set and can't be seen: what runs has to say it first, or its rows would seem to move.
+const PGDATA_UNSEEN: &str =
+    " (if the image or envFrom sets PGDATA to a directory there: write that under env first, and annotate after it)";
+
 /// Why an annotated `StatefulSet` is not a set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -211,7 +215,7 @@ pub enum Error {
     #[error(
         "container {container} mounts volume {volume} at {mount_path}, where PostgreSQL of its image never writes: it keeps its data in \
          {usual}, so that the rows of a pod that runs are in its container, and go with it; save them first with pg_dumpall, and then \
-         mount {volume} at {usual_mount}, or write PGDATA: {mount_path}/data under env{unless}"
+         mount {volume} at {usual_mount}, or write PGDATA: {mount_path}/data under env{}", if *.is_unsure { PGDATA_UNSEEN } else { "" }
     )]
     DataElsewhere {
         /// The container.
@@ -224,8 +228,8 @@ pub enum Error {
         usual: String,
         /// Where it should be mounted.
         usual_mount: &'static str,
-        /// What is to be done if PGDATA is set where it can't be seen.
-        unless: &'static str,
+        /// Whether PGDATA may be set where it can't be seen.
+        is_unsure: bool,
     },
     /// There is a volume, and the container has no mount of it.
     #[error(
