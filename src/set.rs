@@ -7,20 +7,20 @@ pub(crate) mod data;
 pub(crate) mod edits;
 pub(crate) mod entries;
 pub(crate) mod error;
-pub(crate) mod grammar;
 pub(crate) mod image;
 pub(crate) mod json;
 pub(crate) mod known;
 mod read;
 pub(crate) mod record;
 pub(crate) mod shape;
+pub(crate) mod validation;
 mod volumes;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-pub(crate) use self::read::Reading;
+pub(crate) use self::read::ParsedSet;
 use self::shape::Settled;
 pub use self::{
     entries::{Row, rows},
@@ -52,7 +52,7 @@ pub struct Set {
     /// named `postgres`, `postgresql`, `pg` or `db`, else its only one, else 5432.
     pub port: u16,
     /// Where the data is.
-    pub data: Data,
+    pub data: DataSource,
     /// Whether the data is still there when the set is deleted: on an `emptyDir`, an ephemeral volume, or a claim that goes with the set
     /// (`persistentVolumeClaimRetentionPolicy.whenDeleted: Delete`) it is not.
     pub data_outlives_set: bool,
@@ -104,7 +104,7 @@ pub enum Failover {
 
 /// Where the data of the members is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum DataSource {
     /// `pgset.dev/claim`: pgset adds the volume and its mount.
     Claim {
         /// The claim's name.
@@ -126,7 +126,7 @@ pub enum Data {
     },
 }
 
-impl Data {
+impl DataSource {
     /// Where the volume is mounted.
     #[must_use]
     pub fn mount_path(&self) -> &str {
@@ -182,7 +182,7 @@ impl Set {
             Some(record) => &record.undone(object),
             None => object,
         };
-        Ok(Reading::of(own, &settled)?.set)
+        Ok(ParsedSet::of(own, &settled)?.set)
     }
 
     /// The pods of the set, in the order of their ordinals.

@@ -6,7 +6,7 @@ mod support;
 
 use pgset::{
     inject::{Outcome, REVISION},
-    set::{Data, Set},
+    set::{DataSource, Set},
 };
 use serde_json::{Value, json};
 use support::{
@@ -65,10 +65,10 @@ fn the_articles_set_is_understood() {
     assert_eq!(set.role_label.key, "name");
     assert_eq!(set.role_label.replica, "pgset-replica");
     assert_eq!(set.service_account, "pgset-sa");
-    assert_eq!(set.data, Data::Shared { volume: "pgdata".to_owned(), mount_path: "/pgdata".to_owned() });
+    assert_eq!(set.data, DataSource::Shared { volume: "pgdata".to_owned(), mount_path: "/pgdata".to_owned() });
     assert_eq!(set.members().collect::<Vec<_>>(), ["pgset-0", "pgset-1"]);
     let image = Set::parse(&golden("article-image.yaml")).unwrap();
-    assert_eq!(image.data, Data::Own { volume: "pgdata".to_owned(), mount_path: "/pgdata".to_owned() });
+    assert_eq!(image.data, DataSource::Own { volume: "pgdata".to_owned(), mount_path: "/pgdata".to_owned() });
 }
 
 #[test]

@@ -19,12 +19,12 @@ use tracing::warn;
 use super::configuration::Configuration;
 use super::events::Reason;
 use super::life::Life;
-use super::{Ending, data, kubernetes, label, programs, settings, synchronous};
+use super::{Ending, binaries, data, kubernetes, role_label, settings, synchronous};
 use crate::election::SystemIdentifier;
 use crate::names;
 
 /// How often the server's port is tried, for the readiness probe.
-const TURN: Duration = Duration::from_secs(1);
+const LOOP_INTERVAL: Duration = Duration::from_secs(1);
 /// A server on the same machine answers at once.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
@@ -39,7 +39,7 @@ pub enum Kind {
     /// Its PostgreSQL is older than the agent knows.
     Version,
     /// The image has no programs of PostgreSQL where the agent looks.
-    Programs,
+    Binaries,
     /// The data belongs to another user than PostgreSQL's, or the agent can't become that user.
     User,
     /// The Secret lacks passwords.
@@ -119,12 +119,12 @@ pub fn is_due(found: Found, kind: Kind, lasted: Duration, set: Option<SystemIden
     let patience = match kind {
         Kind::Passwords => PASSWORDS_PATIENCE,
         Kind::Lease => LEASE_PATIENCE,
-        Kind::Version | Kind::Programs | Kind::User | Kind::OtherDatabase | Kind::FirstStart => Duration::ZERO,
+        Kind::Version | Kind::Binaries | Kind::User | Kind::OtherDatabase | Kind::FirstStart => Duration::ZERO,
     };
     let may_be_the_sets = match kind {
         // No agent ever ran it, and what the Lease names is another one.
         Kind::Version | Kind::OtherDatabase => false,
-        Kind::Programs | Kind::User | Kind::Passwords | Kind::Lease | Kind::FirstStart => set.is_some(),
+        Kind::Binaries | Kind::User | Kind::Passwords | Kind::Lease | Kind::FirstStart => set.is_some(),
     };
     found.is_adopted() && !may_be_the_sets && lasted >= patience
 }
@@ -156,7 +156,7 @@ pub async fn run(
     refusal: &Refusal,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<Ending> {
-    let Life { configuration, processes, publisher, teller, .. } = life;
+    let Life { configuration, processes, status_handle, teller, .. } = life;
     let note = format!(
         "PostgreSQL runs as it did before the set was annotated, without replicas, because {}; mend that and delete the pod, or leave: \
          kubectl annotate statefulset {} {}-",
@@ -170,13 +170,13 @@ pub async fn run(
     if let Err(why) = confirm_without_replicas(&configuration.place.directory, &configuration.set) {
         warn!(error = %why, "commits may wait for replicas: reset synchronous_standby_names");
     }
-    publisher.update(|status| {
-        status.doing = note;
+    status_handle.update(|status| {
+        status.message = note;
         // Alive for as long as the image is: this process ends with it.
-        status.turned_at = None;
+        status.last_tick = None;
     });
 
-    let words = command_line(&configuration.argv, programs::entry_point(), programs::red_hats_script(), server);
+    let words = command_line(&configuration.argv, binaries::entry_point(), binaries::red_hats_script(), server);
     let (program, arguments) = words.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "the image has no docker-entrypoint.sh and no postgres")
     })?;
@@ -195,15 +195,15 @@ pub async fn run(
         tokio::select! {
             status = process.wait() => return status.map(Ending::Image),
             () = &mut shutdown => break,
-            () = sleep(TURN) => {}
+            () = sleep(LOOP_INTERVAL) => {}
         }
         let answers = answers(configuration).await;
-        publisher.update(|status| {
+        status_handle.update(|status| {
             status.started |= answers;
             status.ready = answers;
         });
     }
-    publisher.update(|status| status.ready = false);
+    status_handle.update(|status| status.ready = false);
     // PostgreSQL's fast shutdown, which is also what the official image asks its runtime for.
     process.signal(Signal::SIGINT);
     process.wait().await?;
@@ -225,7 +225,7 @@ pub fn take_label_off(configuration: &Configuration) -> Option<AbortHandle> {
     let Configuration { namespace, me, role_label, .. } = configuration.clone();
     match kubernetes::client(&namespace) {
         Ok(client) => {
-            let task = tokio::spawn(async move { label::remove(client, &namespace, &me, &role_label).await });
+            let task = tokio::spawn(async move { role_label::remove(client, &namespace, &me, &role_label).await });
             Some(task.abort_handle())
         }
         Err(error) => {
@@ -253,7 +253,7 @@ mod tests {
     const SET: Option<SystemIdentifier> = Some(SystemIdentifier(7));
     const ALL: [Kind; 7] = [
         Kind::Version,
-        Kind::Programs,
+        Kind::Binaries,
         Kind::User,
         Kind::Passwords,
         Kind::Lease,

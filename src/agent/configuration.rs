@@ -6,7 +6,7 @@ use std::{env, fs, io};
 use super::arguments::{self, ServerArguments, UnknownCommand};
 use super::mounts;
 use super::place::Place;
-use crate::election::claim::{Candidate, Times};
+use crate::election::lease_record::{HolderIdentity, LeaseTimings};
 use crate::names;
 use crate::set::RoleLabel;
 
@@ -105,7 +105,7 @@ pub struct Configuration {
     /// Its namespace.
     pub namespace: String,
     /// This member.
-    pub me: Candidate,
+    pub me: HolderIdentity,
     /// The set's database is this member's: it makes it, or brings it along.
     pub brings_database: bool,
     /// This member's address.
@@ -115,7 +115,7 @@ pub struct Configuration {
     /// The role label.
     pub role_label: RoleLabel,
     /// The Lease's times.
-    pub times: Times,
+    pub times: LeaseTimings,
     /// Whether a replica leads by itself when the master is gone.
     pub fails_over: bool,
     /// How many replicas must confirm a commit.
@@ -168,7 +168,7 @@ impl Configuration {
                 .in_place_member
                 .as_ref()
                 .map_or(ordinal == flags.first_ordinal, |first| *first == pod),
-            me: Candidate { pod, uid: variable(names::env::POD_UID)? },
+            me: HolderIdentity { pod, uid: variable(names::env::POD_UID)? },
             address: variable(names::env::POD_IP)?,
             port: flags.port,
             role_label: if flags.role_label == names::label::ROLE {
@@ -176,7 +176,7 @@ impl Configuration {
             } else {
                 RoleLabel { master: flags.master, ..RoleLabel::new(&flags.role_label, &set) }
             },
-            times: Times::of_seconds(flags.lease_seconds),
+            times: LeaseTimings::of_seconds(flags.lease_seconds),
             fails_over: flags.failover == AUTOMATIC,
             synchronous: flags.synchronous,
             replication_user: variable(names::env::PG_MASTER_USER)

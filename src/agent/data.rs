@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 use self::disk::{Disk, Volume};
 pub use self::install::Origin;
 pub use self::rewinding::has_wal_after;
+use super::binaries::Binaries;
 use super::control::ControlData;
 use super::mounts;
 use super::place::Place;
 use super::processes::Processes;
-use super::programs::Programs;
 use super::search;
 use crate::election::lineage::{Lineage, branches, history_file};
-use crate::election::{Data, SystemIdentifier};
+use crate::election::{DataState, SystemIdentifier};
 use crate::errors::with_causes;
 use crate::set::OLDEST_POSTGRESQL;
 
@@ -183,17 +183,17 @@ impl DataDirectory {
     }
 
     /// Looks at what is there.
-    pub async fn inspect(&self, programs: &Programs, processes: &Processes) -> Data {
+    pub async fn inspect(&self, binaries: &Binaries, processes: &Processes) -> DataState {
         if let Err(why) = self.finish() {
-            return Data::Unusable(with_causes(&why));
+            return DataState::Unusable(with_causes(&why));
         }
         match self.look() {
-            Ok(Some(())) => self.read_control_file(programs, processes).await,
+            Ok(Some(())) => self.read_control_file(binaries, processes).await,
             Ok(None) => match self.half_rewound() {
                 Some(data) => data,
                 None => self.search().await,
             },
-            Err(why) => Data::Unusable(why),
+            Err(why) => DataState::Unusable(why),
         }
     }
 
@@ -209,15 +209,15 @@ impl DataDirectory {
     }
 
     /// An empty directory is for a new database only where there is no other one.
-    async fn search(&self) -> Data {
-        let Some(root) = self.searched.clone() else { return Data::Empty };
+    async fn search(&self) -> DataState {
+        let Some(root) = self.searched.clone() else { return DataState::Empty };
         let left_out: Vec<PathBuf> =
             self.members.clone().filter(|members| !root.starts_with(members)).into_iter().collect();
         let found = tokio::task::spawn_blocking(move || search::another_database(&root, &left_out)).await;
         match found {
-            Ok(None) => Data::Empty,
-            Ok(Some(found)) => Data::Unusable(format!("{}: {found}", self.path.display())),
-            Err(error) => Data::Unusable(format!("the data volume can't be looked through: {error}")),
+            Ok(None) => DataState::Empty,
+            Ok(Some(found)) => DataState::Unusable(format!("{}: {found}", self.path.display())),
+            Err(error) => DataState::Unusable(format!("the data volume can't be looked through: {error}")),
         }
     }
 
@@ -292,23 +292,26 @@ impl DataDirectory {
         )
     }
 
-    async fn read_control_file(&self, programs: &Programs, processes: &Processes) -> Data {
-        let mut command = programs.command("pg_controldata");
+    async fn read_control_file(&self, binaries: &Binaries, processes: &Processes) -> DataState {
+        let mut command = binaries.command("pg_controldata");
         command.env("LC_ALL", "C").arg("-D").arg(&self.path);
         let output = match processes.output(&mut command).await {
             Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
             Ok(output) => {
-                return Data::Unusable(format!("pg_controldata: {}", String::from_utf8_lossy(&output.stderr).trim()));
+                return DataState::Unusable(format!(
+                    "pg_controldata: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                ));
             }
-            Err(error) => return Data::Unusable(format!("pg_controldata can't be run: {error}")),
+            Err(error) => return DataState::Unusable(format!("pg_controldata can't be run: {error}")),
         };
         match ControlData::parse(&output) {
-            Some(control) => Data::Cluster {
+            Some(control) => DataState::Cluster {
                 system: control.system,
                 standby: self.standby_signal().exists(),
                 lineage: self.lineage(&control),
             },
-            None => Data::Unusable("pg_controldata names no system identifier or no timeline".to_owned()),
+            None => DataState::Unusable("pg_controldata names no system identifier or no timeline".to_owned()),
         }
     }
 

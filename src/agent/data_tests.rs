@@ -67,11 +67,11 @@ fn a_version_before_13_is_told_from_a_later_one() {
 async fn an_empty_directory_beside_another_database_is_not_for_a_new_one() {
     let (root, mut data) = directory();
     data.searched = Some(root.path().to_owned());
-    assert_eq!(data.search().await, Data::Empty);
+    assert_eq!(data.search().await, DataState::Empty);
     let other = root.path().join("17/docker");
     fs::create_dir_all(other.join("global")).unwrap();
     fs::write(other.join("PG_VERSION"), "17\n").unwrap();
-    let Data::Unusable(why) = data.search().await else { panic!("an empty database beside another one") };
+    let DataState::Unusable(why) = data.search().await else { panic!("an empty database beside another one") };
     assert!(why.contains(&other.display().to_string()), "{why}");
 }
 

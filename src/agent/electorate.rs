@@ -184,7 +184,7 @@ pub mod tests {
     #[tokio::test]
     async fn a_master_needs_the_word_of_every_member() {
         let request = leave::Request {
-            holder: crate::election::claim::Candidate { pod: "db-0".into(), uid: "a".into() },
+            holder: crate::election::lease_record::HolderIdentity { pod: "db-0".into(), uid: "a".into() },
             epoch: 1,
             master: None,
         };

@@ -24,13 +24,13 @@ use tracing::{debug, warn};
 
 use self::handle::{Command, Noted};
 pub use self::handle::{Handle, WritePermit};
-pub use self::view::{Trouble, View};
+pub use self::view::{LeaseSnapshot, Trouble};
 use super::electorate::Electorate;
 use super::fencer::Moment;
 use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
-use crate::election::claim::{self, Candidate, Claim, Times, Told};
+use crate::election::lease_record::{self, HolderIdentity, LeaseRecord, LeaseTimings, Told};
 use crate::election::members;
 use crate::election::sight::{self, Sight};
 use crate::election::step::Seen;
@@ -50,9 +50,9 @@ pub struct Parts {
     /// The Lease's name.
     pub name: String,
     /// This member.
-    pub me: Candidate,
+    pub me: HolderIdentity,
     /// The Lease's times.
-    pub times: Times,
+    pub times: LeaseTimings,
     /// Whoever ends PostgreSQL if nothing else does.
     pub fencer: fencing::Handle,
     /// Which life of its container this is.
@@ -70,11 +70,11 @@ pub fn start(parts: Parts) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(4);
     let (note, noted) = watch::channel(Noted::default());
     let (tell, told) = watch::channel(None);
-    let nothing = View { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
+    let nothing = LeaseSnapshot { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
     let (publish, view) = watch::channel(nothing);
     let fencer = parts.fencer.clone();
-    let keeper = Keeper::new(parts, noted, told, publish);
-    (Handle { view, commands, fencer, noted: note, told: tell }, tokio::spawn(keeper.run(inbox)))
+    let elector = LeaderElector::new(parts, noted, told, publish);
+    (Handle { view, commands, fencer, noted: note, told: tell }, tokio::spawn(elector.run(inbox)))
 }
 
 struct Held {
@@ -95,12 +95,12 @@ impl Sent {
     }
 }
 
-struct Keeper {
+struct LeaderElector {
     api: Api<LeaseObject>,
     name: String,
-    me: Candidate,
+    me: HolderIdentity,
     identity: String,
-    times: Times,
+    times: LeaseTimings,
     seen: Option<LeaseObject>,
     observed_at: Instant,
     /// Its holder has been silent for the whole duration, and a look at the API server itself says the same.
@@ -120,17 +120,17 @@ struct Keeper {
     promises: Promises,
     electorate: Electorate,
     earlier: Option<Leadership>,
-    publish: watch::Sender<View>,
+    publish: watch::Sender<LeaseSnapshot>,
 }
 
-// === impl Keeper ===
+// === impl LeaderElector ===
 
-impl Keeper {
+impl LeaderElector {
     fn new(
         parts: Parts,
         noted: watch::Receiver<Noted>,
         told: watch::Receiver<Option<Told>>,
-        publish: watch::Sender<View>,
+        publish: watch::Sender<LeaseSnapshot>,
     ) -> Self {
         let Parts { client, namespace, name, me, times, fencer, instance, promises, electorate, earlier } = parts;
         let identity = me.to_string();
@@ -208,9 +208,9 @@ impl Keeper {
 
     /// The holder is past its time as far as this member has heard. A watch that hangs would say the same of a holder that is well.
     async fn look_at_silence(&mut self) {
-        let before = self.seen.as_ref().and_then(claim::version);
+        let before = self.seen.as_ref().and_then(lease_record::version);
         if let Ok(Ok(Some(lease))) = self.read().await {
-            self.is_silent = before.is_some() && claim::version(&lease) == before;
+            self.is_silent = before.is_some() && lease_record::version(&lease) == before;
             self.observe(lease);
         } else {
             sleep(RETRY).await;
@@ -239,15 +239,15 @@ impl Keeper {
 
     /// A holder that is no member of a set never gives the Lease to one.
     fn look_for_trouble(&mut self) {
-        match (self.judge(), self.claim().and_then(|claim| claim.holder)) {
-            (Lease::Other { .. }, Some(holder)) if Candidate::parse(&holder).is_none() => {
+        match (self.classify(), self.lease_record().and_then(|lease_record| lease_record.holder)) {
+            (Lease::HeldByOther { .. }, Some(holder)) if HolderIdentity::parse(&holder).is_none() => {
                 let why = format!(
                     "the Lease {} is held by {holder:?}, which is no member of a set: give that another Lease",
                     self.name
                 );
                 self.set_trouble(Some(why));
             }
-            (Lease::Mine { .. } | Lease::Other { .. } | Lease::Predecessor, _) => self.trouble = None,
+            (Lease::Held { .. } | Lease::HeldByOther { .. } | Lease::HeldByPreviousPod, _) => self.trouble = None,
             // Whether it can be taken is known only by trying.
             (Lease::Vacant { .. } | Lease::Unknown, _) => {}
         }
@@ -270,29 +270,31 @@ impl Keeper {
         {
             if self.seen.as_ref().is_some_and(|seen| seen.metadata.uid != lease.metadata.uid) {
                 // Somebody deleted it, and who held it may lead on: it is his to take again for as long as he had it.
-                let held = self.claim().filter(|claim| claim.holder.is_some());
-                self.reserved_until = held.map(|claim| self.observed_at + claim.duration);
+                let held = self.lease_record().filter(|lease_record| lease_record.holder.is_some());
+                self.reserved_until = held.map(|lease_record| self.observed_at + lease_record.duration);
             }
             self.observed_at = Instant::now();
             self.is_silent = false;
-            if let Some(version) = claim::version(&lease) {
+            if let Some(version) = lease_record::version(&lease) {
                 self.promises.see(&version);
             }
             self.seen = Some(lease);
         }
     }
 
-    fn claim(&self) -> Option<Claim> {
-        self.seen.as_ref().map(|lease| Claim::read(lease, self.times.duration))
+    fn lease_record(&self) -> Option<LeaseRecord> {
+        self.seen.as_ref().map(|lease| LeaseRecord::read(lease, self.times.duration))
     }
 
     /// Another holder's silence ends here, or this member's own renewal is due.
     async fn next_deadline(&self) {
-        let deadline = match (&self.held, self.claim()) {
+        let deadline = match (&self.held, self.lease_record()) {
             (Some(held), _) => Some(held.renew_at),
-            (None, Some(claim)) if claim.holder.as_ref().is_some_and(|holder| *holder != self.identity) => {
+            (None, Some(lease_record))
+                if lease_record.holder.as_ref().is_some_and(|holder| *holder != self.identity) =>
+            {
                 let leave = self.promises.leave(Instant::now()).map(|leave| leave.until);
-                let expiry = (self.observed_at + claim.duration).max(leave.unwrap_or(self.observed_at));
+                let expiry = (self.observed_at + lease_record.duration).max(leave.unwrap_or(self.observed_at));
                 (!self.is_silent || expiry > Instant::now()).then_some(expiry)
             }
             (None, Some(_)) => self.reserved_until.filter(|until| *until > Instant::now()),
@@ -313,8 +315,8 @@ impl Keeper {
             self.observed_at = Instant::now();
         }
         self.look_for_trouble();
-        let view = View {
-            lease: self.judge(),
+        let view = LeaseSnapshot {
+            lease: self.classify(),
             fence_at: self.held.as_ref().map(|held| held.fence_at),
             trouble: self.trouble.clone(),
             seen: self.facts(),
@@ -328,24 +330,25 @@ impl Keeper {
     }
 
     fn facts(&self) -> Option<Seen> {
-        let version = claim::version(self.seen.as_ref()?)?;
-        let Claim { holder, record, instance, successor, order_done, .. } = self.claim()?;
+        let version = lease_record::version(self.seen.as_ref()?)?;
+        let LeaseRecord { holder, record, instance, successor, order_done, .. } = self.lease_record()?;
         Some(Seen { version, holder, record, instance, successor, order_done })
     }
 
-    fn judge(&self) -> Lease {
+    fn classify(&self) -> Lease {
         let now = Instant::now();
-        let (claim, leave) = (self.claim(), self.promises.leave(now));
-        let is_holder = |ended: &String| claim.as_ref().and_then(|claim| claim.holder.as_ref()) == Some(ended);
-        let lasts = |claim: &Claim| self.observed_at + claim.duration > now;
-        sight::judge(&Sight {
+        let (lease_record, leave) = (self.lease_record(), self.promises.leave(now));
+        let is_holder =
+            |ended: &String| lease_record.as_ref().and_then(|lease_record| lease_record.holder.as_ref()) == Some(ended);
+        let lasts = |lease_record: &LeaseRecord| self.observed_at + lease_record.duration > now;
+        sight::classify(&Sight {
             me: &self.me,
-            claim: claim.as_ref(),
+            lease_record: lease_record.as_ref(),
             holds: self.held.is_some(),
             earlier: self.earlier.as_ref().map(|earlier| earlier.database),
             leave: leave.as_ref().map(|leave| leave.master.as_ref()),
             is_reserved: self.reserved_until.is_some_and(|until| now < until),
-            is_silent: self.is_silent && !claim.as_ref().is_some_and(lasts),
+            is_silent: self.is_silent && !lease_record.as_ref().is_some_and(lasts),
             ended: self.ended.as_ref().filter(|(holder, _)| is_holder(holder)).map(|(_, instance)| instance.as_str()),
         })
     }
@@ -354,7 +357,7 @@ impl Keeper {
     fn renewal(&self, held: &LeaseObject) -> LeaseObject {
         let noted = self.noted.borrow();
         let master = self.master.as_ref().map(|master| (master, noted.progress));
-        let mut lease = claim::renewed(held, master, self.told.borrow().as_ref(), self.times, Timestamp::now());
+        let mut lease = lease_record::renewed(held, master, self.told.borrow().as_ref(), self.times, Timestamp::now());
         if master.is_some() {
             members::write(&mut lease, &noted.members);
         }

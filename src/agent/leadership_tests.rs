@@ -13,7 +13,7 @@ use super::*;
 use crate::agent::electorate::tests::{answering, nobody};
 use crate::agent::electorate::{Question, Reply};
 use crate::agent::fencer::Order;
-use crate::election::claim::{LastWord, Progress, Taking};
+use crate::election::lease_record::{LastWord, Progress, Taking};
 use crate::election::leave;
 use crate::election::lineage::{Database, Reached};
 use crate::election::vote::{self, Version};
@@ -59,13 +59,13 @@ impl ApiServer {
         self.0.lock().unwrap().lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
     }
 
-    fn claim(&self) -> Claim {
+    fn lease_record(&self) -> LeaseRecord {
         let stored: LeaseObject = serde_json::from_value(self.0.lock().unwrap().lease.clone()).unwrap();
-        Claim::read(&stored, SECOND)
+        LeaseRecord::read(&stored, SECOND)
     }
 
     fn remembers(&self) -> Option<Database> {
-        self.claim().set
+        self.lease_record().set
     }
 
     fn client(&self) -> Client {
@@ -95,17 +95,17 @@ impl ApiServer {
     }
 
     fn start(&self, pod: &str, uid: &str) -> Handle {
-        let me = Candidate { pod: pod.to_owned(), uid: uid.to_owned() };
+        let me = HolderIdentity { pod: pod.to_owned(), uid: uid.to_owned() };
         self.start_with(me, fencing::tests::obedient().0)
     }
 
-    fn parts(&self, me: Candidate, fencer: fencing::Handle) -> Parts {
+    fn parts(&self, me: HolderIdentity, fencer: fencing::Handle) -> Parts {
         Parts {
             client: self.client(),
             namespace: "shop".to_owned(),
             name: "pgset-leader".to_owned(),
             me,
-            times: Times::of_seconds(6),
+            times: LeaseTimings::of_seconds(6),
             fencer,
             instance: None,
             promises: Promises::default(),
@@ -114,7 +114,7 @@ impl ApiServer {
         }
     }
 
-    fn start_with(&self, me: Candidate, fencer: fencing::Handle) -> Handle {
+    fn start_with(&self, me: HolderIdentity, fencer: fencing::Handle) -> Handle {
         start(self.parts(me, fencer)).0
     }
 }
@@ -163,7 +163,7 @@ async fn take(handle: &Handle) {
 }
 
 fn mine(lease: &Lease) -> bool {
-    matches!(lease, Lease::Mine { .. })
+    matches!(lease, Lease::Held { .. })
 }
 
 fn vacant(lease: &Lease) -> bool {
@@ -194,7 +194,7 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
     let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     let candidate = server.start("pgset-1", "b");
-    until(&candidate, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
+    until(&candidate, "another one leads", |lease| matches!(lease, Lease::HeldByOther { .. })).await;
     // The candidate read the Lease a moment ago, after the leader's last renewal.
     server.change(|world| world.reachable = false);
     let cut_off = Instant::now();
@@ -208,13 +208,13 @@ async fn a_leader_that_cannot_renew_stops_leading_before_anyone_else_may_begin()
 }
 
 /// What a member knows that leads in that epoch.
-pub fn leading_in(epoch: u32) -> View {
+pub fn leading_in(epoch: u32) -> LeaseSnapshot {
     let version = Version::new("lease", "1");
     let record = vote::Record { epoch, ..vote::Record::default() };
     let seen =
         Seen { version, holder: Some("db-0/a".into()), record, instance: None, successor: None, order_done: None };
     let fence_at = Some(Instant::now() + SECOND);
-    View { lease: Lease::Mine { set: None }, fence_at, trouble: None, seen: Some(seen), by_leave: false }
+    LeaseSnapshot { lease: Lease::Held { set: None }, fence_at, trouble: None, seen: Some(seen), by_leave: false }
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,7 +223,7 @@ async fn a_renewal_that_is_not_stored_as_it_was_written_ends_leadership_and_coun
     let leader = a_leader(&server).await;
     let before = Invariant::LeaseIsAsWritten.count();
     server.change(|world| world.meddles = Some("pgset-1/b"));
-    until(&leader, "another one's", |lease| matches!(lease, Lease::Other { .. })).await;
+    until(&leader, "another one's", |lease| matches!(lease, Lease::HeldByOther { .. })).await;
     assert_eq!(Invariant::LeaseIsAsWritten.count(), before + 1);
 }
 
@@ -232,7 +232,7 @@ async fn a_leader_whose_lease_another_took_learns_it_at_its_next_renewal() {
     let server = ApiServer::new(&json!({}));
     let leader = a_leader(&server).await;
     server.write(json!({"holderIdentity": "pgset-1/b", "leaseDurationSeconds": 6}));
-    until(&leader, "another one leads", |lease| matches!(lease, Lease::Other { .. })).await;
+    until(&leader, "another one leads", |lease| matches!(lease, Lease::HeldByOther { .. })).await;
     assert_eq!(server.holder().as_deref(), Some("pgset-1/b"), "it was not written over");
 }
 
@@ -250,7 +250,7 @@ async fn a_note_by_somebody_else_does_not_end_leadership() {
 async fn an_earlier_pod_of_the_same_name_is_waited_for_and_an_earlier_life_of_this_one_is_not() {
     let held = json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6});
     let successor = ApiServer::new(&held).start("pgset-0", "b");
-    until(&successor, "the predecessor", |lease| *lease == Lease::Predecessor).await;
+    until(&successor, "the predecessor", |lease| *lease == Lease::HeldByPreviousPod).await;
     let began = Instant::now();
     until(&successor, "vacant", vacant).await;
     assert!(began.elapsed() >= SECOND * 5, "{:?}", began.elapsed());
@@ -280,7 +280,7 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(90)) });
     leader.announce(master.clone()).await;
     let other = server.start("pgset-1", "b");
-    until(&other, "the master", |lease| *lease == Lease::Other { master: Some(master.clone()) }).await;
+    until(&other, "the master", |lease| *lease == Lease::HeldByOther { master: Some(master.clone()) }).await;
 
     leader.note(Progress { begins: Some(Lsn(50)), flushed: Some(Lsn(100)) });
     sleep(SECOND * 3).await;
@@ -295,9 +295,13 @@ async fn a_master_tells_where_it_answers_and_takes_it_back_when_it_leaves() {
     leader
         .release(Some(LastWord { database: Some(Database { system, reached: Some(stopped) }), ..LastWord::default() }))
         .await;
-    let claim = server.claim();
-    assert_eq!((claim.holder, claim.master), (None, None));
-    assert_eq!(claim.set, Some(Database { system, reached: Some(stopped) }), "what the set is and has reached stays");
+    let lease_record = server.lease_record();
+    assert_eq!((lease_record.holder, lease_record.master), (None, None));
+    assert_eq!(
+        lease_record.set,
+        Some(Database { system, reached: Some(stopped) }),
+        "what the set is and has reached stays"
+    );
 
     until(&other, "vacant", vacant).await;
     // The first one reads the Lease again, as no watch told of the release.
@@ -370,8 +374,8 @@ async fn another_member_that_leads_is_no_trouble() {
     assert_eq!(handle.view().trouble(), None);
 }
 
-fn me() -> Candidate {
-    Candidate { pod: "pgset-0".into(), uid: "a".into() }
+fn me() -> HolderIdentity {
+    HolderIdentity { pod: "pgset-0".into(), uid: "a".into() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -470,23 +474,24 @@ async fn a_member_ends_at_once_while_the_lease_can_not_be_read() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_deleted_under_its_holder_is_his_to_take_again() {
     let server = ApiServer::new(&json!({}));
-    let me = Candidate { pod: "pgset-0".into(), uid: "a".into() };
-    let view = View { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
+    let me = HolderIdentity { pod: "pgset-0".into(), uid: "a".into() };
+    let view = LeaseSnapshot { lease: Lease::Unknown, fence_at: None, trouble: None, seen: None, by_leave: false };
     let (noted, publish) = (watch::channel(Noted::default()).1, watch::channel(view).0);
-    let mut keeper = Keeper::new(server.parts(me, fencing::Handle::new()), noted, watch::channel(None).1, publish);
+    let mut elector =
+        LeaderElector::new(server.parts(me, fencing::Handle::new()), noted, watch::channel(None).1, publish);
     let lease = |uid: &str, holder: Option<&str>| -> LeaseObject {
         serde_json::from_value(json!({"metadata": {"name": "pgset-leader", "uid": uid, "resourceVersion": uid},
             "spec": {"holderIdentity": holder, "leaseDurationSeconds": 6}}))
         .unwrap()
     };
-    keeper.observe(lease("1", Some("pgset-1/b")));
+    elector.observe(lease("1", Some("pgset-1/b")));
     sleep(SECOND).await;
-    keeper.observe(lease("2", None));
-    assert_eq!(keeper.judge(), Lease::Unknown, "an empty member would make another database");
-    tokio::time::timeout(SECOND * 6, keeper.next_deadline()).await.unwrap();
-    assert_eq!(keeper.judge(), Lease::Vacant { set: None });
-    keeper.observe(lease("3", None));
-    assert_eq!(keeper.judge(), Lease::Vacant { set: None }, "nobody held it");
+    elector.observe(lease("2", None));
+    assert_eq!(elector.classify(), Lease::Unknown, "an empty member would make another database");
+    tokio::time::timeout(SECOND * 6, elector.next_deadline()).await.unwrap();
+    assert_eq!(elector.classify(), Lease::Vacant { set: None });
+    elector.observe(lease("3", None));
+    assert_eq!(elector.classify(), Lease::Vacant { set: None }, "nobody held it");
 }
 
 /// The members of a set of three, as a master records them.
@@ -510,7 +515,7 @@ async fn cut_off(server: &ApiServer, word: impl Fn(&str) -> Option<leave::Answer
     until(&leader, "taken", mine).await;
     leader.tell(three()).await;
     sleep(SECOND / 10).await;
-    assert_eq!(server.claim().record.voters, three().voters, "who may stand is recorded at once");
+    assert_eq!(server.lease_record().record.voters, three().voters, "who may stand is recorded at once");
     server.change(|world| world.reachable = false);
     leader
 }
@@ -609,7 +614,7 @@ async fn a_master_that_went_on_without_the_api_server_ends_when_it_reads_that_an
     let handle = start(parts).0;
     until(&handle, "it goes on", mine).await;
     server.change(|world| world.reachable = true);
-    until(&handle, "another leads", |lease| matches!(lease, Lease::Other { .. })).await;
+    until(&handle, "another leads", |lease| matches!(lease, Lease::HeldByOther { .. })).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -617,16 +622,17 @@ async fn a_member_that_has_given_leave_does_not_find_the_lease_vacant() {
     let server =
         ApiServer::new(&json!({"holderIdentity": "pgset-0/a", "leaseDurationSeconds": 6, "leaseTransitions": 3}));
     let promises = Promises::default();
-    let mut parts = server.parts(Candidate { pod: "pgset-1".into(), uid: "b".into() }, fencing::tests::obedient().0);
+    let mut parts =
+        server.parts(HolderIdentity { pod: "pgset-1".into(), uid: "b".into() }, fencing::tests::obedient().0);
     parts.promises = promises.clone();
     let handle = start(parts).0;
     sleep(SECOND * 5).await;
-    let holder = Candidate { pod: "pgset-0".into(), uid: "a".into() };
+    let holder = HolderIdentity { pod: "pgset-0".into(), uid: "a".into() };
     let request = leave::Request { holder, epoch: 3, master: None };
     let answer = promises.answer_leave(&request, None, Instant::now() + SECOND * 6);
     assert_eq!(answer, leave::Answer::Confirmed);
     sleep(SECOND * 5).await;
-    assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "{:?}", handle.view());
+    assert!(matches!(handle.view().at(Instant::now()), Lease::HeldByOther { .. }), "{:?}", handle.view());
     sleep(SECOND * 2).await;
     assert!(vacant(&handle.view().at(Instant::now())), "{:?}", handle.view());
 }
@@ -639,7 +645,7 @@ async fn a_silent_holder_is_gone_only_if_the_api_server_says_so_itself() {
     server.change(|world| world.reachable = false);
     sleep(SECOND * 30).await;
     assert!(
-        matches!(handle.view().at(Instant::now()), Lease::Other { .. }),
+        matches!(handle.view().at(Instant::now()), Lease::HeldByOther { .. }),
         "it may renew where this member can't see it"
     );
     server.write(
@@ -647,7 +653,7 @@ async fn a_silent_holder_is_gone_only_if_the_api_server_says_so_itself() {
     );
     server.change(|world| world.reachable = true);
     sleep(SECOND * 3).await;
-    assert!(matches!(handle.view().at(Instant::now()), Lease::Other { .. }), "it had renewed");
+    assert!(matches!(handle.view().at(Instant::now()), Lease::HeldByOther { .. }), "it had renewed");
     until(&handle, "silent for as long", vacant).await;
 }
 
@@ -670,14 +676,14 @@ async fn a_conflict_before_anything_was_told_leaves_what_commits_wait_for_as_it_
     let leader = server.start("pgset-0", "a");
     until(&leader, "nobody holds it", vacant).await;
     let version = leader.view().seen().unwrap().version.clone();
-    leader.take(version, Taking { begins: None, quorum: server.claim().record.quorum }).await;
+    leader.take(version, Taking { begins: None, quorum: server.lease_record().record.quorum }).await;
     until(&leader, "taken", mine).await;
-    let before = server.claim().record.quorum;
+    let before = server.lease_record().record.quorum;
     assert_eq!((before.confirm, before.names.len()), (1, 2));
     // Somebody else writes the Lease, and this member's next renewal meets a conflict.
     let spec = server.0.lock().unwrap().lease["spec"].clone();
     server.write(spec);
     sleep(SECOND * 5).await;
     assert!(mine(&leader.view().at(Instant::now())));
-    assert_eq!(server.claim().record.quorum, before);
+    assert_eq!(server.lease_record().record.quorum, before);
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, warn};
 
 use super::as_before::{self, Found, Kind, Refusal};
-use super::birth::Midwife;
+use super::binaries::Binaries;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
 use super::electorate::{Electorate, Question, Reply};
@@ -25,13 +25,15 @@ use super::mounts::OffVolume;
 use super::notes::Notes;
 use super::owner::{self, Lost, Ownership};
 use super::processes::{Processes, end_container};
-use super::programs::Programs;
 use super::promises::Promises;
+use super::provisioner::Provisioner;
 use super::responder::Responder;
-use super::status::Publisher;
-use super::{Ending, Error, fencing, instance, kubernetes, label, leadership, peers, postmasters, privileges, route};
+use super::status::StatusHandle;
+use super::{
+    Ending, Error, fencing, instance, kubernetes, leadership, peers, postmasters, privileges, role_label, route,
+};
 use crate::election::SystemIdentifier;
-use crate::election::claim::{Candidate, Claim};
+use crate::election::lease_record::{HolderIdentity, LeaseRecord};
 use crate::election::promise::Attempt;
 use crate::errors::with_causes;
 use crate::names;
@@ -77,7 +79,7 @@ pub struct Life {
     /// All child processes.
     pub processes: Processes,
     /// The member's own account.
-    pub publisher: Publisher,
+    pub status_handle: StatusHandle,
     /// Its Events.
     pub teller: Teller,
     /// How it asks the other members.
@@ -137,7 +139,7 @@ impl Life {
     ) -> Result<Ownership, Error> {
         let path = data.owner_file();
         let token = instance::random().map_err(Error::Start)?;
-        let Candidate { pod, uid } = self.configuration.me.clone();
+        let HolderIdentity { pod, uid } = self.configuration.me.clone();
         let lock_proves = lock.is_held() && owner::has_locks_for_all(data.path());
         let slate = owner::Volume::new(path, &uid, !lock_proves);
         let me = owner::Note { pod, uid, token, beat: 0 };
@@ -162,21 +164,21 @@ impl Life {
         data.remove_released();
         let place = &self.configuration.place;
         let found = Found::at(&place.directory, self.configuration.brings_database);
-        let programs = match Programs::find(home.clone()) {
-            Ok(programs) => programs,
+        let binaries = match Binaries::find(home.clone()) {
+            Ok(binaries) => binaries,
             Err(why) => {
-                let ending = self.leave(found, Kind::Programs, why.into(), home.as_deref(), shutdown).await?;
+                let ending = self.leave(found, Kind::Binaries, why.into(), home.as_deref(), shutdown).await?;
                 return Ok((ending, ending == Ending::Stopped));
             }
         };
-        programs.prepare_image(&self.processes, &place.directory).await;
+        binaries.prepare_image(&self.processes, &place.directory).await;
         let outcome = tokio::select! {
             outcome = self.prepare(found, &data) => outcome,
             () = &mut shutdown => return Ok((Ending::Stopped, true)),
         };
         let outcome = match outcome {
             Ok(()) => {
-                self.be_a_member(found, data, programs.clone(), fencer.clone(), questions, shutdown.as_mut()).await?
+                self.be_a_member(found, data, binaries.clone(), fencer.clone(), questions, shutdown.as_mut()).await?
             }
             Err(refusal) => Parting::Refused(refusal),
         };
@@ -186,7 +188,7 @@ impl Life {
             Parting::Refused(refusal) => {
                 // What the image runs needs no Lease, only the directory.
                 fencer.stand();
-                let server = Some(programs.path("postgres"));
+                let server = Some(binaries.path("postgres"));
                 let ending = self.run_as_before(&refusal, server, home.as_deref(), shutdown).await?;
                 // An image that ended by itself may have left anything; the next life of its container takes over at once.
                 Ok((ending, ending == Ending::Stopped))
@@ -213,12 +215,12 @@ impl Life {
         &self,
         found: Found,
         data: DataDirectory,
-        programs: Programs,
+        binaries: Binaries,
         fencer: fencing::Handle,
         questions: Questions,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Parting, Error> {
-        let Self { configuration, processes, publisher, teller, .. } = self.clone();
+        let Self { configuration, processes, status_handle, teller, .. } = self.clone();
         let client = kubernetes::client(&configuration.namespace)?;
         let notes = Notes::of(&data);
         let earlier = notes.leadership();
@@ -239,7 +241,7 @@ impl Life {
             electorate: electorate.clone(),
             earlier,
         });
-        let (label, labeller) = label::start(
+        let (label, labeller) = role_label::start(
             client.clone(),
             &configuration.namespace,
             configuration.me.clone(),
@@ -256,15 +258,15 @@ impl Life {
             times: configuration.times,
             ballots: ballot,
         };
-        let authentication = programs.authentication(&processes).await;
-        let midwife = Midwife { configuration, programs, processes, data, authentication };
+        let authentication = binaries.authentication(&processes).await;
+        let provisioner = Provisioner { configuration, binaries, processes, data, authentication };
         let member = Member::new(Parts {
-            midwife,
+            provisioner,
             client,
             leadership,
             label,
             route,
-            publisher,
+            status_handle,
             teller,
             found,
             set,
@@ -300,10 +302,10 @@ impl Life {
         }
     }
 
-    fn wait(&self, doing: String) {
-        self.publisher.update(|status| {
-            status.doing = doing;
-            status.turned_at = Some(Instant::now());
+    fn wait(&self, message: String) {
+        self.status_handle.update(|status| {
+            status.message = message;
+            status.last_tick = Some(Instant::now());
         });
     }
 
@@ -349,9 +351,9 @@ impl Life {
         let why = why.to_string();
         warn!("no database is made or started: {why}");
         self.teller.tell(Reason::DataRefused, &why);
-        self.publisher.update(|status| {
-            status.doing = why;
-            status.turned_at = None;
+        self.status_handle.update(|status| {
+            status.message = why;
+            status.last_tick = None;
         });
         shutdown.await;
         Ok(Ending::Stopped)
@@ -391,6 +393,6 @@ impl Life {
         let Configuration { namespace, set, times, .. } = &self.configuration;
         let leases: Api<Lease> = Api::namespaced(kubernetes::client(namespace).ok()?, namespace);
         let lease = timeout(LEASE_LIMIT, leases.get_opt(&names::leader(set))).await.ok()?.ok()??;
-        Claim::read(&lease, times.duration).set.map(|set| set.system)
+        LeaseRecord::read(&lease, times.duration).set.map(|set| set.system)
     }
 }

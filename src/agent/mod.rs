@@ -2,7 +2,7 @@
 
 mod arguments;
 mod as_before;
-mod birth;
+mod binaries;
 mod configuration;
 mod control;
 mod data;
@@ -12,30 +12,30 @@ pub mod fencer;
 mod fencing;
 pub mod instance;
 mod kubernetes;
-mod label;
 mod leadership;
 mod life;
 mod member;
 mod mounts;
-mod nameless;
 mod notes;
+mod nss_wrapper;
 mod owner;
 pub mod peers;
 mod place;
+pub mod postgres_shim;
 mod postmasters;
 mod privileges;
 mod processes;
-mod programs;
 mod promises;
+mod provisioner;
 mod responder;
 mod rewind;
+mod role_label;
 mod route;
 mod search;
 mod server;
 mod settings;
 mod slots;
 mod sql;
-pub mod stand_in;
 mod status;
 mod synchronous;
 
@@ -61,10 +61,10 @@ pub enum Error {
     Privileges(#[from] privileges::Error),
     /// The image.
     #[error(transparent)]
-    Programs(#[from] programs::Missing),
+    Binaries(#[from] binaries::Missing),
     /// The data directory.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    DataState(#[from] data::Error),
     /// The API server.
     #[error(transparent)]
     Kubernetes(#[from] kubernetes::Error),
@@ -151,12 +151,12 @@ async fn live(
         .map_err(|error| Error::Start(std::io::Error::other(error.to_string())))?;
     let life = life::Life {
         processes: processes::Processes::default(),
-        publisher: status::Publisher::new(),
+        status_handle: status::StatusHandle::new(),
         teller: events::Teller::new(&configuration),
         peers: peers::Client::new(membership),
         configuration,
     };
-    let router = life.publisher.clone().router().merge(inbox.router());
+    let router = life.status_handle.clone().router().merge(inbox.router());
     let web = tokio::spawn(status::serve(router, life.teller.clone()));
     let reaper = tokio::spawn(life.processes.clone().reap_orphans());
     let shutdown = std::pin::pin!(shutdown);

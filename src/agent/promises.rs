@@ -75,7 +75,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::election::claim::Candidate;
+    use crate::election::lease_record::HolderIdentity;
 
     fn version(number: &str) -> Version {
         Version::new("uid", number)
@@ -84,7 +84,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_member_promises_a_candidate_or_the_master_and_never_both() {
         let (promises, now) = (Promises::default(), Instant::now());
-        let holder = Candidate { pod: "db-0".into(), uid: "a".into() };
+        let holder = HolderIdentity { pod: "db-0".into(), uid: "a".into() };
         let request = leave::Request { holder, epoch: 1, master: None };
         let ask = |until| promises.answer_leave(&request, None, until);
         assert_eq!(ask(now + Duration::from_secs(6)), leave::Answer::Confirmed);

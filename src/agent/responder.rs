@@ -5,24 +5,24 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::electorate::{Electorate, Question, Reply};
-use super::leadership::View;
+use super::leadership::LeaseSnapshot;
 use super::member::Asked;
 use super::peers;
 use super::promises::Promises;
-use crate::election::claim::Times;
+use crate::election::lease_record::LeaseTimings;
 use crate::election::leave;
 use crate::invariants::Invariant;
 
 /// What it answers with.
 pub struct Responder {
     /// What is known of the Lease.
-    pub view: watch::Receiver<View>,
+    pub view: watch::Receiver<LeaseSnapshot>,
     /// What this member has promised.
     pub promises: Promises,
     /// Where the other members are.
     pub electorate: Electorate,
     /// How long a promise to a master lasts.
-    pub times: Times,
+    pub times: LeaseTimings,
     /// The main loop.
     pub ballots: mpsc::Sender<Asked>,
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use crate::agent::electorate::tests::nobody;
     use crate::agent::leadership;
-    use crate::election::claim::Candidate;
+    use crate::election::lease_record::HolderIdentity;
 
     #[tokio::test(start_paused = true)]
     async fn who_says_that_it_leads_in_this_members_epoch_is_refused_and_counts_as_a_bug() {
@@ -93,11 +93,11 @@ mod tests {
             view: watch::channel(leadership::tests::leading_in(7)).1,
             promises: Promises::default(),
             electorate: nobody(),
-            times: Times::of_seconds(6),
+            times: LeaseTimings::of_seconds(6),
             ballots: mpsc::channel(1).0,
         };
         let asks = |epoch| {
-            let holder = Candidate { pod: "db-1".into(), uid: "b".into() };
+            let holder = HolderIdentity { pod: "db-1".into(), uid: "b".into() };
             responder.leave(&leave::Request { holder, epoch, master: None })
         };
         let before = Invariant::EpochHasOneLeader.count();

@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::birth::{Error, SINGLE_USER_SETTINGS, reserve_slot, succeeded, write_following};
+use super::binaries::Binaries;
 use super::data::{self, DataDirectory};
 use super::processes::Processes;
-use super::programs::Programs;
-use super::{nameless, postmasters, server, settings, sql, synchronous};
+use super::provisioner::{Error, SINGLE_USER_SETTINGS, reserve_slot, succeeded, write_following};
+use super::{nss_wrapper, postmasters, server, settings, sql, synchronous};
 use crate::election::lineage::{Branch, Lineage, branches, history_file};
-use crate::election::{Data, Lsn, Master, SystemIdentifier};
+use crate::election::{DataState, Lsn, Master, SystemIdentifier};
 use crate::errors::with_causes;
 use crate::names;
 
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Rewind<'a> {
     /// The image's programs.
-    pub programs: &'a Programs,
+    pub binaries: &'a Binaries,
     /// All child processes.
     pub processes: &'a Processes,
     /// The data directory.
@@ -113,7 +113,7 @@ impl Rewind<'_> {
     /// Rewinds the data of a stopped former master.
     pub async fn perform(&self) -> Result<Outcome> {
         let source = self.ask().await?;
-        reserve_slot(self.programs, self.processes, &self.source, &self.slot).await?;
+        reserve_slot(self.binaries, self.processes, &self.source, &self.slot).await?;
         let lineage = self.stopped().await?;
         let common = lineage.common_with(&source.history, self.master.timeline);
         let is_part = common.is_some_and(|common| lineage.ends_within(&common));
@@ -165,7 +165,7 @@ impl Rewind<'_> {
     /// `pg_rewind` goes by the control file of the master, which says what the last checkpoint was: until there is one on its new timeline
     /// it would find nothing to do.
     async fn ask(&self) -> Result<Source> {
-        let mut command = self.programs.command("psql");
+        let mut command = self.binaries.command("psql");
         command.args(["--no-psqlrc", "--no-password", "--quiet", "--tuples-only", "--no-align", "-d"]);
         command.arg(self.in_database()).arg("--command").arg(question(self.master.timeline));
         let output =
@@ -215,8 +215,8 @@ impl Rewind<'_> {
         postmasters::end_all(self.data.path()).await?;
         self.data.remove_stale_pid_file()?;
         info!("this former master did not stop cleanly: recovering its data before it is rewound");
-        let mut command = self.programs.command("postgres");
-        nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
+        let mut command = self.binaries.command("postgres");
+        nss_wrapper::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(self.data.path()).args(self.arguments);
         command.args(["-c", &server::data_directory(self.data.path())]);
         command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting]));
@@ -226,8 +226,8 @@ impl Rewind<'_> {
     }
 
     async fn look(&self) -> Result<Lineage> {
-        match self.data.inspect(self.programs, self.processes).await {
-            Data::Cluster { system, standby: false, lineage } if system == self.master.system => Ok(lineage),
+        match self.data.inspect(self.binaries, self.processes).await {
+            DataState::Cluster { system, standby: false, lineage } if system == self.master.system => Ok(lineage),
             _ => Err(Error::DataChanged),
         }
     }
@@ -243,8 +243,8 @@ impl Rewind<'_> {
     }
 
     async fn pg_rewind(&self, directory: &Path, more: &[&str]) -> Result<()> {
-        let mut command = self.programs.command("pg_rewind");
-        nameless::lend(&mut command).map_err(|source| Error::Run { program: "pg_rewind", source })?;
+        let mut command = self.binaries.command("pg_rewind");
+        nss_wrapper::lend(&mut command).map_err(|source| Error::Run { program: "pg_rewind", source })?;
         command.env("LC_ALL", "C").args(more).arg("-D").arg(directory);
         command.arg(format!("--source-server={}", self.in_database()));
         if self.has_archive(directory).await {
@@ -255,7 +255,7 @@ impl Rewind<'_> {
 
     /// As `pg_rewind` itself asks for it.
     async fn has_archive(&self, directory: &Path) -> bool {
-        let mut command = self.programs.command("postgres");
+        let mut command = self.binaries.command("postgres");
         command.arg("-D").arg(directory).args(["-C", "restore_command"]);
         let output = self.processes.output(&mut command).await;
         output.is_ok_and(|output| output.status.success() && !output.stdout.trim_ascii().is_empty())

@@ -15,7 +15,7 @@ use super::super::sql::Sql;
 use super::*;
 use crate::agent::data::Origin;
 use crate::election::candidate::Standing;
-use crate::election::{self, Action, Lease, Observation, Server};
+use crate::election::{self, Action, Lease, Observation, PostgresState};
 
 const REPLICATION: &str = "pgset_replication";
 const PASSWORD: &str = "a secret";
@@ -26,17 +26,17 @@ const AGAIN: &str = "REWIND_TESTS_RUN_AS_THEY_SHOULD";
 
 /// The programs of PostgreSQL, in a process that they run in: all of them are found from its PATH, and it is not root's, for whom they do
 /// not run. The test runs once more in such a one. Absent in the first one, and, with the reason told, where there is no PostgreSQL.
-fn programs(test: &str) -> Option<Programs> {
-    let Ok(programs) = Programs::find(None) else {
+fn binaries(test: &str) -> Option<Binaries> {
+    let Ok(binaries) = Binaries::find(None) else {
         eprintln!("left out: there is no PostgreSQL here");
         return None;
     };
     if std::env::var_os(AGAIN).is_some() {
-        return Some(programs);
+        return Some(binaries);
     }
     let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
     // Where only some of them are linked into PATH.
-    let directory = fs::canonicalize(programs.path("postgres")).unwrap().parent().unwrap().to_owned();
+    let directory = fs::canonicalize(binaries.path("postgres")).unwrap().parent().unwrap().to_owned();
     let path = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["--exact", &name, "--nocapture"]).current_dir("/").env(AGAIN, "1");
@@ -57,7 +57,7 @@ fn programs(test: &str) -> Option<Programs> {
 /// Two servers: `a`, which was the master, and `b`, which was its replica.
 struct Set {
     root: tempfile::TempDir,
-    programs: Programs,
+    binaries: Binaries,
     processes: Processes,
     a: DataDirectory,
     ports: [u16; 2],
@@ -77,7 +77,7 @@ const B: usize = 1;
 
 impl Set {
     /// `a` is the master and `b` streams from it.
-    async fn new(programs: Programs, made: Made) -> Self {
+    async fn new(binaries: Binaries, made: Made) -> Self {
         let root = tempfile::tempdir().unwrap();
         let volume = root.path().join("volume");
         fs::create_dir(&volume).unwrap();
@@ -89,7 +89,7 @@ impl Set {
         let place = Place { directory: root.path().join("a"), volume: None, members, searched: None };
         let a = DataDirectory::open(&place).unwrap();
         let ports = [0; 2].map(|_: u16| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
-        let set = Self { root, programs, processes: Processes::default(), a, ports };
+        let set = Self { root, binaries, processes: Processes::default(), a, ports };
 
         set.run("initdb", &["-D", &set.path(A), "--username=postgres", "--auth=trust", "--no-sync"]);
         let settings = format!(
@@ -151,7 +151,7 @@ impl Set {
     }
 
     fn try_to_run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(self.programs.path(program)).args(arguments).output().unwrap();
+        let output = Command::new(self.binaries.path(program)).args(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
@@ -217,7 +217,7 @@ impl Set {
 
     fn prepared<'a>(&'a self, master: &'a Master) -> Rewind<'a> {
         Rewind {
-            programs: &self.programs,
+            binaries: &self.binaries,
             processes: &self.processes,
             data: &self.a,
             arguments: &[],
@@ -235,26 +235,26 @@ impl Set {
         }
     }
 
-    async fn data(&self) -> Data {
-        self.a.inspect(&self.programs, &self.processes).await
+    async fn data(&self) -> DataState {
+        self.a.inspect(&self.binaries, &self.processes).await
     }
 
     async fn decide(&self) -> Action {
-        let lease = Lease::Other { master: Some(self.master()) };
+        let lease = Lease::HeldByOther { master: Some(self.master()) };
         election::decide(&Observation {
             lease,
             data: self.data().await,
-            server: Server::Stopped,
+            server: PostgresState::Stopped,
             first: true,
             standing: Standing::default(),
         })
     }
 
-    /// As [`super::super::birth::Midwife::clone_from`] does it.
-    async fn clone_anew(&self) {
+    /// As [`super::super::provisioner::Provisioner::clone_from`] does it.
+    async fn reinitialize(&self) {
         let staging = self.a.new_staging().unwrap();
         let source = self.connection(B, "clone_db-0");
-        reserve_slot(&self.programs, &self.processes, &source, "pgset_db_0").await.unwrap();
+        reserve_slot(&self.binaries, &self.processes, &source, "pgset_db_0").await.unwrap();
         self.run("pg_basebackup", &["-D", staging.to_str().unwrap(), "-d", &source, "-c", "fast"]);
         write_following(&staging, &self.connection(B, "db-0"), "pgset_db_0").unwrap();
         fs::write(staging.join("standby.signal"), "").unwrap();
@@ -292,11 +292,11 @@ impl Drop for Set {
 
 #[tokio::test]
 async fn a_former_master_is_rewound_streams_and_has_the_masters_rows() {
-    let Some(programs) = programs("a_former_master_is_rewound_streams_and_has_the_masters_rows") else { return };
+    let Some(binaries) = binaries("a_former_master_is_rewound_streams_and_has_the_masters_rows") else { return };
     for (inside, how) in [(false, "immediate"), (true, "fast")] {
         // A checkpoint of the former master throws away WAL that a rewind needs; one that crashed has made none.
         let keeps_wal = how == "fast";
-        let set = Set::new(programs.clone(), Made { hints: true, keeps_wal, inside }).await;
+        let set = Set::new(binaries.clone(), Made { hints: true, keeps_wal, inside }).await;
         set.part();
         set.stop(A, how);
         assert_eq!(set.decide().await, Action::Rewind(set.master()));
@@ -323,10 +323,10 @@ async fn a_former_master_is_rewound_streams_and_has_the_masters_rows() {
 
 #[tokio::test]
 async fn wal_that_the_master_has_thrown_away_is_not_missing_after_the_rewind() {
-    let Some(programs) = programs("wal_that_the_master_has_thrown_away_is_not_missing_after_the_rewind") else {
+    let Some(binaries) = binaries("wal_that_the_master_has_thrown_away_is_not_missing_after_the_rewind") else {
         return;
     };
-    let set = Set::new(programs, Made { hints: true, ..Made::default() }).await;
+    let set = Set::new(binaries, Made { hints: true, ..Made::default() }).await;
     set.sql(A, "CHECKPOINT");
     let begins = set.sql(A, "SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()");
     for _ in 0..5 {
@@ -345,8 +345,8 @@ async fn wal_that_the_master_has_thrown_away_is_not_missing_after_the_rewind() {
 
 #[tokio::test]
 async fn a_master_that_lacks_wal_since_the_two_parted_is_no_help() {
-    let Some(programs) = programs("a_master_that_lacks_wal_since_the_two_parted_is_no_help") else { return };
-    let set = Set::new(programs, Made { hints: true, ..Made::default() }).await;
+    let Some(binaries) = binaries("a_master_that_lacks_wal_since_the_two_parted_is_no_help") else { return };
+    let set = Set::new(binaries, Made { hints: true, ..Made::default() }).await;
     set.part();
     for _ in 0..3 {
         set.sql(B, "INSERT INTO rows VALUES (-4)");
@@ -361,11 +361,11 @@ async fn a_master_that_lacks_wal_since_the_two_parted_is_no_help() {
 
 #[tokio::test]
 async fn a_rewind_that_was_killed_half_way_is_known_and_the_member_is_cloned_anew() {
-    let Some(programs) = programs("a_rewind_that_was_killed_half_way_is_known_and_the_member_is_cloned_anew") else {
+    let Some(binaries) = binaries("a_rewind_that_was_killed_half_way_is_known_and_the_member_is_cloned_anew") else {
         return;
     };
     for inside in [false, true] {
-        let set = Set::new(programs.clone(), Made { hints: true, keeps_wal: true, inside }).await;
+        let set = Set::new(binaries.clone(), Made { hints: true, keeps_wal: true, inside }).await;
         set.part();
         set.stop(A, "fast");
         {
@@ -388,10 +388,10 @@ async fn a_rewind_that_was_killed_half_way_is_known_and_the_member_is_cloned_ane
         // What the next life of the agent does before it looks.
         fs::create_dir_all(set.a.path()).unwrap();
         set.a.recover().unwrap();
-        assert_eq!(set.data().await, Data::HalfRewound { system: set.master().system });
-        assert_eq!(set.decide().await, Action::CloneAnew(set.master()));
+        assert_eq!(set.data().await, DataState::HalfRewound { system: set.master().system });
+        assert_eq!(set.decide().await, Action::Reinitialize(set.master()));
         fs::set_permissions(set.a.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        set.clone_anew().await;
+        set.reinitialize().await;
         assert!(set.kept(".pgset-old").is_dir(), "kept until the clone streams");
         set.assert_follows().await;
     }
@@ -399,8 +399,8 @@ async fn a_rewind_that_was_killed_half_way_is_known_and_the_member_is_cloned_ane
 
 #[tokio::test]
 async fn two_members_that_wrote_one_timeline_are_no_case_for_a_rewind() {
-    let Some(programs) = programs("two_members_that_wrote_one_timeline_are_no_case_for_a_rewind") else { return };
-    let set = Set::new(programs, Made { hints: true, ..Made::default() }).await;
+    let Some(binaries) = binaries("two_members_that_wrote_one_timeline_are_no_case_for_a_rewind") else { return };
+    let set = Set::new(binaries, Made { hints: true, ..Made::default() }).await;
     set.part();
     set.stop(A, "fast");
     set.a.mark_standby().unwrap();
@@ -409,17 +409,17 @@ async fn two_members_that_wrote_one_timeline_are_no_case_for_a_rewind() {
     set.sql(A, "CHECKPOINT");
     set.stop(A, "fast");
 
-    assert_eq!(set.decide().await, Action::CloneAnew(set.master()));
+    assert_eq!(set.decide().await, Action::Reinitialize(set.master()));
     let outcome = set.prepared(&set.master()).pg_rewind(set.a.path(), &["--dry-run"]).await;
     assert!(outcome.is_ok(), "pg_rewind sees that there is something to rewind: {outcome:?}");
-    set.clone_anew().await;
+    set.reinitialize().await;
     set.assert_follows().await;
 }
 
 #[tokio::test]
 async fn wal_that_nobody_has_any_more_is_said_so_and_the_data_is_as_it_was() {
-    let Some(programs) = programs("wal_that_nobody_has_any_more_is_said_so_and_the_data_is_as_it_was") else { return };
-    let set = Set::new(programs, Made { hints: true, ..Made::default() }).await;
+    let Some(binaries) = binaries("wal_that_nobody_has_any_more_is_said_so_and_the_data_is_as_it_was") else { return };
+    let set = Set::new(binaries, Made { hints: true, ..Made::default() }).await;
     set.part();
     set.stop(A, "fast");
     let before = set.data().await;
@@ -430,11 +430,11 @@ async fn wal_that_nobody_has_any_more_is_said_so_and_the_data_is_as_it_was() {
 
 #[tokio::test]
 async fn without_checksums_and_hints_it_is_said_so_and_the_data_is_as_it_was() {
-    let Some(programs) = programs("without_checksums_and_hints_it_is_said_so_and_the_data_is_as_it_was") else {
+    let Some(binaries) = binaries("without_checksums_and_hints_it_is_said_so_and_the_data_is_as_it_was") else {
         return;
     };
     for inside in [false, true] {
-        let set = Set::new(programs.clone(), Made { inside, ..Made::default() }).await;
+        let set = Set::new(binaries.clone(), Made { inside, ..Made::default() }).await;
         set.part();
         set.stop(A, "fast");
         let before = set.data().await;
@@ -447,11 +447,11 @@ async fn without_checksums_and_hints_it_is_said_so_and_the_data_is_as_it_was() {
 
 #[tokio::test]
 async fn a_master_that_stopped_after_its_last_replica_had_everything_follows_as_it_is() {
-    let Some(programs) = programs("a_master_that_stopped_after_its_last_replica_had_everything_follows_as_it_is")
+    let Some(binaries) = binaries("a_master_that_stopped_after_its_last_replica_had_everything_follows_as_it_is")
     else {
         return;
     };
-    let set = Set::new(programs, Made::default()).await;
+    let set = Set::new(binaries, Made::default()).await;
     set.stop(A, "fast");
     set.sql(B, "SELECT pg_promote()");
     set.sql(B, "CHECKPOINT");
@@ -462,8 +462,8 @@ async fn a_master_that_stopped_after_its_last_replica_had_everything_follows_as_
 
 #[tokio::test]
 async fn nobody_is_rewound_before_the_master_has_finished_its_checkpoint() {
-    let Some(programs) = programs("nobody_is_rewound_before_the_master_has_finished_its_checkpoint") else { return };
-    let set = Set::new(programs, Made { hints: true, ..Made::default() }).await;
+    let Some(binaries) = binaries("nobody_is_rewound_before_the_master_has_finished_its_checkpoint") else { return };
+    let set = Set::new(binaries, Made { hints: true, ..Made::default() }).await;
     // So much to write that the checkpoint takes its time.
     set.sql(A, "INSERT INTO rows SELECT i FROM generate_series(1, 50000) i");
     set.wait_for(A, "SELECT pg_current_wal_lsn() = replay_lsn FROM pg_stat_replication", "t");
@@ -478,8 +478,8 @@ async fn nobody_is_rewound_before_the_master_has_finished_its_checkpoint() {
 
 #[tokio::test]
 async fn the_replication_role_reaches_the_agents_database_and_no_other() {
-    let Some(programs) = programs("the_replication_role_reaches_the_agents_database_and_no_other") else { return };
-    let set = Set::new(programs, Made::default()).await;
+    let Some(binaries) = binaries("the_replication_role_reaches_the_agents_database_and_no_other") else { return };
+    let set = Set::new(binaries, Made::default()).await;
     let ask = |database: &str, statement: &str| {
         let connection = format!("{} dbname={database}", set.connection(A, "anybody"));
         set.try_to_run("psql", &["-X", "-At", "-w", "-d", &connection, "-c", statement])
@@ -493,11 +493,11 @@ async fn the_replication_role_reaches_the_agents_database_and_no_other() {
 
 #[tokio::test]
 async fn a_promotion_passes_over_a_number_that_another_may_have_and_everybody_follows() {
-    let Some(programs) = programs("a_promotion_passes_over_a_number_that_another_may_have_and_everybody_follows")
+    let Some(binaries) = binaries("a_promotion_passes_over_a_number_that_another_may_have_and_everybody_follows")
     else {
         return;
     };
-    let set = Set::new(programs, Made { hints: true, keeps_wal: true, ..Made::default() }).await;
+    let set = Set::new(binaries, Made { hints: true, keeps_wal: true, ..Made::default() }).await;
     set.stop(A, "fast");
     let b = Place { directory: PathBuf::from(set.path(B)), volume: None, members: None, searched: None };
     let b = DataDirectory::open(&b).unwrap();

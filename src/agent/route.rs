@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::configuration::Configuration;
-use super::leadership::View;
+use super::leadership::LeaseSnapshot;
 use crate::children::route::AddressType;
 use crate::children::services::PORT_NAME;
 use crate::election::epoch::Epoch;
@@ -83,7 +83,7 @@ impl Handle {
 pub fn start(
     client: &Client,
     configuration: &Configuration,
-    leads: watch::Receiver<View>,
+    leads: watch::Receiver<LeaseSnapshot>,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (wishes, inbox) = watch::channel(Wish::default());
     let (done, closed) = watch::channel(false);
@@ -143,7 +143,7 @@ struct Keeper {
     pods: Api<Pod>,
     name: String,
     here: Here,
-    leads: watch::Receiver<View>,
+    leads: watch::Receiver<LeaseSnapshot>,
     /// Which leadership is written.
     written: Option<Epoch>,
     /// Since when the slice says that a later one has begun.

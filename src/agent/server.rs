@@ -12,13 +12,13 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::binaries::Binaries;
 use super::configuration::{Configuration, run_directory};
 use super::data::{self, DataDirectory};
 use super::leadership::WritePermit;
 use super::mounts;
 use super::place::Place;
 use super::processes::{Process, Processes, end_container};
-use super::programs::Programs;
 use super::settings;
 use crate::invariants::Invariant;
 use crate::names;
@@ -91,7 +91,7 @@ pub struct Settings {
 
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
-    pub async fn ask(programs: &Programs, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
+    pub async fn ask(binaries: &Binaries, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
         const NAMES: [&str; 10] = [
             "data_directory",
             "port",
@@ -105,7 +105,7 @@ impl Settings {
             KEPT,
         ];
         let questions = NAMES.map(|name| async move {
-            let mut command = programs.command("postgres");
+            let mut command = binaries.command("postgres");
             command.arg("-D").arg(data).args(arguments).args(["-C", name]);
             let output =
                 processes.output(&mut command).await.map_err(|source| Error::Run { program: "postgres", source })?;
@@ -256,13 +256,13 @@ impl Ready {
     pub async fn ask(
         configuration: &Configuration,
         data: &DataDirectory,
-        programs: &Programs,
+        binaries: &Binaries,
         processes: &Processes,
     ) -> Result<Self> {
-        let settings = Settings::ask(programs, processes, data.path(), &configuration.server.others).await?;
+        let settings = Settings::ask(binaries, processes, data.path(), &configuration.server.others).await?;
         settings.check(&configuration.place, configuration.port)?;
         settings.write_access_rules(&configuration.replication_user)?;
-        let mut command = programs.command("postgres");
+        let mut command = binaries.command("postgres");
         command
             .arg("-D")
             .arg(data.path())

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::leadership::WritePermit;
-use crate::election::claim::Progress;
+use crate::election::lease_record::Progress;
 use crate::election::order::Streaming;
 use crate::election::vote::Position;
 use crate::election::{Lsn, SystemIdentifier, lineage};
@@ -97,7 +97,7 @@ impl ReplicaFacts {
     /// How far it has come, if it does not stream and only the master can help it on. What is received and not replayed yet, perhaps by
     /// the user's `recovery_min_apply_delay`, it needs from nobody; and one that has not asked for WAL since it started still reads its own.
     #[must_use]
-    pub fn stuck_at(&self) -> Option<Lsn> {
+    pub fn stalled_lsn(&self) -> Option<Lsn> {
         self.received.filter(|_| self.streaming_timeline.is_none() && !self.has_archive)
     }
 }
@@ -523,10 +523,14 @@ mod tests {
     #[test]
     fn a_replica_is_stuck_where_its_reception_ended_if_only_the_master_has_more() {
         let stuck = ReplicaFacts { received: Some(Lsn(9)), ..ReplicaFacts::default() };
-        assert_eq!(stuck.stuck_at(), Some(Lsn(9)), "however far behind a delay keeps what it replays");
-        assert_eq!(ReplicaFacts { received: None, ..stuck.clone() }.stuck_at(), None, "it still reads WAL of its own");
-        assert_eq!(ReplicaFacts { has_archive: true, ..stuck.clone() }.stuck_at(), None);
-        assert_eq!(ReplicaFacts { streaming_timeline: Some(1), ..stuck }.stuck_at(), None);
+        assert_eq!(stuck.stalled_lsn(), Some(Lsn(9)), "however far behind a delay keeps what it replays");
+        assert_eq!(
+            ReplicaFacts { received: None, ..stuck.clone() }.stalled_lsn(),
+            None,
+            "it still reads WAL of its own"
+        );
+        assert_eq!(ReplicaFacts { has_archive: true, ..stuck.clone() }.stalled_lsn(), None);
+        assert_eq!(ReplicaFacts { streaming_timeline: Some(1), ..stuck }.stalled_lsn(), None);
     }
 
     #[test]

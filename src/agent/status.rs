@@ -40,7 +40,7 @@ pub struct Status {
     /// `master`, `replica` or `none`.
     pub role: &'static str,
     /// What it does, or what it waits for.
-    pub doing: String,
+    pub message: String,
     /// PostgreSQL accepted connections in its role, once.
     pub started: bool,
     /// It can serve its role now.
@@ -56,7 +56,7 @@ pub struct Status {
     /// Bytes received and not yet replayed (replica).
     pub replay_lag_bytes: i64,
     /// When the main loop last turned; absent while it waits for something without a limit, such as PostgreSQL's shutdown.
-    pub turned_at: Option<Instant>,
+    pub last_tick: Option<Instant>,
 }
 
 /// Counts over the life of this container.
@@ -78,21 +78,21 @@ pub struct Counts {
 
 /// The main loop's end: publish.
 #[derive(Clone, Debug)]
-pub struct Publisher {
+pub struct StatusHandle {
     status: Arc<ArcSwap<Status>>,
     /// What happened so far.
     pub counts: Counts,
 }
 
-// === impl Publisher ===
+// === impl StatusHandle ===
 
-impl Publisher {
+impl StatusHandle {
     /// Of a member that has done nothing yet.
     #[must_use]
     pub fn new() -> Self {
         let status = Status {
             role: "none",
-            doing: "starting".to_owned(),
+            message: "starting".to_owned(),
             started: false,
             ready: false,
             makes_way: false,
@@ -100,7 +100,7 @@ impl Publisher {
             system_identifier: None,
             timeline: None,
             replay_lag_bytes: 0,
-            turned_at: Some(Instant::now()),
+            last_tick: Some(Instant::now()),
         };
         Self { status: Arc::new(ArcSwap::from_pointee(status)), counts: Counts::default() }
     }
@@ -155,29 +155,29 @@ fn answer(good: bool) -> impl IntoResponse {
     if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
-async fn live(State(publisher): State<Publisher>) -> impl IntoResponse {
-    let silent = publisher.current().turned_at.map_or(Duration::ZERO, |at| at.elapsed());
+async fn live(State(status_handle): State<StatusHandle>) -> impl IntoResponse {
+    let silent = status_handle.current().last_tick.map_or(Duration::ZERO, |at| at.elapsed());
     answer(silent < STUCK_AFTER)
 }
 
 /// Answers as soon as PostgreSQL has started: the kubelet asks once a second, and a set of many members would wait for each of them
 /// up to a second longer than it has to.
-async fn started(State(publisher): State<Publisher>) -> impl IntoResponse {
+async fn started(State(status_handle): State<StatusHandle>) -> impl IntoResponse {
     let asked = Instant::now();
-    let has_started = || publisher.current().started || publisher.current().makes_way;
+    let has_started = || status_handle.current().started || status_handle.current().makes_way;
     while !has_started() && asked.elapsed() < STARTUP_PATIENCE {
         sleep(STARTUP_PATIENCE / 50).await;
     }
     answer(has_started())
 }
 
-async fn ready(State(publisher): State<Publisher>) -> impl IntoResponse {
-    let status = publisher.current();
+async fn ready(State(status_handle): State<StatusHandle>) -> impl IntoResponse {
+    let status = status_handle.current();
     answer(status.ready || status.makes_way)
 }
 
-async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
-    let status = publisher.current();
+async fn metrics(State(status_handle): State<StatusHandle>) -> impl IntoResponse {
+    let status = status_handle.current();
     let mut registry = Registry::with_prefix("pgset");
     let role = Family::<[(&str, &str); 1], Gauge>::default();
     for name in ["master", "replica"] {
@@ -193,7 +193,7 @@ async fn metrics(State(publisher): State<Publisher>) -> impl IntoResponse {
     gauge("leads", "1 while this member holds the set's Lease", status.leads.into());
     gauge("timeline", "The timeline that this member writes or receives", status.timeline.unwrap_or(0).into());
     gauge("replay_lag_bytes", "Bytes received and not yet replayed", status.replay_lag_bytes);
-    let Counts { clones, rewinds, bootstraps, starts, fences, promotions } = publisher.counts.clone();
+    let Counts { clones, rewinds, bootstraps, starts, fences, promotions } = status_handle.counts.clone();
     registry.register("clones", "Clones completed since the container started", clones);
     registry.register("rewinds", "Rewinds of a former master's data since the container started", rewinds);
     registry.register("bootstraps", "Databases made since the container started", bootstraps);
@@ -215,59 +215,59 @@ mod tests {
 
     use super::*;
 
-    async fn ask(publisher: &Publisher, path: &str) -> (StatusCode, String) {
+    async fn ask(status_handle: &StatusHandle, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = publisher.clone().router().oneshot(request).await.unwrap();
+        let response = status_handle.clone().router().oneshot(request).await.unwrap();
         let code = response.status();
         (code, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_member_that_serves_its_role_is_ready_and_a_stranger_hears_no_more_than_that() {
-        let publisher = Publisher::new();
-        publisher.update(|status| "waiting for the master to start".clone_into(&mut status.doing));
+        let status_handle = StatusHandle::new();
+        status_handle.update(|status| "waiting for the master to start".clone_into(&mut status.message));
         for path in ["/readyz", "/startupz"] {
-            assert_eq!(ask(&publisher, path).await, (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()));
+            assert_eq!(ask(&status_handle, path).await, (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()));
         }
-        publisher.update(|status| (status.started, status.ready) = (true, true));
+        status_handle.update(|status| (status.started, status.ready) = (true, true));
         for path in ["/readyz", "/startupz", "/livez"] {
-            assert_eq!(ask(&publisher, path).await, (StatusCode::OK, "ok\n".to_owned()));
+            assert_eq!(ask(&status_handle, path).await, (StatusCode::OK, "ok\n".to_owned()));
         }
-        assert_eq!(ask(&publisher, "/status").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(ask(&status_handle, "/status").await.0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_startup_probe_is_answered_the_moment_that_postgresql_has_started() {
-        let publisher = Publisher::new();
+        let status_handle = StatusHandle::new();
         let began = Instant::now();
-        assert_eq!(ask(&publisher, "/startupz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask(&status_handle, "/startupz").await.0, StatusCode::SERVICE_UNAVAILABLE);
         assert!(began.elapsed() < Duration::from_secs(2), "longer than the probe waits");
 
-        let later = publisher.clone();
+        let later = status_handle.clone();
         tokio::spawn(async move {
             sleep(Duration::from_millis(300)).await;
             later.update(|status| status.started = true);
         });
         let began = Instant::now();
-        assert_eq!(ask(&publisher, "/startupz").await.0, StatusCode::OK);
+        assert_eq!(ask(&status_handle, "/startupz").await.0, StatusCode::OK);
         assert!(began.elapsed() < Duration::from_millis(400));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stuck_member_is_not_alive_and_one_that_shuts_down_for_long_is() {
-        let publisher = Publisher::new();
+        let status_handle = StatusHandle::new();
         sleep(STUCK_AFTER + Duration::from_secs(1)).await;
-        assert_eq!(ask(&publisher, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
-        publisher.update(|status| status.turned_at = None);
-        assert_eq!(ask(&publisher, "/livez").await.0, StatusCode::OK);
+        assert_eq!(ask(&status_handle, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        status_handle.update(|status| status.last_tick = None);
+        assert_eq!(ask(&status_handle, "/livez").await.0, StatusCode::OK);
     }
 
     #[tokio::test]
     async fn metrics_tell_the_role_and_the_clones() {
-        let publisher = Publisher::new();
-        publisher.update(|status| status.role = "replica");
-        publisher.counts.clones.inc();
-        let (_, text) = ask(&publisher, "/metrics").await;
+        let status_handle = StatusHandle::new();
+        status_handle.update(|status| status.role = "replica");
+        status_handle.counts.clones.inc();
+        let (_, text) = ask(&status_handle, "/metrics").await;
         for line in [
             "pgset_role{role=\"replica\"} 1",
             "pgset_role{role=\"master\"} 0",

@@ -1,7 +1,7 @@
 //! Certificates of the webhook, from one of two sources, and whether API servers trust what is served. `certs/README.md` tells
 //! the whole story.
 //!
-//! [`Upkeep`] makes them: an authority of our own, kept in one Secret that all replicas share, and the `caBundle` by which API
+//! [`CertificateRotator`] makes them: an authority of our own, kept in one Secret that all replicas share, and the `caBundle` by which API
 //! servers trust it. [`Files`] takes those that somebody else (cert-manager) puts into a directory, and writes nothing.
 
 mod certificate;
@@ -20,7 +20,7 @@ pub use self::{
     files::Files,
     material::Material,
     resolver::{NotYetValid, Resolver},
-    upkeep::{Error, Upkeep},
+    upkeep::{CertificateRotator, Error},
 };
 
 /// Which objects hold and publish the certificates, and for which names they are made.

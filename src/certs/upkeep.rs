@@ -1,6 +1,6 @@
 //! Keeps the Secret, the `caBundle` and the certificate that is served in step, for as long as the process runs.
 //!
-//! Level-triggered: whatever wakes it, [`Upkeep`] looks at what it last saw of both objects and does what is missing. Every
+//! Level-triggered: whatever wakes it, [`CertificateRotator`] looks at what it last saw of both objects and does what is missing. Every
 //! replica runs it; what they write is the same, and the Secret's resource version decides who writes a new one.
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
@@ -74,7 +74,7 @@ pub enum Error {
 }
 
 /// The upkeep of the certificates.
-pub struct Upkeep {
+pub struct CertificateRotator {
     settings: Settings,
     secrets: Api<Secret>,
     configurations: Api<MutatingWebhookConfiguration>,
@@ -93,15 +93,15 @@ pub struct Upkeep {
     failure: Option<String>,
 }
 
-// === impl Upkeep ===
+// === impl CertificateRotator ===
 
-impl std::fmt::Debug for Upkeep {
+impl std::fmt::Debug for CertificateRotator {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Upkeep").field("settings", &self.settings).finish_non_exhaustive()
+        formatter.debug_struct("CertificateRotator").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-impl Upkeep {
+impl CertificateRotator {
     /// An upkeep that serves through the resolver and reports to the channel.
     pub fn new(client: Client, settings: Settings, resolver: Arc<Resolver>, report: watch::Sender<Report>) -> Self {
         Self {
@@ -187,7 +187,7 @@ impl Upkeep {
         Ok(CHECK)
     }
 
-    /// Brings [`Upkeep::material`] up to date with the Secret, and the Secret with the clock.
+    /// Brings [`CertificateRotator::material`] up to date with the Secret, and the Secret with the clock.
     async fn load(&mut self) -> Result<(), Error> {
         let now = now();
         let names = &self.settings.names;

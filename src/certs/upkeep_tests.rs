@@ -10,7 +10,7 @@ const HOUR: u64 = 60 * MINUTE;
 
 /// A replica with a clock of its own.
 struct Replica {
-    upkeep: Upkeep,
+    upkeep: CertificateRotator,
     reports: watch::Receiver<Report>,
     ahead: u64,
 }
@@ -20,7 +20,8 @@ impl Replica {
         let (service, _) = tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
         let (report, reports) = watch::channel(Report::default());
         let settings = Settings::new("pgset-system", "pgset");
-        let mut upkeep = Upkeep::new(Client::new(service, "default"), settings, Arc::new(Resolver::new()), report);
+        let mut upkeep =
+            CertificateRotator::new(Client::new(service, "default"), settings, Arc::new(Resolver::new()), report);
         upkeep.configuration = Seen::Absent;
         Self { upkeep, reports, ahead }
     }

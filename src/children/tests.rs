@@ -6,7 +6,7 @@ use super::compare::{Ownership, correction, ownership};
 use super::route::AddressType;
 use super::services::governing_service;
 use super::*;
-use crate::set::{Data, Failover, RoleLabel};
+use crate::set::{DataSource, Failover, RoleLabel};
 
 /// The article's set in pgset's own way: two members, our role label.
 pub(crate) fn pgset() -> Set {
@@ -18,7 +18,7 @@ pub(crate) fn pgset() -> Set {
         contract: Contract::Agent,
         container: "postgres".to_owned(),
         port: 5432,
-        data: Data::Claim { claim: "pgset-pvc".to_owned() },
+        data: DataSource::Claim { claim: "pgset-pvc".to_owned() },
         data_outlives_set: true,
         service_account: "pgset-sa".to_owned(),
         credentials: "pgset-pgset-credentials".to_owned(),

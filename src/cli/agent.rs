@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use super::Outcome;
+use super::CommandResult;
 use crate::agent;
 
 /// The flags of `pgset agent`, written by the webhook.
@@ -13,7 +13,7 @@ pub struct Arguments {
 }
 
 /// Runs a member until SIGTERM.
-pub fn run(Arguments { flags }: Arguments) -> Outcome {
+pub fn run(Arguments { flags }: Arguments) -> CommandResult {
     super::start_logging();
     super::install_crypto_provider()?;
     match agent::run(flags)? {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Outcome;
+use super::CommandResult;
 
 /// The program that runs, also where its own path is not visible from inside the container.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -35,7 +35,7 @@ enum Error {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     Ok(copy(Path::new(OWN_PROGRAM), &arguments.path)?)
 }
 

@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf};
 use serde_json::Value;
 
 use super::{
-    Outcome,
+    CommandResult,
     inject::{Output, read_file, transform},
 };
 use crate::inject;
@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     let Arguments { filename, output } = arguments;
     let text = transform(&read_file(filename)?, *output, &mut |object: &Value, _: &str| Some(inject::eject(object)))?;
     std::io::stdout().write_all(text.as_bytes())?;

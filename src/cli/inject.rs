@@ -11,7 +11,7 @@ use json_patch::{Patch, PatchError, PatchOperation, RemoveOperation};
 use serde_json::Value;
 
 use self::manifest::{Document, Notation};
-use super::Outcome;
+use super::CommandResult;
 use crate::{
     inject::{self, Request, Settings},
     names,
@@ -75,7 +75,7 @@ pub enum Error {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     let Arguments { filename, output, stored, agent_image } = arguments;
     let settings = Settings { agent_image: agent_image.clone() };
     let stored = stored.as_ref().map(stored_sets).transpose()?.unwrap_or_default();

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{Outcome, cluster::Connection};
+use super::{CommandResult, cluster::Connection};
 use crate::names;
 
 /// The manifests, in the order in which they are applied: the same files that `kubectl apply -k deploy/` reads.
@@ -81,7 +81,7 @@ impl Image {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     let Arguments { image, agent_image, network_policies, apply, connection } = arguments;
     let mut text = manifests(image, agent_image.as_ref().unwrap_or(image));
     if *network_policies {

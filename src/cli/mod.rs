@@ -59,7 +59,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     // Neither is a command for people, and the fencer is to touch as little memory as it can.
-    if let Some(code) = crate::agent::stand_in::answer(std::env::args_os())
+    if let Some(code) = crate::agent::postgres_shim::answer(std::env::args_os())
         .or_else(|| crate::agent::fencer::answer(std::env::args_os()))
     {
         return code;
@@ -95,7 +95,7 @@ fn failed(why: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
 }
 
 /// What a command answers: any room's error, told once here.
-pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+pub type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Logs to standard error, at `info` unless `RUST_LOG` says otherwise.
 pub fn start_logging() {

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Outcome,
+    CommandResult,
     check::snapshot::{shipped, speaks_of_pgset},
     cluster::{self, Cluster, Connection, Read, text, title},
     inject::manifest,
@@ -50,7 +50,7 @@ To come back: pgset install --image IMAGE | kubectl apply -f -. The sets are tak
 ";
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     let Arguments { force, connection } = arguments;
     match dependent(connection) {
         Ok(sets) if sets.is_empty() => {}

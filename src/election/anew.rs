@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Data, Master};
+use super::{DataState, Master};
 
 /// Why a member's data is cloned anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +25,13 @@ pub enum Anew {
 impl Anew {
     /// Why data that [`super::decide`] has cloned anew from a master is.
     #[must_use]
-    pub fn of(data: &Data, master: &Master) -> Self {
+    pub fn of(data: &DataState, master: &Master) -> Self {
         match data {
-            Data::HalfRewound { .. } => Self::HalfRewound,
-            Data::Cluster { lineage, .. } if lineage.unrewindable.is_some() => {
+            DataState::HalfRewound { .. } => Self::HalfRewound,
+            DataState::Cluster { lineage, .. } if lineage.unrewindable.is_some() => {
                 Self::Unrewindable(lineage.unrewindable.clone().unwrap_or_default())
             }
-            Data::Cluster { standby: false, lineage, .. } if lineage.timeline == master.timeline => {
+            DataState::Cluster { standby: false, lineage, .. } if lineage.timeline == master.timeline => {
                 Self::Collision { timeline: lineage.timeline }
             }
             _ => Self::WalGone,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::claim::Taking;
+use super::lease_record::Taking;
 use super::lineage::{Database, Reached};
 use super::vote::{Answer, Ballot, Position, Quorum, Record, Refusal, Verdict, Version, has_everything, tally};
-use super::{Action, Data, Lease, Observation, Server, Waiting};
+use super::{Action, DataState, Lease, Observation, PostgresState, Waiting};
 
 /// What a member knows of its chances to lead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,14 +210,14 @@ impl Copy {
     #[must_use]
     pub fn of(observation: &Observation, starts: bool) -> Self {
         let set = match &observation.lease {
-            Lease::Vacant { set } | Lease::Mine { set } => *set,
-            Lease::Unknown | Lease::Predecessor | Lease::Other { .. } => None,
+            Lease::Vacant { set } | Lease::Held { set } => *set,
+            Lease::Unknown | Lease::HeldByPreviousPod | Lease::HeldByOther { .. } => None,
         };
         match (&observation.server, &observation.data, set) {
-            (Server::Replica { receives, position, .. }, ..) => {
+            (PostgresState::Replica { receives, position, .. }, ..) => {
                 Self::Standby { receives: *receives, position: *position }
             }
-            (Server::Stopped, Data::Cluster { system, standby: false, lineage }, Some(set))
+            (PostgresState::Stopped, DataState::Cluster { system, standby: false, lineage }, Some(set))
                 if *system == set.system
                     && starts
                     && set.reached.is_none_or(|reached| lineage.continues(&reached).is_ok()) =>

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Master;
-use super::claim::Candidate;
+use super::lease_record::HolderIdentity;
 use super::promise::Attempt;
 use super::vote::Version;
 
@@ -19,7 +19,7 @@ use super::vote::Version;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Who it is.
-    pub holder: Candidate,
+    pub holder: HolderIdentity,
     /// The epoch in which it holds the Lease.
     pub epoch: u32,
     /// Where it answers, if it does: for members that can't read the Lease.
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn request(epoch: u32) -> Request {
-        Request { holder: Candidate { pod: "db-0".into(), uid: "a".into() }, epoch, master: None }
+        Request { holder: HolderIdentity { pod: "db-0".into(), uid: "a".into() }, epoch, master: None }
     }
 
     fn held_by(holder: &str, epoch: u32) -> Known<'_> {

@@ -2,8 +2,8 @@
 
 pub mod anew;
 pub mod candidate;
-pub mod claim;
 pub mod epoch;
+pub mod lease_record;
 pub mod leave;
 pub mod lineage;
 pub mod members;
@@ -23,7 +23,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use candidate::Standing;
-use claim::Taking;
+use lease_record::Taking;
 use lineage::{Database, Divergence, Lineage};
 use vote::{Ballot, Position, Verdict, Version};
 
@@ -33,9 +33,9 @@ pub struct Observation {
     /// What is known of the set's Lease.
     pub lease: Lease,
     /// What is on this member's data volume.
-    pub data: Data,
+    pub data: DataState,
     /// What this member's PostgreSQL does now.
-    pub server: Server,
+    pub server: PostgresState,
     /// This member has the set's first ordinal. It breaks the tie at the very first bootstrap and means nothing after.
     pub first: bool,
     /// What this member knows of its chances to lead a set whose master is gone.
@@ -53,14 +53,14 @@ pub enum Lease {
         set: Option<Database>,
     },
     /// This member holds it, and its last renewal is recent enough to accept writes.
-    Mine {
+    Held {
         /// The database that the set is known to be, if it ever had a master.
         set: Option<Database>,
     },
     /// An earlier pod of this member's own name holds it: it may still be running somewhere.
-    Predecessor,
+    HeldByPreviousPod,
     /// Another member holds it.
-    Other {
+    HeldByOther {
         /// Where its PostgreSQL answers; absent while it is starting.
         master: Option<Master>,
     },
@@ -125,7 +125,7 @@ impl std::str::FromStr for Lsn {
 
 /// What is on a member's data volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum DataState {
     /// Nothing.
     Empty,
     /// A whole database cluster.
@@ -148,11 +148,11 @@ pub enum Data {
 
 /// What a member's PostgreSQL does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum PostgresState {
     /// Not running.
     Stopped,
     /// Stopped by somebody else's order (`pg_ctl stop` in a `preStop` hook): the pod is about to end.
-    StoppedByOthers,
+    StoppedExternally,
     /// A new database cluster is being made.
     Bootstrapping,
     /// The data is being copied from a master.
@@ -174,7 +174,7 @@ pub enum Server {
         /// The master that it is set to follow; absent while it follows nobody.
         follows: Option<Master>,
         /// How far it has come, if it does not stream and has no archive to get its WAL from.
-        stuck_at: Option<Lsn>,
+        stalled_lsn: Option<Lsn>,
         /// Whether it may receive WAL from anybody.
         receives: bool,
         /// What it has; absent while that is not known, or not all of it is read yet.
@@ -212,7 +212,7 @@ pub enum Action {
     /// Rewind the data, a former master's, to where it left the history of the present master's.
     Rewind(Master),
     /// Copy the data from the master again, and keep the old data until the new copy streams.
-    CloneAnew(Master),
+    Reinitialize(Master),
     /// Start PostgreSQL as a standby of the master.
     StartReplica(Master),
     /// Let the running standby follow another master.
@@ -243,7 +243,7 @@ pub enum Waiting {
     /// The first member makes the database, and this is another one.
     ForFirstMember,
     /// The pod is about to end.
-    ForTheEnd,
+    ForPodTermination,
     /// The data belongs to another database than the set's.
     OtherDatabase {
         /// What the data says.
@@ -286,7 +286,7 @@ impl fmt::Display for Waiting {
             Self::ForFirstMember => {
                 write!(f, "waiting for the first member of the set, which makes the database or brings it along")
             }
-            Self::ForTheEnd => {
+            Self::ForPodTermination => {
                 write!(f, "PostgreSQL was stopped from outside (a preStop hook?): waiting for the end of the pod")
             }
             Self::OtherDatabase { found, expected } => write!(
@@ -317,66 +317,80 @@ impl fmt::Display for Waiting {
 /// From what a member observes to what it does next.
 ///
 /// A member whose data was a master's, and goes on from where the set has come to, leads again; a replica leads by the rules of
-/// [`candidate`]. (The first member takes a Lease that knows no database for long enough to name it.) `Lease::Mine` is the only state in
+/// [`candidate`]. (The first member takes a Lease that knows no database for long enough to name it.) `Lease::Held` is the only state in
 /// which a server may accept writes, so every other one fences it, and a server that was promoted by anybody else is fenced in all.
 #[must_use]
 pub fn decide(observation: &Observation) -> Action {
     let Observation { lease, data, server, first, standing } = observation;
     match server {
-        Server::Master | Server::Bootstrapping => match lease {
-            Lease::Mine { .. } => Action::Stay,
+        PostgresState::Master | PostgresState::Bootstrapping => match lease {
+            Lease::Held { .. } => Action::Stay,
             _ => Action::Fence,
         },
         // What it wrote is no part of the set's history, not even if nobody else leads.
-        Server::Promoted => Action::Fence,
-        Server::Replica { follows, stuck_at, receives, position } => {
-            let replica =
-                Replica { follows: follows.as_ref(), stuck_at: *stuck_at, receives: *receives, position: *position };
+        PostgresState::Promoted => Action::Fence,
+        PostgresState::Replica { follows, stalled_lsn, receives, position } => {
+            let replica = Replica {
+                follows: follows.as_ref(),
+                stalled_lsn: *stalled_lsn,
+                receives: *receives,
+                position: *position,
+            };
             decide_replica(lease, data, &replica, standing)
         }
-        Server::Cloning { from } => match lease {
-            Lease::Other { master: Some(master) } if master.address != from.address || master.system != from.system => {
+        PostgresState::Cloning { from } => match lease {
+            Lease::HeldByOther { master: Some(master) }
+                if master.address != from.address || master.system != from.system =>
+            {
                 Action::AbandonClone
             }
             _ => Action::Stay,
         },
-        Server::Rewinding { from } => match lease {
-            Lease::Other { master: Some(master) } if !from.is_still(master) => Action::AbandonClone,
+        PostgresState::Rewinding { from } => match lease {
+            Lease::HeldByOther { master: Some(master) } if !from.is_still(master) => Action::AbandonClone,
             _ => Action::Stay,
         },
-        Server::StoppedByOthers => Action::Wait(Waiting::ForTheEnd),
-        Server::Stopped => decide_stopped(lease, data, *first, standing),
+        PostgresState::StoppedExternally => Action::Wait(Waiting::ForPodTermination),
+        PostgresState::Stopped => decide_stopped(lease, data, *first, standing),
     }
 }
 
 /// A running standby.
 struct Replica<'a> {
     follows: Option<&'a Master>,
-    stuck_at: Option<Lsn>,
+    stalled_lsn: Option<Lsn>,
     receives: bool,
     position: Option<Position>,
 }
 
 /// Only data that is known to be a copy of the master's is ever replaced by another one.
-fn decide_replica(lease: &Lease, data: &Data, replica: &Replica<'_>, standing: &Standing) -> Action {
+fn decide_replica(lease: &Lease, data: &DataState, replica: &Replica<'_>, standing: &Standing) -> Action {
     match (lease, data) {
-        (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
+        (Lease::HeldByOther { master: Some(master) }, DataState::Cluster { system, .. })
+            if *system != master.system =>
+        {
             Action::Wait(other_database(*system, master.system))
         }
         // It has promised to receive nothing while the Lease stands so: whoever it names may be a master that was frozen.
-        (Lease::Other { .. }, _) if standing.has_voted() => Action::Stay,
-        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if is_stranded(replica.stuck_at, master) => {
-            Action::CloneAnew(master.clone())
+        (Lease::HeldByOther { .. }, _) if standing.has_voted() => Action::Stay,
+        (Lease::HeldByOther { master: Some(master) }, DataState::Cluster { .. })
+            if is_stranded(replica.stalled_lsn, master) =>
+        {
+            Action::Reinitialize(master.clone())
         }
-        (Lease::Other { master: Some(master) }, Data::Cluster { .. }) if has_left(replica.position, master) => {
-            Action::CloneAnew(master.clone())
+        (Lease::HeldByOther { master: Some(master) }, DataState::Cluster { .. })
+            if has_left(replica.position, master) =>
+        {
+            Action::Reinitialize(master.clone())
         }
-        (Lease::Other { master: Some(master) }, _) if replica.follows != Some(master) => Action::Follow(master.clone()),
-        (Lease::Mine { set: Some(set) }, Data::Cluster { .. }) => {
+        (Lease::HeldByOther { master: Some(master) }, _) if replica.follows != Some(master) => {
+            Action::Follow(master.clone())
+        }
+        (Lease::Held { set: Some(set) }, DataState::Cluster { .. }) => {
             Action::Promote(set.reached.map_or(0, |reached| reached.timeline))
         }
-        (Lease::Mine { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
-        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, .. }) if *system == set.system => {
+        (Lease::Held { .. }, _) => Action::ReleaseLease(Waiting::ForMaster),
+        (Lease::Vacant { set: Some(set) }, DataState::Cluster { system, .. }) if *system == set.system => {
             candidate::decide(set, standing, replica.receives, replica.position)
         }
         _ => Action::Stay,
@@ -389,30 +403,30 @@ fn has_left(position: Option<Position>, master: &Master) -> bool {
 }
 
 /// The master has thrown away WAL that the replica needs: it would wait for it for ever.
-fn is_stranded(stuck_at: Option<Lsn>, master: &Master) -> bool {
-    matches!((stuck_at, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
+fn is_stranded(stalled_lsn: Option<Lsn>, master: &Master) -> bool {
+    matches!((stalled_lsn, master.oldest_wal), (Some(replica), Some(oldest)) if replica < oldest)
 }
 
-fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) -> Action {
+fn decide_stopped(lease: &Lease, data: &DataState, first: bool, standing: &Standing) -> Action {
     match (lease, data) {
         (Lease::Unknown, _) => Action::Wait(Waiting::ForLease),
-        (Lease::Mine { .. }, Data::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
-        (_, Data::Unusable(why)) => Action::Wait(Waiting::Unusable(why.clone())),
-        (Lease::Predecessor, _) => Action::Wait(Waiting::ForPredecessor),
-        (lease, Data::HalfRewound { system }) => decide_half_rewound(lease, *system),
+        (Lease::Held { .. }, DataState::Unusable(why)) => Action::ReleaseLease(Waiting::Unusable(why.clone())),
+        (_, DataState::Unusable(why)) => Action::Wait(Waiting::Unusable(why.clone())),
+        (Lease::HeldByPreviousPod, _) => Action::Wait(Waiting::ForPredecessor),
+        (lease, DataState::HalfRewound { system }) => decide_half_rewound(lease, *system),
 
-        (Lease::Mine { set: None }, Data::Empty) => Action::Bootstrap,
-        (Lease::Mine { set: Some(_) }, Data::Empty) => Action::ReleaseLease(Waiting::DataLost),
-        (Lease::Mine { set: None }, Data::Cluster { system, standby: true, lineage }) => {
+        (Lease::Held { set: None }, DataState::Empty) => Action::Bootstrap,
+        (Lease::Held { set: Some(_) }, DataState::Empty) => Action::ReleaseLease(Waiting::DataLost),
+        (Lease::Held { set: None }, DataState::Cluster { system, standby: true, lineage }) => {
             Action::NameDatabase(Database { system: *system, reached: Some(lineage.reached()) })
         }
         // It was elected, and died before it was promoted.
-        (Lease::Mine { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+        (Lease::Held { set: Some(set) }, DataState::Cluster { system, standby: true, .. })
             if *system == set.system && standing.may_stand() =>
         {
             Action::StartStandby
         }
-        (Lease::Mine { set }, Data::Cluster { system, standby, lineage }) => {
+        (Lease::Held { set }, DataState::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::ReleaseLease(waiting),
                 None if standing.lets_others_go_first() => Action::ReleaseLease(Waiting::DoesNotStart),
@@ -423,14 +437,14 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
         // The first member's word is which database the set is: it makes one, brings one along, or, as a replica of it, names it.
         (Lease::Vacant { set: None }, _) if first => Action::TakeLease(standing.taking()),
         (Lease::Vacant { set: None }, _) => Action::Wait(Waiting::ForFirstMember),
-        (Lease::Vacant { set: Some(_) }, Data::Empty) => Action::Wait(Waiting::DataLost),
+        (Lease::Vacant { set: Some(_) }, DataState::Empty) => Action::Wait(Waiting::DataLost),
         // Only a running one knows how far it has come, and whether it may lead.
-        (Lease::Vacant { set: Some(set) }, Data::Cluster { system, standby: true, .. })
+        (Lease::Vacant { set: Some(set) }, DataState::Cluster { system, standby: true, .. })
             if *system == set.system && standing.may_stand() =>
         {
             Action::StartStandby
         }
-        (Lease::Vacant { set }, Data::Cluster { system, standby, lineage }) => {
+        (Lease::Vacant { set }, DataState::Cluster { system, standby, lineage }) => {
             match why_not_lead(*system, *standby, lineage, *set) {
                 Some(waiting) => Action::Wait(waiting),
                 None if standing.gave_leave => Action::Wait(Waiting::ForMaster),
@@ -442,12 +456,14 @@ fn decide_stopped(lease: &Lease, data: &Data, first: bool, standing: &Standing) 
             }
         }
 
-        (Lease::Other { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
-        (Lease::Other { master: Some(master) }, Data::Empty) => Action::Clone(master.clone()),
-        (Lease::Other { master: Some(master) }, Data::Cluster { system, .. }) if *system != master.system => {
+        (Lease::HeldByOther { master: None }, _) => Action::Wait(Waiting::ForMasterToStart),
+        (Lease::HeldByOther { master: Some(master) }, DataState::Empty) => Action::Clone(master.clone()),
+        (Lease::HeldByOther { master: Some(master) }, DataState::Cluster { system, .. })
+            if *system != master.system =>
+        {
             Action::Wait(other_database(*system, master.system))
         }
-        (Lease::Other { master: Some(master) }, Data::Cluster { standby, lineage, .. }) => {
+        (Lease::HeldByOther { master: Some(master) }, DataState::Cluster { standby, lineage, .. }) => {
             // It has promised to receive nothing while the Lease stands so.
             if *standby && standing.has_voted() { Action::StartStandby } else { come_back(*standby, lineage, master) }
         }
@@ -460,7 +476,7 @@ fn come_back(standby: bool, lineage: &Lineage, master: &Master) -> Action {
     // looks at: it would say that there is nothing to rewind.
     let collides = !standby && lineage.timeline == master.timeline;
     if collides || lineage.unrewindable.is_some() {
-        Action::CloneAnew(master.clone())
+        Action::Reinitialize(master.clone())
     } else if standby {
         Action::StartReplica(master.clone())
     } else {
@@ -470,11 +486,11 @@ fn come_back(standby: bool, lineage: &Lineage, master: &Master) -> Action {
 
 fn decide_half_rewound(lease: &Lease, system: SystemIdentifier) -> Action {
     match lease {
-        Lease::Other { master: Some(master) } if system == master.system => Action::CloneAnew(master.clone()),
-        Lease::Other { master: Some(master) } => Action::Wait(other_database(system, master.system)),
-        Lease::Other { master: None } => Action::Wait(Waiting::ForMasterToStart),
-        Lease::Mine { .. } => Action::ReleaseLease(Waiting::HalfRewound),
-        Lease::Unknown | Lease::Predecessor | Lease::Vacant { .. } => Action::Wait(Waiting::HalfRewound),
+        Lease::HeldByOther { master: Some(master) } if system == master.system => Action::Reinitialize(master.clone()),
+        Lease::HeldByOther { master: Some(master) } => Action::Wait(other_database(system, master.system)),
+        Lease::HeldByOther { master: None } => Action::Wait(Waiting::ForMasterToStart),
+        Lease::Held { .. } => Action::ReleaseLease(Waiting::HalfRewound),
+        Lease::Unknown | Lease::HeldByPreviousPod | Lease::Vacant { .. } => Action::Wait(Waiting::HalfRewound),
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::election::claim::{self, Claim, Times, Told};
+    use crate::election::lease_record::{self, LeaseRecord, LeaseTimings, Told};
 
     #[test]
     fn a_rolling_update_moves_the_master_twice_at_most_and_once_from_the_first_member() {
@@ -275,12 +275,13 @@ mod tests {
         let renew = |lease: &LeaseObject, done: &str, refused: Option<&str>| {
             let (order_done, order_refused) = (Some(done.to_owned()), refused.map(str::to_owned));
             let told = Told { order_done, order_refused, ..Told::default() };
-            claim::renewed(lease, None, Some(&told), Times::of_seconds(6), Timestamp::UNIX_EPOCH)
+            lease_record::renewed(lease, None, Some(&told), LeaseTimings::of_seconds(6), Timestamp::UNIX_EPOCH)
         };
         let why = |lease: &LeaseObject, order: &str| {
-            let claim = Claim::read(lease, Duration::ZERO);
-            (claim.order_done.as_deref() == Some(order))
-                .then(|| claim.order_refused.as_deref().and_then(|note| why_refused(note, order)).map(str::to_owned))
+            let lease_record = LeaseRecord::read(lease, Duration::ZERO);
+            (lease_record.order_done.as_deref() == Some(order)).then(|| {
+                lease_record.order_refused.as_deref().and_then(|note| why_refused(note, order)).map(str::to_owned)
+            })
         };
         let refused = renew(&LeaseObject::default(), "db-9 1", Some("db-9 1: no member"));
         assert_eq!(why(&refused, "db-9 1"), Some(Some("no member".to_owned())));

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 
-use super::claim::{Candidate, Claim};
+use super::lease_record::{HolderIdentity, LeaseRecord};
 use super::lineage::Database;
 use super::{Lease, Master};
 
@@ -10,9 +10,9 @@ use super::{Lease, Master};
 #[derive(Clone, Copy, Debug)]
 pub struct Sight<'a> {
     /// This member.
-    pub me: &'a Candidate,
+    pub me: &'a HolderIdentity,
     /// What it has read last; absent if nothing yet.
-    pub claim: Option<&'a Claim>,
+    pub lease_record: Option<&'a LeaseRecord>,
     /// It holds the Lease by its own account, and its fence has not struck.
     pub holds: bool,
     /// The database of a leadership that an earlier life of its container had.
@@ -29,28 +29,28 @@ pub struct Sight<'a> {
 
 /// Whose the Lease is, as far as this member can tell.
 #[must_use]
-pub fn judge(sight: &Sight<'_>) -> Lease {
-    let Sight { me, claim, holds, earlier, leave, is_reserved, is_silent, ended } = *sight;
-    let Some(claim) = claim else {
+pub fn classify(sight: &Sight<'_>) -> Lease {
+    let Sight { me, lease_record, holds, earlier, leave, is_reserved, is_silent, ended } = *sight;
+    let Some(lease_record) = lease_record else {
         if holds {
-            return Lease::Mine { set: earlier };
+            return Lease::Held { set: earlier };
         }
         // By the word of the master itself: the API server does not answer.
-        return leave.flatten().map_or(Lease::Unknown, |master| Lease::Other { master: Some(master.clone()) });
+        return leave.flatten().map_or(Lease::Unknown, |master| Lease::HeldByOther { master: Some(master.clone()) });
     };
     if holds {
-        return Lease::Mine { set: claim.set };
+        return Lease::Held { set: lease_record.set };
     }
-    let has_ended = ended.is_some() && claim.instance.as_deref() == ended;
-    match claim.holder.as_deref() {
+    let has_ended = ended.is_some() && lease_record.instance.as_deref() == ended;
+    match lease_record.holder.as_deref() {
         None if is_reserved => Lease::Unknown,
-        None => Lease::Vacant { set: claim.set },
+        None => Lease::Vacant { set: lease_record.set },
         // This container's earlier life held it. All of its processes are gone with it.
-        Some(holder) if holder == me.to_string() => Lease::Vacant { set: claim.set },
-        Some(_) if (is_silent || has_ended) && leave.is_none() => Lease::Vacant { set: claim.set },
-        Some(holder) => match Candidate::parse(holder) {
-            Some(candidate) if candidate.pod == me.pod => Lease::Predecessor,
-            _ => Lease::Other { master: claim.master.clone() },
+        Some(holder) if holder == me.to_string() => Lease::Vacant { set: lease_record.set },
+        Some(_) if (is_silent || has_ended) && leave.is_none() => Lease::Vacant { set: lease_record.set },
+        Some(holder) => match HolderIdentity::parse(holder) {
+            Some(candidate) if candidate.pod == me.pod => Lease::HeldByPreviousPod,
+            _ => Lease::HeldByOther { master: lease_record.master.clone() },
         },
     }
 }
@@ -58,7 +58,7 @@ pub fn judge(sight: &Sight<'_>) -> Lease {
 /// Whether a holder whose write was refused has lost the Lease, as it stands now; `held` is how it wrote it last. An annotation by hand or
 /// a Lease made anew is no loss of it. Another holder is, and so is another epoch: somebody has led meanwhile, and given it back.
 #[must_use]
-pub fn is_lost(me: &Candidate, held: &LeaseObject, now: &LeaseObject) -> bool {
+pub fn is_lost(me: &HolderIdentity, held: &LeaseObject, now: &LeaseObject) -> bool {
     let spec = |lease: &LeaseObject| lease.spec.clone().unwrap_or_default();
     let epoch = |lease: &LeaseObject| spec(lease).lease_transitions.unwrap_or(0);
     let is_the_same = held.metadata.uid == now.metadata.uid;
@@ -88,7 +88,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
-    use crate::election::claim;
+    use crate::election::lease_record;
 
     fn lease(uid: &str, version: &str, holder: Option<&str>, epoch: i32) -> LeaseObject {
         let (uid, resource_version) = (Some(uid.to_owned()), Some(version.to_owned()));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_lost_to_another_holder_and_to_one_that_has_come_and_gone() {
-        let me = Candidate { pod: "db-0".into(), uid: "a".into() };
+        let me = HolderIdentity { pod: "db-0".into(), uid: "a".into() };
         let held = lease("u", "7", Some("db-0/a"), 3);
         for (now, lost) in [
             (lease("u", "9", Some("db-0/a"), 3), false),
@@ -121,15 +121,15 @@ mod tests {
 
     #[test]
     fn a_lease_is_free_when_the_life_that_holds_it_has_ended_and_not_when_another_one_has() {
-        let me = Candidate { pod: "db-1".into(), uid: "b".into() };
+        let me = HolderIdentity { pod: "db-1".into(), uid: "b".into() };
         let holder = |instance| {
-            let lease = claim::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", instance);
-            Claim::read(&lease, Duration::from_secs(6))
+            let lease = lease_record::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", instance);
+            LeaseRecord::read(&lease, Duration::from_secs(6))
         };
-        let sees = |claim: &Claim, ended, leave| {
+        let sees = |lease_record: &LeaseRecord, ended, leave| {
             let silence = Sight {
                 me: &me,
-                claim: Some(claim),
+                lease_record: Some(lease_record),
                 holds: false,
                 earlier: None,
                 leave,
@@ -137,7 +137,7 @@ mod tests {
                 is_silent: false,
                 ended,
             };
-            matches!(judge(&silence), Lease::Vacant { .. })
+            matches!(classify(&silence), Lease::Vacant { .. })
         };
         assert!(!sees(&holder(Some("one")), None, None));
         assert!(sees(&holder(Some("one")), Some("one"), None));
@@ -148,11 +148,11 @@ mod tests {
 
     #[test]
     fn who_writes_the_lease_says_which_life_it_is_or_that_nothing_is_known() {
-        let old = claim::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", Some("one"));
-        let instance = |lease: &LeaseObject| Claim::read(lease, Duration::from_secs(6)).instance;
+        let old = lease_record::by(lease("u", "7", Some("db-0/a"), 3), "db-0/a", Some("one"));
+        let instance = |lease: &LeaseObject| LeaseRecord::read(lease, Duration::from_secs(6)).instance;
         assert_eq!(instance(&old).as_deref(), Some("one"));
-        assert_eq!(instance(&claim::by(old.clone(), "db-0/a", None)), None);
-        assert_eq!(instance(&claim::by(lease("u", "8", None, 3), "db-0/a", Some("one"))), None);
+        assert_eq!(instance(&lease_record::by(old.clone(), "db-0/a", None)), None);
+        assert_eq!(instance(&lease_record::by(lease("u", "8", None, 3), "db-0/a", Some("one"))), None);
     }
 
     #[test]

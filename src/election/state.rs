@@ -9,7 +9,7 @@ use std::time::Duration;
 use self::candidacy::Candidacy;
 use self::commits::Commits;
 use self::handover::Handover;
-use super::Data;
+use super::DataState;
 
 /// After so long what failed is tried again; after the last of these from then on. A server that was killed starts at once, as clients wait
 /// for it; what fails again is given time, before it has failed [`STARTS`] times.
@@ -112,8 +112,8 @@ impl<T: Time> State<T> {
     }
 
     /// What is known of the data beyond what is on the disk.
-    pub(super) fn know(&self, mut data: Data) -> Data {
-        if let Data::Cluster { lineage, .. } = &mut data {
+    pub(super) fn know(&self, mut data: DataState) -> DataState {
+        if let DataState::Cluster { lineage, .. } = &mut data {
             lineage.unrewindable.clone_from(&self.way_back.unrewindable);
         }
         data

@@ -4,27 +4,27 @@
 use std::collections::BTreeMap;
 
 use super::candidate::{Mandate, Standing};
-use super::claim::Candidate;
 use super::epoch::Epoch;
+use super::lease_record::HolderIdentity;
 use super::order::{Order, Refusal, Streaming, successor_at_stop};
 use super::state::commits::Commits;
 use super::state::{HOOK_LIMIT, Pause, Starts, State, Time, WayBack};
 use super::vote::{Answer, Ballot, Quorum, Record, Version};
-use super::{Action, Data, Lease, Observation, Server, Waiting, decide};
+use super::{Action, DataState, Lease, Observation, PostgresState, Waiting, decide};
 
 /// What a member sees when it looks around.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// This member.
-    pub me: Candidate,
+    pub me: HolderIdentity,
     /// Whose the Lease is, with time already judged.
     pub lease: Lease,
     /// The Lease as it was read last.
     pub seen: Option<Seen>,
     /// What is on the data volume.
-    pub data: Data,
+    pub data: DataState,
     /// What PostgreSQL does.
-    pub server: Server,
+    pub server: PostgresState,
     /// This member has the set's first ordinal.
     pub first: bool,
     /// The vote that it has given last.
@@ -99,7 +99,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Stopping {
     /// What PostgreSQL does.
-    pub server: Server,
+    pub server: PostgresState,
     /// It leads.
     pub leads: bool,
     /// The set's name.
@@ -197,7 +197,7 @@ impl Decision {
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {
         let Standing { version, record, .. } = &self.ground.standing;
-        let version = version.as_ref().filter(|_| matches!(self.ground.lease, Lease::Mine { .. }))?;
+        let version = version.as_ref().filter(|_| matches!(self.ground.lease, Lease::Held { .. }))?;
         Some(Epoch::new(version, record.epoch))
     }
 }
@@ -315,7 +315,7 @@ fn observe<T: Time>(state: &mut State<T>, facts: Facts, order: Option<&Order>, n
         me: facts.me.pod,
     };
     let server = match facts.server {
-        Server::Stopped if state.lets_be(now) => Server::StoppedByOthers,
+        PostgresState::Stopped if state.lets_be(now) => PostgresState::StoppedExternally,
         server => server,
     };
     Observation { lease: facts.lease, data: state.know(facts.data), server, first: facts.first, standing }
@@ -334,7 +334,7 @@ fn mandate(facts: &Facts, order: Option<&Order>) -> Mandate {
 /// Whether a label that the pod may still have, from an earlier life of the container or from the template, is wrong for a member that is
 /// about to do this. Nothing is known before the Lease is read: a master whose container starts anew keeps its label. A replica that waits
 /// for a master can be read meanwhile.
-fn stale_label(action: &Action, server: &Server) -> Option<Effect> {
+fn stale_label(action: &Action, server: &PostgresState) -> Option<Effect> {
     match action {
         Action::Stay
         | Action::Wait(Waiting::ForLease)
@@ -345,12 +345,12 @@ fn stale_label(action: &Action, server: &Server) -> Option<Effect> {
         | Action::Follow(_)
         | Action::AbandonClone => None,
         Action::Wait(_) | Action::Promise(_) | Action::AskForVotes(_) => {
-            Some(Effect::TakeLabelOff { soon: matches!(server, Server::Replica { .. }) })
+            Some(Effect::TakeLabelOff { soon: matches!(server, PostgresState::Replica { .. }) })
         }
         Action::ReleaseLease(_)
         | Action::NameDatabase(_)
         | Action::Clone(_)
-        | Action::CloneAnew(_)
+        | Action::Reinitialize(_)
         | Action::Rewind(_)
         | Action::StartReplica(_)
         | Action::StartStandby
@@ -406,17 +406,17 @@ fn note_start<T: Time>(state: &mut State<T>, is_start_of_master: bool, now: T) -
 pub fn stop<T: Time>(state: &mut State<T>, stopping: &Stopping) -> End {
     let Stopping { server, leads, set, me, streaming } = stopping;
     match server {
-        Server::Bootstrapping => End::Leave,
-        Server::Cloning { .. } | Server::Rewinding { .. } => End::BreakOff,
-        Server::Replica { .. } | Server::Promoted => End::StopStandby,
-        Server::Master => {
+        PostgresState::Bootstrapping => End::Leave,
+        PostgresState::Cloning { .. } | PostgresState::Rewinding { .. } => End::BreakOff,
+        PostgresState::Replica { .. } | PostgresState::Promoted => End::StopStandby,
+        PostgresState::Master => {
             let successor = leads.then(|| successor_at_stop(set, me, streaming)).flatten();
             state.handover.note_successor(successor.clone());
             End::StopMaster { successor }
         }
         // A `preStop` hook of the user's.
-        Server::Stopped | Server::StoppedByOthers if *leads => End::SayHowFar,
-        Server::Stopped | Server::StoppedByOthers => End::Nothing,
+        PostgresState::Stopped | PostgresState::StoppedExternally if *leads => End::SayHowFar,
+        PostgresState::Stopped | PostgresState::StoppedExternally => End::Nothing,
     }
 }
 

@@ -13,8 +13,8 @@ fn at(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-fn me() -> Candidate {
-    Candidate { pod: "db-1".into(), uid: "u".into() }
+fn me() -> HolderIdentity {
+    HolderIdentity { pod: "db-1".into(), uid: "u".into() }
 }
 
 fn version(number: u32) -> Version {
@@ -38,8 +38,8 @@ fn seen(number: u32, holder: Option<&str>) -> Seen {
     }
 }
 
-fn copy(standby: bool) -> Data {
-    Data::Cluster { system: SYSTEM, standby, lineage: Lineage { timeline: 1, ..Lineage::default() } }
+fn copy(standby: bool) -> DataState {
+    DataState::Cluster { system: SYSTEM, standby, lineage: Lineage { timeline: 1, ..Lineage::default() } }
 }
 
 /// A replica that receives nothing any more, in a set without a master.
@@ -50,7 +50,7 @@ fn replica() -> Facts {
         lease: Lease::Vacant { set: Some(database()) },
         seen: Some(seen(9, None)),
         data: copy(true),
-        server: Server::Replica { follows: None, stuck_at: None, receives: false, position },
+        server: PostgresState::Replica { follows: None, stalled_lsn: None, receives: false, position },
         first: false,
         voted: Some(version(9)),
         gave_leave: false,
@@ -65,10 +65,10 @@ fn replica() -> Facts {
 /// A member that led and has stopped, in a set that it leads.
 fn stopped_master() -> Facts {
     Facts {
-        lease: Lease::Mine { set: None },
+        lease: Lease::Held { set: None },
         seen: Some(seen(9, Some("db-1/u"))),
         data: copy(false),
-        server: Server::Stopped,
+        server: PostgresState::Stopped,
         voted: None,
         ..replica()
     }
@@ -156,14 +156,14 @@ fn data_on_which_no_server_starts_after_a_rewind_is_given_up_and_other_data_is_n
         begins: None,
     };
     let facts = Facts {
-        lease: Lease::Other { master: Some(master.clone()) },
+        lease: Lease::HeldByOther { master: Some(master.clone()) },
         seen: Some(seen(10, Some("db-0/u"))),
-        server: Server::Stopped,
+        server: PostgresState::Stopped,
         voted: None,
         ..replica()
     };
     for (is_rewound, expected) in
-        [(true, Action::CloneAnew(master.clone())), (false, Action::StartReplica(master.clone()))]
+        [(true, Action::Reinitialize(master.clone())), (false, Action::StartReplica(master.clone()))]
     {
         let mut state = Remembers::default();
         if is_rewound {
@@ -183,7 +183,7 @@ fn data_on_which_no_server_starts_after_a_rewind_is_given_up_and_other_data_is_n
 fn a_server_that_somebody_stopped_is_let_be_for_a_while_unless_he_starts_it_again() {
     let mut state = Remembers::default();
     assert_eq!(step(&mut state, Event::Ended(Ended::ServerStopped), at(0)), []);
-    assert_eq!(acts(&mut state, &stopped_master(), at(9_999)), Action::Wait(Waiting::ForTheEnd));
+    assert_eq!(acts(&mut state, &stopped_master(), at(9_999)), Action::Wait(Waiting::ForPodTermination));
     assert_eq!(acts(&mut state, &stopped_master(), at(10_000)), Action::StartMaster);
     let _ = step(&mut state, Event::Ended(Ended::ServerStopped), at(20_000));
     let _ = step(&mut state, Event::OthersStarted, at(20_100));
@@ -198,9 +198,9 @@ fn ballot(number: u32) -> Ballot {
 fn a_candidate_is_promised_a_vote_first_and_hears_when_nothing_is_received_any_more() {
     let mut state = Remembers::default();
     let _ = step(&mut state, Event::Asked(1, ballot(9)), at(0));
-    let receives = |receives| Server::Replica {
+    let receives = |receives| PostgresState::Replica {
         follows: None,
-        stuck_at: None,
+        stalled_lsn: None,
         receives,
         position: Some(Position { timeline: 1, at: Lsn(100) }),
     };
@@ -231,9 +231,9 @@ fn a_candidate_that_can_be_promised_nothing_hears_so_when_its_time_is_over() {
 fn a_candidate_that_may_not_lead_asks_again_after_a_while() {
     let mut state = Remembers::default();
     let facts = Facts {
-        server: Server::Replica {
+        server: PostgresState::Replica {
             follows: None,
-            stuck_at: None,
+            stalled_lsn: None,
             receives: false,
             position: Some(Position { timeline: 1, at: Lsn(50) }),
         },
@@ -280,7 +280,8 @@ fn a_master_that_has_handed_over_waits_for_its_successor_until_somebody_leads() 
 
     let _ = step(&mut state, Event::HandedOver, at(10_000));
     assert_eq!(acts(&mut state, &vacant, at(10_001)), waits);
-    let led = Facts { lease: Lease::Other { master: None }, seen: Some(seen(11, Some("db-2/u"))), ..stopped_master() };
+    let led =
+        Facts { lease: Lease::HeldByOther { master: None }, seen: Some(seen(11, Some("db-2/u"))), ..stopped_master() };
     acts(&mut state, &led, at(10_100));
     assert!(matches!(acts(&mut state, &vacant, at(10_200)), Action::TakeLease(_)), "the next vacancy is another one");
 }
@@ -315,7 +316,7 @@ fn a_member_that_took_the_lease_while_an_order_named_it_has_followed_that() {
     let mut state = Remembers::default();
     let named = order("db-1");
     let facts = Facts { order: Some(named.clone()), ..replica() };
-    let vacant = Facts { data: copy(false), server: Server::Stopped, voted: None, ..facts };
+    let vacant = Facts { data: copy(false), server: PostgresState::Stopped, voted: None, ..facts };
     assert!(matches!(acts(&mut state, &vacant, at(0)), Action::TakeLease(_)));
     let any = order("any");
     assert!(state.handover.is_followed(&named, "db-1"));
@@ -348,7 +349,7 @@ fn what_is_decided_names_the_leadership_that_it_was_decided_by() {
 
 #[test]
 fn a_member_that_waits_is_nobodys_master_and_a_replica_that_waits_can_be_read() {
-    let stopped = |action| stale_label(&action, &Server::Stopped);
+    let stopped = |action| stale_label(&action, &PostgresState::Stopped);
     for action in [
         Action::Wait(Waiting::HalfRewound),
         Action::Wait(Waiting::ForMaster),
@@ -363,9 +364,9 @@ fn a_member_that_waits_is_nobodys_master_and_a_replica_that_waits_can_be_read() 
 
 #[test]
 fn a_master_that_starts_anew_keeps_its_label() {
-    let taking = super::super::claim::Taking::default();
+    let taking = super::super::lease_record::Taking::default();
     for action in [Action::Wait(Waiting::ForLease), Action::TakeLease(taking), Action::StartMaster, Action::Stay] {
-        assert_eq!(stale_label(&action, &Server::Stopped), None, "{action:?}");
+        assert_eq!(stale_label(&action, &PostgresState::Stopped), None, "{action:?}");
     }
 }
 
@@ -387,11 +388,11 @@ fn a_member_that_is_asked_to_end_does_what_its_server_needs() {
         stop(&mut Remembers::default(), &Stopping { server, leads, set, me, streaming: streaming.to_vec() })
     };
     let both = [streams("db-0", 0), streams("db-2", 0)];
-    assert_eq!(end(Server::Master, true, &both), End::StopMaster { successor: Some("db-2".into()) });
-    assert_eq!(end(Server::Master, true, &[]), End::StopMaster { successor: None });
-    assert_eq!(end(Server::Master, false, &both), End::StopMaster { successor: None }, "it names nobody");
+    assert_eq!(end(PostgresState::Master, true, &both), End::StopMaster { successor: Some("db-2".into()) });
+    assert_eq!(end(PostgresState::Master, true, &[]), End::StopMaster { successor: None });
+    assert_eq!(end(PostgresState::Master, false, &both), End::StopMaster { successor: None }, "it names nobody");
     assert_eq!(end(replica().server, false, &[]), End::StopStandby);
-    assert_eq!(end(Server::Bootstrapping, true, &[]), End::Leave);
-    assert_eq!(end(Server::Stopped, true, &[]), End::SayHowFar);
-    assert_eq!(end(Server::Stopped, false, &[]), End::Nothing);
+    assert_eq!(end(PostgresState::Bootstrapping, true, &[]), End::Leave);
+    assert_eq!(end(PostgresState::Stopped, true, &[]), End::SayHowFar);
+    assert_eq!(end(PostgresState::Stopped, false, &[]), End::Nothing);
 }

@@ -6,7 +6,7 @@ use super::{Lease, Observation, Waiting};
 /// Only the first member may bring the set another database, so that only it is told so.
 #[must_use]
 pub fn way_out(waiting: &Waiting, observation: &Observation, namespace: &str, lease: &str) -> Option<String> {
-    if !matches!(observation.lease, Lease::Vacant { set: Some(_) } | Lease::Mine { set: Some(_) }) {
+    if !matches!(observation.lease, Lease::Vacant { set: Some(_) } | Lease::Held { set: Some(_) }) {
         return None;
     }
     let command = format!("kubectl --namespace {namespace} delete lease {lease}");

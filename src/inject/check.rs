@@ -6,13 +6,13 @@ use super::{Reason, command};
 use crate::{
     names::{self, env, pod},
     set::{
-        Contract, Error, OLDEST_POSTGRESQL, Reading,
+        Contract, Error, OLDEST_POSTGRESQL, ParsedSet,
         annotations::{self, Annotations},
         arguments::number,
         container::{Container, Variable},
-        data::holds,
+        data::contains_path,
         entries,
-        error::{named, shown},
+        error::{named, quoted},
         json::Field,
         known::{MANAGERS, Manager, name_of},
         shape::Settled,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Refuses what conflicts with the injection.
-pub(super) fn conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
+pub(super) fn conflicts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     environment(reading)?;
     mounts(reading)?;
     init_containers(reading)?;
@@ -32,7 +32,7 @@ pub(super) fn conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// Refuses of an object that has no injection yet what earlier revisions took: a set of theirs stays as it is.
-pub(super) fn new_conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
+pub(super) fn new_conflicts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     if reading.set.contract == Contract::Agent {
         port_variable(reading)?;
         mounts_in_data(reading)?;
@@ -43,7 +43,7 @@ pub(super) fn new_conflicts(reading: &Reading<'_>) -> Result<(), Reason> {
 
 /// Refuses a new set the names that another set's objects have or will have. One that is stored has its `serviceName` for ever: what
 /// it names is then used as it is, or is not there (see `children`).
-pub(super) fn new_names(reading: &Reading<'_>) -> Result<(), Reason> {
+pub(super) fn new_names(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let set = &reading.set;
     if names::is_kept_for_another_set(&set.headless_service, &set.name) {
         return Err(Reason::ServiceNameKept { name: set.headless_service.clone(), set: set.name.clone() });
@@ -67,7 +67,7 @@ pub(super) fn image(own: &Value, settled: &Settled) -> Result<(), Reason> {
     }
     match container.family.major() {
         Some(major) if major < OLDEST_POSTGRESQL => {
-            Err(Reason::TooOld { image: shown(container.image), major, oldest: OLDEST_POSTGRESQL })
+            Err(Reason::TooOld { image: quoted(container.image), major, oldest: OLDEST_POSTGRESQL })
         }
         _ => Ok(()),
     }
@@ -80,7 +80,7 @@ fn manager(container: &Container<'_>) -> Result<Option<(&'static str, String)>, 
     let signs = |manager: &Manager| {
         let variable = variables.iter().find(|it| manager.reads(it.name)).map(|it| it.name);
         let mount = mounts.iter().find(|it| manager.is_mounted_at(it.path)).map(|it| it.path);
-        let by_image = manager.is_in(container.image).then(|| format!("image {}", shown(container.image)));
+        let by_image = manager.is_in(container.image).then(|| format!("image {}", quoted(container.image)));
         let by_variable = || Some(format!("variable {}", named(variable?)));
         let by_command = || words.iter().any(|word| manager.is_started_by(word)).then(|| "by its command".to_owned());
         by_image.or_else(by_variable).or_else(by_command).or_else(|| Some(format!("data at {}", named(mount?))))
@@ -88,7 +88,7 @@ fn manager(container: &Container<'_>) -> Result<Option<(&'static str, String)>, 
     Ok(MANAGERS.iter().find_map(|manager| Some((manager.name, signs(manager)?))))
 }
 
-fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
+fn environment(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let set = &reading.set;
     let port = set.port.to_string();
     let (master, replica) = (set.role_label.master_host(&set.name), names::replica(&set.name));
@@ -108,7 +108,7 @@ fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
         }
         let rule = expected.iter().find(|(name, _)| *name == variable.name);
         if let Some((name, expected)) = rule.filter(|(_, expected)| variable.literal != Some(expected)) {
-            let (found, expected) = (origin(variable), shown(expected));
+            let (found, expected) = (origin(variable), quoted(expected));
             return Err(Reason::Variable { container: container(), name, found, expected });
         }
     }
@@ -117,10 +117,10 @@ fn environment(reading: &Reading<'_>) -> Result<(), Reason> {
 
 /// What a message may say of a variable's value: these names carry no secrets.
 fn origin(variable: &Variable<'_>) -> String {
-    variable.literal.map_or_else(|| "a value from elsewhere".to_owned(), shown)
+    variable.literal.map_or_else(|| "a value from elsewhere".to_owned(), quoted)
 }
 
-fn mounts(reading: &Reading<'_>) -> Result<(), Reason> {
+fn mounts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let ours: &[&str] = match reading.set.contract {
         Contract::Agent => &[pod::RUN_PATH, pod::ACCESS_PATH],
         Contract::Image => &[],
@@ -138,7 +138,7 @@ fn mounts(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// `PGPORT` is PostgreSQL's port where no argument says another, and that of the probes' programs.
-fn port_variable(reading: &Reading<'_>) -> Result<(), Reason> {
+fn port_variable(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let Some(variable) = reading.container.variable(env::PGPORT)? else { return Ok(()) };
     let port = reading.set.port;
     if variable.literal.and_then(number) == Some(port) {
@@ -149,9 +149,9 @@ fn port_variable(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// A clone takes the data directory's place by a rename, which the kernel refuses while anything is mounted in it.
-fn mounts_in_data(reading: &Reading<'_>) -> Result<(), Reason> {
+fn mounts_in_data(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let Some(pgdata) = reading.placement.pgdata.path().map(|path| path.trim_end_matches('/')) else { return Ok(()) };
-    let is_inside = |path: &str| holds(pgdata, path) && path.trim_end_matches('/') != pgdata;
+    let is_inside = |path: &str| contains_path(pgdata, path) && path.trim_end_matches('/') != pgdata;
     let Some(mount) = reading.container.mounts()?.into_iter().find(|mount| is_inside(mount.path)) else {
         return Ok(());
     };
@@ -180,7 +180,7 @@ fn mounts_in_data(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// The agent is the first process of its container, so that with it all ends that may write.
-fn shared_processes(reading: &Reading<'_>) -> Result<(), Reason> {
+fn shared_processes(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let pod = reading.object.at(&["spec", "template", "spec"])?;
     for field in ["shareProcessNamespace", "hostPID"] {
         if pod.get(field)?.value() == Some(&Value::Bool(true)) {
@@ -191,7 +191,7 @@ fn shared_processes(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// Nobody else looks at them: what is appended to must be a list.
-fn init_containers(reading: &Reading<'_>) -> Result<(), Reason> {
+fn init_containers(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     for init_container in reading.object.at(&["spec", "template", "spec", "initContainers"])?.items()? {
         init_container.get("name")?.text()?;
     }
@@ -199,7 +199,7 @@ fn init_containers(reading: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// All containers of a pod share its address, so that two can't listen on one port.
-fn agent_port(reading: &Reading<'_>) -> Result<(), Reason> {
+fn agent_port(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     for container in reading.object.at(&["spec", "template", "spec", "containers"])?.items()? {
         for port in container.get("ports")?.items()? {
             if port.get("containerPort")?.value().and_then(Value::as_i64) == Some(pod::AGENT_PORT.into()) {

@@ -4,18 +4,18 @@ use super::{Reason, revision::Pin};
 use crate::{
     names::{self, pod},
     set::{
-        Error, Failover, Reading,
+        Error, Failover, ParsedSet,
         arguments::{ServerArguments, number, settings},
         container::Container,
-        data::{Parting, Pgdata},
-        error::{named, shown},
+        data::{Pgdata, SubPathOwner},
+        error::{named, quoted},
         known::{self, Arguments, name_of},
         shape::{IMAGE_ARGUMENT, REVISION_FLAG, Shape},
     },
 };
 
 /// The wrapped command: the agent with its flags, `--`, and the user's own words.
-pub(super) fn wrapped(reading: &Reading<'_>, pin: &Pin) -> Result<Vec<String>, Error> {
+pub(super) fn wrapped(reading: &ParsedSet<'_>, pin: &Pin) -> Result<Vec<String>, Error> {
     let set = &reading.set;
     let failover = match set.failover {
         Failover::Automatic => "automatic",
@@ -55,13 +55,13 @@ fn image_arguments(container: &Container<'_>) -> Result<&'static [&'static str],
 }
 
 /// Where the data is: the agent runs no database anywhere else.
-fn places(reading: &Reading<'_>) -> Vec<String> {
+fn places(reading: &ParsedSet<'_>) -> Vec<String> {
     let mount_path = reading.set.data.mount_path().trim_end_matches('/');
     let mut words = vec![format!("--data-volume={mount_path}")];
     if let Pgdata::Fallback(pgdata) = &reading.placement.pgdata {
         words.push(format!("--default-data-directory={pgdata}"));
     }
-    if let Parting::InPlace { member } = &reading.placement.parting {
+    if let SubPathOwner::InPlace { member } = &reading.placement.parting {
         words.push(format!("--members-directory={mount_path}/{}", pod::MEMBERS_DIRECTORY));
         words.push(format!("--in-place-member={member}"));
     }
@@ -69,22 +69,22 @@ fn places(reading: &Reading<'_>) -> Vec<String> {
 }
 
 /// Accepts PostgreSQL itself and the entry points before it; anything else the agent could not start, nor hand arguments to.
-pub(super) fn check(reading: &Reading<'_>) -> Result<(), Reason> {
+pub(super) fn check(reading: &ParsedSet<'_>) -> Result<(), Reason> {
     let container = &reading.container;
     let name = || named(container.name);
     let arguments = match container.server_arguments()? {
         ServerArguments::Of(arguments) => arguments,
         ServerArguments::OfAnotherProgram(program) => {
-            return Err(Reason::Command { container: name(), program: shown(program), cure: cure(program) });
+            return Err(Reason::Command { container: name(), program: quoted(program), cure: cure(program) });
         }
     };
     for (key, value) in settings(&arguments) {
         if key == "data_directory" {
-            return Err(Reason::DataArgument { container: name(), argument: shown(&format!("{key}={value}")) });
+            return Err(Reason::DataArgument { container: name(), argument: quoted(&format!("{key}={value}")) });
         }
         let port = reading.set.port;
         if key == "port" && number(&value) != Some(port) {
-            return Err(Reason::Port { container: name(), by: "its arguments", found: shown(&value), port });
+            return Err(Reason::Port { container: name(), by: "its arguments", found: quoted(&value), port });
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ pub struct Denial {
     object: String,
     reason: Reason,
     /// The namespace of a set that is stored: the annotation can't just be left out there, so the way past pgset is told.
-    past_pgset: Option<String>,
+    bypass_hint: Option<String>,
 }
 
 impl Denial {
@@ -27,7 +27,7 @@ impl Denial {
         };
         let namespace = field("namespace").map(named);
         let object = namespace.as_ref().map_or(name.clone(), |namespace| format!("{namespace}/{name}"));
-        Self { object, reason, past_pgset: namespace.filter(|_| is_stored_set) }
+        Self { object, reason, bypass_hint: namespace.filter(|_| is_stored_set) }
     }
 
     /// A short, fixed name for metrics.
@@ -46,7 +46,7 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "StatefulSet {}: {}", self.object, self.reason)?;
-        match &self.past_pgset {
+        match &self.bypass_hint {
             Some(namespace) => {
                 let key = label::WEBHOOK;
                 write!(formatter, " (past pgset, in an emergency: kubectl label namespace {namespace} {key}=disabled)")
@@ -78,7 +78,7 @@ pub enum Reason {
         "it carries an injection (annotation {injected}), but not the annotation {inject}: enabled; add that, or take the \
          injection out with: pgset eject -f <file>", injected = annotation::INJECTED, inject = annotation::INJECT
     )]
-    Leftover,
+    OrphanedInjection,
     /// The user sets a private variable.
     #[error(
         "container {container} sets {name}: the prefix {prefix} is pgset's own; rename the variable",
@@ -378,7 +378,7 @@ impl Reason {
         match self {
             Self::Set(error) => error.code(),
             Self::Reserved { .. } => "reserved_name",
-            Self::Leftover => "leftover",
+            Self::OrphanedInjection => "leftover",
             Self::PrivateVariable { .. } | Self::Variable { .. } => "environment",
             Self::Command { .. } => "command",
             Self::DataArgument { .. } | Self::Port { .. } => "arguments",

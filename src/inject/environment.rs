@@ -6,13 +6,13 @@ use super::Reason;
 use crate::{
     names::{self, credential, env, role},
     set::{
-        Contract, Reading,
-        data::{Parting, Pgdata},
+        Contract, ParsedSet,
+        data::{Pgdata, SubPathOwner},
     },
 };
 
 /// The variables that a member needs and the user did not write, in the order they are appended.
-pub(super) fn variables(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
+pub(super) fn variables(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
     let wanted = match reading.set.contract {
         Contract::Agent => agent(reading),
         Contract::Image => image(reading)?,
@@ -27,7 +27,7 @@ pub(super) fn variables(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
     Ok(missing)
 }
 
-fn agent(reading: &Reading<'_>) -> Vec<Value> {
+fn agent(reading: &ParsedSet<'_>) -> Vec<Value> {
     let set = &reading.set;
     let mut variables = vec![
         plain(env::PG_MODE, "set"),
@@ -43,7 +43,7 @@ fn agent(reading: &Reading<'_>) -> Vec<Value> {
 }
 
 /// What the crunchy-postgres family asks for, under its old names (1.x) and its new ones.
-fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
+fn image(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
     let set = &reading.set;
     // The image labels the master's pod with it.
     let (master, port) = (set.role_label.master_host(&set.name), set.port.to_string());
@@ -58,12 +58,12 @@ fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
     // What envFrom brings can't be seen here, and a variable under env would hide it.
     if !reading.container.has_unseen_environment()? {
         let password = |name: &str, key: &str| of_secret(name, &set.credentials, key);
-        variables.extend(twins(
+        variables.extend(aliases(
             reading,
             plain(env::PG_MASTER_USER, role::REPLICATION),
             plain(env::PG_PRIMARY_USER, role::REPLICATION),
         )?);
-        variables.extend(twins(
+        variables.extend(aliases(
             reading,
             password(env::PG_MASTER_PASSWORD, credential::REPLICATION),
             password(env::PG_PRIMARY_PASSWORD, credential::REPLICATION),
@@ -75,7 +75,7 @@ fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
     }
     variables.push(plain(env::PGHOST, "/tmp"));
     variables.push(of_pod(env::CCP_NAMESPACE, "metadata.namespace"));
-    if reading.placement.parting == Parting::Ours {
+    if reading.placement.parting == SubPathOwner::Ours {
         variables.push(of_pod(env::POD_NAME, "metadata.name"));
     }
     Ok(variables)
@@ -83,7 +83,7 @@ fn image(reading: &Reading<'_>) -> Result<Vec<Value>, Reason> {
 
 /// One thing under two names: where the user wrote one of them, the other means the same. The kubelet fills in `$(NAME)`, so
 /// that no password is copied.
-fn twins(reading: &Reading<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
+fn aliases(reading: &ParsedSet<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
     let name = |variable: &Value| variable.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (old_name, new_name) = (name(&old), name(&new));
     let is_written = |name: &str| Ok::<_, Reason>(reading.container.variable(name)?.is_some());

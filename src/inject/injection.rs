@@ -8,8 +8,8 @@ use super::{Reason, command, environment, pod, revision::Pin};
 use crate::{
     names::{annotation, label},
     set::{
-        Contract, Data, Reading,
-        data::Parting,
+        Contract, DataSource, ParsedSet,
+        data::SubPathOwner,
         edits::{ANNOTATIONS, Edits, below, find},
         json::{at, covers},
         record::{POD_SPEC, Parent, Probe, Record, container, member_directory},
@@ -30,7 +30,7 @@ pub(super) struct Injection {
 
 impl Injection {
     /// What the object lacks, which its user wrote like `own`.
-    pub(super) fn of(reading: &Reading<'_>, own: &Value, pin: &Pin) -> Result<Self, Reason> {
+    pub(super) fn of(reading: &ParsedSet<'_>, own: &Value, pin: &Pin) -> Result<Self, Reason> {
         let set = &reading.set;
         let is_agent = set.contract == Contract::Agent;
         let volumes = pod::volumes(set, pin.shape);
@@ -56,8 +56,8 @@ impl Injection {
             }
         }
         match (&set.data, &reading.placement.parting) {
-            (Data::Shared { mount_path, .. }, Parting::Ours) => record.sub_paths.push(mount_path.clone()),
-            (_, Parting::InPlace { member }) => record.in_place = Some(member.clone()),
+            (DataSource::Shared { mount_path, .. }, SubPathOwner::Ours) => record.sub_paths.push(mount_path.clone()),
+            (_, SubPathOwner::InPlace { member }) => record.in_place = Some(member.clone()),
             _ => {}
         }
         for probe in Probe::ALL.into_iter().filter(|_| is_agent) {

@@ -30,10 +30,10 @@ use self::{injection::Injection, revision::Revisions};
 use crate::{
     names::{self, annotation},
     set::{
-        Contract, Reading, annotations,
+        Contract, ParsedSet, annotations,
         edits::Edits,
         json::at,
-        record::{Record, carries_parts},
+        record::{Record, find_reserved_name},
         shape::Settled,
     },
 };
@@ -119,7 +119,7 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     // Whatever a rule says, an object must be able to go; and what was admitted once stays admitted while it stays as it is,
     // so that a later pgset with stricter rules, or an earlier one that can't read the record, holds up neither scaling nor foreign
     // annotations.
-    if is_going(object) || stored_set.is_some_and(|old| is_same(old, object)) {
+    if is_terminating(object) || stored_set.is_some_and(|old| is_same(old, object)) {
         return Ok(Outcome::Untouched { warnings: Vec::new() });
     }
     if !speaks_of_pgset(object) && stored_set.is_none() {
@@ -129,7 +129,7 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     if !annotations::is_enabled(object)? {
         return match stored? {
             Some(record) => eject::leave(object, old, &record),
-            None => bystander(object),
+            None => not_enabled(object),
         };
     }
 
@@ -141,13 +141,13 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
         (Err(own), _) => return Err(own.into()),
     };
     let own = record.as_ref().map_or(Cow::Borrowed(object), |record| Cow::Owned(record.undone(object)));
-    if let Some(part) = carries_parts(&own) {
+    if let Some(part) = find_reserved_name(&own) {
         return Err(Reason::Reserved { part });
     }
     let pin = revision::Pin::of(object, old, record.as_ref(), settings, revisions)?;
     let settled = Settled::of(pin.shape, record.as_ref());
     check::image(&own, &settled)?;
-    let reading = Reading::of(&own, &settled)?;
+    let reading = ParsedSet::of(&own, &settled)?;
     check::conflicts(&reading)?;
     if record.is_none() {
         check::new_conflicts(&reading)?;
@@ -168,7 +168,7 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     pin.write(&mut edits);
     let mut warnings = warnings::of_set(&own, &reading)?;
     if let Some(old) = stored_set {
-        let told = warnings::told(old);
+        let told = warnings::already_warned(old);
         warnings.retain(|warning| !told.contains(warning));
     }
     let audit = audit(&reading, &pin);
@@ -176,7 +176,7 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     Ok(if patch.0.is_empty() { Outcome::Untouched { warnings } } else { Outcome::Patched { patch, warnings, audit } })
 }
 
-fn audit(reading: &Reading<'_>, pin: &revision::Pin) -> Vec<(&'static str, String)> {
+fn audit(reading: &ParsedSet<'_>, pin: &revision::Pin) -> Vec<(&'static str, String)> {
     let contract = match reading.set.contract {
         Contract::Agent => "agent",
         Contract::Image => "image",
@@ -185,16 +185,16 @@ fn audit(reading: &Reading<'_>, pin: &revision::Pin) -> Vec<(&'static str, Strin
 }
 
 /// A `StatefulSet` that does not ask for injection, but speaks of pgset.
-fn bystander(object: &Value) -> Result<Outcome, Reason> {
+fn not_enabled(object: &Value) -> Result<Outcome, Reason> {
     let ours = annotations::ours(object)?;
     if ours.iter().any(|(key, _)| *key == annotation::INJECTED) {
-        return Err(Reason::Leftover);
+        return Err(Reason::OrphanedInjection);
     }
     Ok(Outcome::Untouched { warnings: warnings::of_bystander(object, &ours) })
 }
 
 /// Whether the object is being deleted: then only its finalizers change.
-fn is_going(object: &Value) -> bool {
+fn is_terminating(object: &Value) -> bool {
     at(object, &["metadata", "deletionTimestamp"]).is_some_and(|time| !time.is_null())
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::revision::Pin;
 use crate::{
     names::{self, credential, pod},
-    set::{Contract, Data, Error, Reading, Set, container::Container, record::member_directory, shape::Shape},
+    set::{Contract, DataSource, Error, ParsedSet, Set, container::Container, record::member_directory, shape::Shape},
 };
 
 /// The volumes of a set's pods.
@@ -15,7 +15,7 @@ pub(super) fn volumes(set: &Set, shape: Shape) -> Vec<Value> {
         volumes.push(json!({ "name": pod::RUN_VOLUME, "emptyDir": {} }));
         volumes.push(access(set, shape));
     }
-    if let Data::Claim { claim } = &set.data {
+    if let DataSource::Claim { claim } = &set.data {
         volumes.push(json!({ "name": pod::DATA_VOLUME, "persistentVolumeClaim": { "claimName": claim } }));
     }
     volumes
@@ -62,7 +62,7 @@ pub(super) fn mounts(set: &Set) -> Vec<Value> {
         mounts.push(json!({ "name": pod::RUN_VOLUME, "mountPath": pod::RUN_PATH }));
         mounts.push(json!({ "name": pod::ACCESS_VOLUME, "mountPath": pod::ACCESS_PATH, "readOnly": true }));
     }
-    if let Data::Claim { .. } = &set.data {
+    if let DataSource::Claim { .. } = &set.data {
         mounts.push(json!({
             "name": pod::DATA_VOLUME, "mountPath": pod::DATA_PATH, "subPathExpr": member_directory(),
         }));
@@ -75,7 +75,7 @@ const USER: u32 = 65532;
 
 /// The init container that copies the agent into the pod. It passes the restricted Pod Security level whatever the rest of
 /// the pod does.
-pub(super) fn init_container(pin: &Pin, reading: &Reading<'_>) -> Result<Value, Error> {
+pub(super) fn init_container(pin: &Pin, reading: &ParsedSet<'_>) -> Result<Value, Error> {
     let mut container = json!({
         "name": pod::INIT_CONTAINER,
         "image": pin.image,

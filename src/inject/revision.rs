@@ -8,7 +8,7 @@ use crate::{
     set::{
         annotations,
         edits::{ANNOTATIONS, Edits},
-        error::shown,
+        error::quoted,
         record::Record,
         shape::{Pair, Shape},
     },
@@ -40,7 +40,7 @@ impl Revisions {
             None if revision == "latest" => Err(Reason::Latest { newest: self.newest }),
             None => {
                 let known = self.known.join(", ");
-                Err(Reason::Revision { found: shown(revision), known, newest: self.newest })
+                Err(Reason::Revision { found: quoted(revision), known, newest: self.newest })
             }
         }
     }

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::Reason;
 use crate::set::{
-    Contract, Error, Reading,
-    data::{BEFORE_18, Hidden, Parting, Pgdata, Placement, holds},
+    Contract, Error, ParsedSet,
+    data::{BEFORE_18, Hidden, Pgdata, Placement, SubPathOwner, contains_path},
     error::named,
     json::at,
     known::{self, Arguments},
@@ -32,7 +32,7 @@ struct Location {
 }
 
 /// Refuses an update that moves or loses the data of members that run.
-pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), Reason> {
+pub(super) fn check(old: &Value, new: &ParsedSet<'_>, shape: Shape) -> Result<(), Reason> {
     // Between two states, one of which has no members, the user can have moved the data himself.
     let old_replicas = at(old, &["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
     if old_replicas == 0 || new.set.replicas == 0 {
@@ -45,7 +45,7 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
         None => (old.clone(), Settled { container: Some(new.set.container.clone()), ..Settled::of(shape, None) }),
     };
     let to = Location::of(new, true)?;
-    let reading = match Reading::of(&own, &settled) {
+    let reading = match ParsedSet::of(&own, &settled) {
         Ok(reading) => reading,
         // It ran without a volume, or beside it: the rows, if there are any, are in the container.
         Err(
@@ -73,7 +73,7 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
     }
     // Of an image that nobody knows, its own PGDATA may be on the volume.
     let is_known = known::arguments(reading.container.image) != Arguments::Unknown;
-    let is_outside = from.pgdata.as_deref().is_some_and(|pgdata| !holds(&from.mount_path, pgdata));
+    let is_outside = from.pgdata.as_deref().is_some_and(|pgdata| !contains_path(&from.mount_path, pgdata));
     if record.is_none() && is_known && is_outside {
         return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
     }
@@ -92,7 +92,7 @@ pub(super) fn check(old: &Value, new: &Reading<'_>, shape: Shape) -> Result<(), 
 }
 
 /// A set that ran without pgset is rolled out once by being annotated: refuses data that would not outlive that.
-fn outlives_the_roll_out(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+fn outlives_the_roll_out(old: &ParsedSet<'_>, new: &ParsedSet<'_>) -> Result<(), Reason> {
     if let Some(kind) = old.placement.temporary {
         return Err(Reason::DataInPod { kind, name: new.set.name.clone(), namespace: namespace_flag(new) });
     }
@@ -100,7 +100,7 @@ fn outlives_the_roll_out(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Rea
 }
 
 /// Refuses to leave rows behind that are not on the volume.
-fn hidden_rows(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+fn hidden_rows(old: &ParsedSet<'_>, new: &ParsedSet<'_>) -> Result<(), Reason> {
     if old.placement.hidden == Hidden::No {
         return Ok(());
     }
@@ -115,7 +115,7 @@ fn hidden_rows(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
 }
 
 /// Refuses another major version: its members would restart and fail one by one.
-fn check_version(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
+fn check_version(old: &ParsedSet<'_>, new: &ParsedSet<'_>) -> Result<(), Reason> {
     match (old.container.family.major(), new.container.family.major()) {
         (Some(from), Some(to)) if from != to => {
             Err(Reason::MajorVersion { image: named(new.container.image), from, to })
@@ -124,7 +124,7 @@ fn check_version(old: &Reading<'_>, new: &Reading<'_>) -> Result<(), Reason> {
     }
 }
 
-fn moves(new: &Reading<'_>, from: &Location, to: &Location) -> Reason {
+fn moves(new: &ParsedSet<'_>, from: &Location, to: &Location) -> Reason {
     let set = &new.set;
     let member = set.member(set.first_ordinal);
     let of_member = |place: &Location| place.to_string().replace(&member_directory(), &member);
@@ -132,19 +132,19 @@ fn moves(new: &Reading<'_>, from: &Location, to: &Location) -> Reason {
     Reason::DataMoves { name: set.name.clone(), namespace: namespace_flag(new), member, from, to }
 }
 
-fn namespace_flag(new: &Reading<'_>) -> String {
+fn namespace_flag(new: &ParsedSet<'_>) -> String {
     let namespace = &new.set.namespace;
     if namespace.is_empty() { String::new() } else { format!(" --namespace={}", named(namespace)) }
 }
 
 impl Location {
-    fn of(reading: &Reading<'_>, is_injected: bool) -> Result<Self, Error> {
+    fn of(reading: &ParsedSet<'_>, is_injected: bool) -> Result<Self, Error> {
         let Placement { data, parting, pgdata, source, temporary, hidden: _ } = &reading.placement;
         let mount_path = data.mount_path();
         let written = reading.container.mounts()?.into_iter().rev().find(|mount| mount.path == mount_path);
         let written = written.and_then(|mount| mount.sub_path.or(mount.sub_path_expr).map(str::to_owned));
         let (directory, pgdata) = match (parting, pgdata) {
-            (Parting::Ours, pgdata) if is_injected => (Some(member_directory()), pgdata),
+            (SubPathOwner::Ours, pgdata) if is_injected => (Some(member_directory()), pgdata),
             (_, pgdata) => (written, pgdata),
         };
         let pgdata = match pgdata {

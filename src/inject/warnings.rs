@@ -10,16 +10,16 @@ use crate::{
         pod::{AGENT_PORT, POSTGRES_PORT},
     },
     set::{
-        Contract, Data, Error, Reading,
-        data::{Parting, Pgdata},
+        Contract, DataSource, Error, ParsedSet,
+        data::{Pgdata, SubPathOwner},
         entries,
         error::named,
-        grammar::nearly_ours,
         image::Reference,
         json::{Field, at},
         known::{self, Arguments},
         record::Record,
         shape::Settled,
+        validation::nearly_ours,
     },
 };
 
@@ -44,7 +44,7 @@ impl Warnings {
 }
 
 /// Of an object that becomes or stays a set.
-pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, Reason> {
+pub(super) fn of_set(own: &Value, reading: &ParsedSet<'_>) -> Result<Vec<String>, Reason> {
     let mut warnings = Warnings::default();
     misplaced(&mut warnings, own);
     passwords(&mut warnings, reading)?;
@@ -64,10 +64,10 @@ pub(super) fn of_set(own: &Value, reading: &Reading<'_>) -> Result<Vec<String>, 
 }
 
 /// What was said of a stored set already, and is not said at each of its updates.
-pub(super) fn told(old: &Value) -> Vec<String> {
+pub(super) fn already_warned(old: &Value) -> Vec<String> {
     let Ok(Some(record)) = Record::of(old) else { return Vec::new() };
     let own = record.undone(old);
-    let reading = Reading::of(&own, &Settled::by_object(old, Some(&record))).map_err(Reason::from);
+    let reading = ParsedSet::of(&own, &Settled::by_object(old, Some(&record))).map_err(Reason::from);
     reading.and_then(|reading| of_set(&own, &reading)).unwrap_or_default()
 }
 
@@ -117,7 +117,7 @@ fn misplaced(warnings: &mut Warnings, object: &Value) {
     }
 }
 
-fn passwords(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn passwords(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     let names = [
         env::POSTGRES_PASSWORD,
         env::PG_ROOT_PASSWORD,
@@ -133,15 +133,15 @@ fn passwords(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error
     Ok(())
 }
 
-fn data(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn data(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     let placement = &reading.placement;
     if let Some(kind) = placement.temporary {
         warnings.push(&format!("the data volume is {kind}: a copy is lost with its pod, all rows with the last pod"));
     }
-    if let Parting::InPlace { .. } = placement.parting {
+    if let SubPathOwner::InPlace { .. } = placement.parting {
         in_place(warnings, &placement.source);
     }
-    if let Data::Shared { volume, mount_path } = &placement.data {
+    if let DataSource::Shared { volume, mount_path } = &placement.data {
         let pod = reading.object.at(&["spec", "template", "spec"])?;
         for list in ["initContainers", "containers"] {
             for container in pod.get(list)?.items()? {
@@ -158,7 +158,7 @@ fn data(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
                 }
             }
         }
-        if placement.pgdata == Pgdata::Users(Some(mount_path.clone())) && placement.parting == Parting::Ours {
+        if placement.pgdata == Pgdata::Users(Some(mount_path.clone())) && placement.parting == SubPathOwner::Ours {
             warnings.push("PGDATA is the mount itself, a directory of root's: better a directory below it");
         }
     }
@@ -174,7 +174,7 @@ fn in_place(warnings: &mut Warnings, source: &Value) {
     }
 }
 
-fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn image(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     let container = &reading.container;
     let tag = Reference::of(container.image).tag;
     if !container.image.contains('@') && matches!(tag, "" | "latest") {
@@ -188,7 +188,7 @@ fn image(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn host_network(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn host_network(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     let field = reading.object.at(&["spec", "template", "spec", "hostNetwork"])?;
     if field.value() == Some(&Value::Bool(true)) {
         let port = reading.set.port;
@@ -200,7 +200,7 @@ fn host_network(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Er
 }
 
 /// PostgreSQL's port without a word is 5432, and a containerPort binds nobody.
-fn port(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn port(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     let port = reading.set.port;
     if port != POSTGRES_PORT && reading.container.told_port()?.is_none() {
         warnings.push(&format!(
@@ -210,7 +210,7 @@ fn port(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn unseen_environment(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn unseen_environment(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     if reading.set.contract == Contract::Image && reading.container.has_unseen_environment()? {
         warnings.push(
             "with envFrom, pgset adds no users, passwords or database: see that PG_USER and the others are there",
@@ -220,7 +220,7 @@ fn unseen_environment(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<
 }
 
 /// A replica's first start takes as long as the clone of the whole database.
-fn startup(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn startup(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     const ENOUGH: i64 = 600;
     let probe = reading.container.field.get("startupProbe")?;
     if !probe.is_there() {
@@ -238,7 +238,7 @@ fn startup(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> 
     Ok(())
 }
 
-fn grace_period(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn grace_period(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     const ENOUGH: i64 = 15;
     let field = reading.object.at(&["spec", "template", "spec", "terminationGracePeriodSeconds"])?;
     if let Some(seconds) = field.number(0, i64::MAX)?.filter(|seconds| *seconds < ENOUGH) {
@@ -249,7 +249,7 @@ fn grace_period(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Er
     Ok(())
 }
 
-fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
+fn synchronous(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
     let (wanted, replicas) = (reading.set.synchronous, reading.set.replicas);
     if wanted > 0 && wanted >= replicas && reading.set.synchronous_strict {
         warnings.push(&format!(
@@ -266,7 +266,7 @@ fn synchronous(warnings: &mut Warnings, reading: &Reading<'_>) {
 }
 
 /// `spec.serviceName` can't be changed: who is adopted with another set's name is not refused.
-fn service_name(warnings: &mut Warnings, reading: &Reading<'_>) {
+fn service_name(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
     let set = &reading.set;
     if names::is_kept_for_another_set(&set.headless_service, &set.name) {
         warnings.push(&format!(
@@ -277,7 +277,7 @@ fn service_name(warnings: &mut Warnings, reading: &Reading<'_>) {
 }
 
 /// Claims made from a template may go with the set, or with its members.
-fn retention(warnings: &mut Warnings, reading: &Reading<'_>) -> Result<(), Error> {
+fn retention(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     if reading.placement.source.get("volumeClaimTemplate").is_none() {
         return Ok(());
     }

@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::{
     Error,
     entries::{self, Entry, Values},
-    error::{named, shown},
-    grammar::nearest,
+    error::{named, quoted},
     json::Field,
+    validation::nearest,
 };
 use crate::names::{self, annotation};
 
@@ -36,8 +36,8 @@ pub(crate) fn is_enabled(object: &Value) -> Result<bool, Error> {
     match field.value() {
         None => Ok(false),
         Some(Value::String(text)) if entries::INJECT.of(Some(text)) => Ok(true),
-        Some(Value::String(text)) => Err(Error::Inject { value: shown(text) }),
-        Some(other) => Err(Error::Inject { value: shown(&other.to_string()) }),
+        Some(Value::String(text)) => Err(Error::Inject { value: quoted(text) }),
+        Some(other) => Err(Error::Inject { value: quoted(&other.to_string()) }),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Contract, Data, Error,
+    Contract, DataSource, Error,
     annotations::Annotations,
     container::{Container, Mount},
     entries,
@@ -20,9 +20,9 @@ use crate::names::{env, pod};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Placement {
     /// The public view.
-    pub(crate) data: Data,
+    pub(crate) data: DataSource,
     /// Where the members' directories are parted.
-    pub(crate) parting: Parting,
+    pub(crate) parting: SubPathOwner,
     /// Whether pgset has to set PGDATA.
     pub(crate) pgdata: Pgdata,
     /// The volume itself, to see whether it is still the same after an edit.
@@ -35,7 +35,7 @@ pub(crate) struct Placement {
 
 /// Where the members' directories are parted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Parting {
+pub(crate) enum SubPathOwner {
     /// By pgset, with a sub-path of the pod's name.
     Ours,
     /// By the user, with a sub-path of his own that names the pod.
@@ -103,8 +103,8 @@ impl Placement {
             mounts: container.mounts()?,
             volumes: volumes(object)?,
             pgdata: match container.variable(env::PGDATA)? {
-                None => Written::Nothing,
-                Some(variable) => variable.literal.map_or(Written::Elsewhere, Written::Path),
+                None => PgdataSource::Nothing,
+                Some(variable) => variable.literal.map_or(PgdataSource::Elsewhere, PgdataSource::Path),
             },
         };
         match (annotations.get(&entries::CLAIM), annotations.get(&entries::VOLUME)) {
@@ -125,12 +125,12 @@ struct Search<'c, 'a> {
     settled: &'c Settled,
     mounts: Vec<Mount<'a>>,
     volumes: Vec<(&'a str, Volume)>,
-    pgdata: Written<'a>,
+    pgdata: PgdataSource<'a>,
 }
 
 /// What the user wrote as PGDATA.
 #[derive(Clone, Copy, Debug)]
-enum Written<'a> {
+enum PgdataSource<'a> {
     Nothing,
     /// A value that only the kubelet knows.
     Elsewhere,
@@ -156,13 +156,14 @@ impl<'a> Search<'_, 'a> {
 
     /// The mount that holds `directory`: the nearest one at or above it.
     fn above(&self, directory: &str) -> Option<&Mount<'a>> {
-        let candidates = self.mounts.iter().filter(|mount| self.can_hold_data(mount) && holds(mount.path, directory));
+        let candidates =
+            self.mounts.iter().filter(|mount| self.can_hold_data(mount) && contains_path(mount.path, directory));
         candidates.max_by_key(|mount| mount.path.len())
     }
 
     /// The mount at PGDATA, or at one of the directories that images keep their data in.
     fn usual(&self) -> Option<&Mount<'a>> {
-        if let (Written::Path(pgdata), Contract::Agent) = (self.pgdata, self.contract) {
+        if let (PgdataSource::Path(pgdata), Contract::Agent) = (self.pgdata, self.contract) {
             return self.above(pgdata);
         }
         let usual = self.usual_directory();
@@ -175,7 +176,7 @@ impl<'a> Search<'_, 'a> {
             "/pgdata",
         ];
         let below = |directory: &&str| {
-            self.mounts.iter().find(|mount| self.can_hold_data(mount) && holds(directory, mount.path))
+            self.mounts.iter().find(|mount| self.can_hold_data(mount) && contains_path(directory, mount.path))
         };
         known.iter().find_map(|directory| self.above(directory)).or_else(|| known.iter().find_map(below))
     }
@@ -211,16 +212,16 @@ impl<'a> Search<'_, 'a> {
         let usual_mount = self.container.family.usual_mount();
         match (kept.or_else(|| self.elsewhere(|_| true)), self.pgdata, unused) {
             (_, pgdata, Some((volume, _))) => {
-                let place = if let Written::Path(pgdata) = pgdata { pgdata } else { usual_mount };
+                let place = if let PgdataSource::Path(pgdata) = pgdata { pgdata } else { usual_mount };
                 Error::NeverMounted { container, volume: named(volume), place: named(place) }
             }
-            (Some(mount), Written::Path(pgdata), None) => {
+            (Some(mount), PgdataSource::Path(pgdata), None) => {
                 Error::PgdataElsewhere { container, pgdata: named(pgdata), mount_path: named(mount.path) }
             }
             (Some(mount), _, None) => {
                 let (mount_path, usual) = (named(mount.path.trim_end_matches('/')), self.usual_directory());
                 let is_unsure = known::arguments(self.container.image) == Arguments::Unknown
-                    || !matches!(self.pgdata, Written::Nothing)
+                    || !matches!(self.pgdata, PgdataSource::Nothing)
                     || self.container.has_unseen_environment().unwrap_or_default();
                 Error::DataElsewhere {
                     container,
@@ -238,7 +239,7 @@ impl<'a> Search<'_, 'a> {
     /// Where a mount was looked for.
     fn place(&self) -> String {
         match self.pgdata {
-            Written::Path(pgdata) => format!("at and above PGDATA, {}", named(pgdata)),
+            PgdataSource::Path(pgdata) => format!("at and above PGDATA, {}", named(pgdata)),
             _ => format!("at and above {} and the other usual places", self.usual_directory()),
         }
     }
@@ -246,7 +247,7 @@ impl<'a> Search<'_, 'a> {
     /// A mount that may have been meant for the data, of a volume of some kind.
     fn elsewhere(&self, is_meant: impl Fn(&Volume) -> bool) -> Option<&Mount<'a>> {
         self.mounts.iter().find(|mount| {
-            let is_for_data = self.can_hold_data(mount) && !NEVER_DATA.iter().any(|it| holds(it, mount.path));
+            let is_for_data = self.can_hold_data(mount) && !NEVER_DATA.iter().any(|it| contains_path(it, mount.path));
             is_for_data && self.volume(mount.volume).is_some_and(&is_meant)
         })
     }
@@ -254,7 +255,7 @@ impl<'a> Search<'_, 'a> {
     /// `pgset.dev/claim`: nothing else may hold the data.
     fn claim(&self, claim: &str, volume: Option<&str>) -> Result<Placement, Error> {
         let own = volume.and_then(|volume| self.mounts.iter().find(|mount| mount.volume == volume));
-        let at = self.mounts.iter().find(|mount| holds(mount.path, pod::DATA_PATH) && mount.path != "/");
+        let at = self.mounts.iter().find(|mount| contains_path(mount.path, pod::DATA_PATH) && mount.path != "/");
         if let Some(mount) = own.or_else(|| self.usual()).or(at) {
             return Err(Error::ClaimAndVolume {
                 claim: claim.to_owned(),
@@ -263,9 +264,9 @@ impl<'a> Search<'_, 'a> {
             });
         }
         Ok(Placement {
-            data: Data::Claim { claim: claim.to_owned() },
-            parting: Parting::Ours,
-            pgdata: self.pgdata_on(pod::DATA_PATH, &Parting::Ours)?,
+            data: DataSource::Claim { claim: claim.to_owned() },
+            parting: SubPathOwner::Ours,
+            pgdata: self.pgdata_on(pod::DATA_PATH, &SubPathOwner::Ours)?,
             source: json!({ "persistentVolumeClaim": { "claimName": claim } }),
             temporary: None,
             hidden: Hidden::No,
@@ -277,10 +278,14 @@ impl<'a> Search<'_, 'a> {
         // A mount without a volume is refused by the API server itself.
         let Volume { kind, source } = volume.unwrap_or(Volume { kind: Kind::PerMember, source: Value::Null });
         let shared = kind == Kind::Shared && self.contract == Contract::Agent;
-        let parting = if shared { self.parting(mount)? } else { Parting::None };
+        let parting = if shared { self.parting(mount)? } else { SubPathOwner::None };
         let (volume, mount_path) = (mount.volume.to_owned(), mount.path.to_owned());
         Ok(Placement {
-            data: if shared { Data::Shared { volume, mount_path } } else { Data::Own { volume, mount_path } },
+            data: if shared {
+                DataSource::Shared { volume, mount_path }
+            } else {
+                DataSource::Own { volume, mount_path }
+            },
             pgdata: self.pgdata_on(mount.path, &parting)?,
             parting,
             source,
@@ -290,15 +295,15 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// How the members' directories on a shared volume are parted.
-    fn parting(&self, mount: &Mount<'_>) -> Result<Parting, Error> {
+    fn parting(&self, mount: &Mount<'_>) -> Result<SubPathOwner, Error> {
         let (container, volume) = (named(self.container.name), named(mount.volume));
         let mount_path = named(mount.path);
         match (mount.sub_path, mount.sub_path_expr) {
             (_, None) if self.is_in_place(mount) => {
                 let member = self.settled.in_place.as_deref().unwrap_or(self.first_member).to_owned();
-                Ok(Parting::InPlace { member })
+                Ok(SubPathOwner::InPlace { member })
             }
-            (None, None) => Ok(Parting::Ours),
+            (None, None) => Ok(SubPathOwner::Ours),
             (Some(sub_path), _) => {
                 let sub_path = named(sub_path.trim_matches('/'));
                 Err(Error::FixedSubPath { container, volume, mount_path, sub_path })
@@ -312,7 +317,7 @@ impl<'a> Search<'_, 'a> {
                     tells_apart |= per_member && expression.contains(&format!("$({})", variable.name));
                 }
                 if tells_apart {
-                    return Ok(Parting::Users);
+                    return Ok(SubPathOwner::Users);
                 }
                 Err(Error::SharedSubPath { container, volume, mount_path, expression: named(expression) })
             }
@@ -327,27 +332,27 @@ impl<'a> Search<'_, 'a> {
         }
         let has_data = match self.pgdata {
             // A directory elsewhere is refused in a moment.
-            Written::Path(_) | Written::Elsewhere => true,
-            Written::Nothing => holds(mount.path, &self.usual_directory()),
+            PgdataSource::Path(_) | PgdataSource::Elsewhere => true,
+            PgdataSource::Nothing => contains_path(mount.path, &self.usual_directory()),
         };
         has_data || self.settled.in_place.is_some()
     }
 
     /// Who sets PGDATA for data on this mount.
-    fn pgdata_on(&self, mount_path: &str, parting: &Parting) -> Result<Pgdata, Error> {
+    fn pgdata_on(&self, mount_path: &str, parting: &SubPathOwner) -> Result<Pgdata, Error> {
         let usual = self.usual_directory();
         if self.contract == Contract::Image {
             return Ok(Pgdata::Images(usual));
         }
         let mount_path = mount_path.trim_end_matches('/');
         match self.pgdata {
-            Written::Elsewhere => Ok(Pgdata::Users(None)),
-            Written::Path(pgdata) if !holds(mount_path, pgdata) => Err(Error::PgdataElsewhere {
+            PgdataSource::Elsewhere => Ok(Pgdata::Users(None)),
+            PgdataSource::Path(pgdata) if !contains_path(mount_path, pgdata) => Err(Error::PgdataElsewhere {
                 container: named(self.container.name),
                 pgdata: named(pgdata),
                 mount_path: named(mount_path),
             }),
-            Written::Path(pgdata)
+            PgdataSource::Path(pgdata)
                 if self.settled.shape >= Shape::Recorded && self.hidden(mount_path) == Hidden::Surely =>
             {
                 Err(Error::PgdataHidden {
@@ -357,33 +362,33 @@ impl<'a> Search<'_, 'a> {
                     other: named(&format!("{mount_path}/{}", pod::UNHIDDEN_DIRECTORY)),
                 })
             }
-            Written::Path(pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
-            Written::Nothing => self.pgdata_by_pgset(mount_path, parting, usual),
+            PgdataSource::Path(pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
+            PgdataSource::Nothing => self.pgdata_by_pgset(mount_path, parting, usual),
         }
     }
 
     /// The same where the user wrote none.
-    fn pgdata_by_pgset(&self, mount_path: &str, parting: &Parting, usual: String) -> Result<Pgdata, Error> {
+    fn pgdata_by_pgset(&self, mount_path: &str, parting: &SubPathOwner, usual: String) -> Result<Pgdata, Error> {
         let ours = || Ok(Pgdata::Ours(format!("{mount_path}/{}", pod::DATA_DIRECTORY)));
         if self.settled.shape >= Shape::Recorded {
             // What it was once it stays, whatever the image is called by now.
-            if let Some(pgdata) = self.settled.pgdata.as_deref().filter(|pgdata| holds(mount_path, pgdata)) {
+            if let Some(pgdata) = self.settled.pgdata.as_deref().filter(|pgdata| contains_path(mount_path, pgdata)) {
                 return Ok(Pgdata::Ours(pgdata.to_owned()));
             }
-            if let Some(pgdata) = self.pgdata_of_official(mount_path).filter(|_| *parting != Parting::Ours) {
+            if let Some(pgdata) = self.pgdata_of_official(mount_path).filter(|_| *parting != SubPathOwner::Ours) {
                 return Ok(pgdata);
             }
         }
         // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
-        if mount_path == usual && *parting == Parting::Ours {
+        if mount_path == usual && *parting == SubPathOwner::Ours {
             return ours();
         }
-        if holds(mount_path, &usual) {
+        if contains_path(mount_path, &usual) {
             // Red Hat's is not in the image's environment: its script sets it.
             let is_scripts = matches!(self.container.family, Family::RedHat(_));
             return Ok(if is_scripts { Pgdata::Ours(usual) } else { Pgdata::Images(usual) });
         }
-        if *parting != Parting::Ours && self.container.has_unseen_environment()? {
+        if *parting != SubPathOwner::Ours && self.container.has_unseen_environment()? {
             return Err(Error::PgdataUnseen {
                 container: named(self.container.name),
                 mount_path: named(mount_path),
@@ -401,7 +406,7 @@ impl<'a> Search<'_, 'a> {
             // As every version below 18 has it; and from 18 on it is on the mount as well.
             None if mount_path == BEFORE_18 => Some(Pgdata::Fallback(BEFORE_18.to_owned())),
             Some(18..) if mount_path == BEFORE_18 => Some(Pgdata::Ours(BEFORE_18.to_owned())),
-            None if holds(mount_path, BEFORE_18) => Some(Pgdata::Fallback(unhidden())),
+            None if contains_path(mount_path, BEFORE_18) => Some(Pgdata::Fallback(unhidden())),
             Some(_) if self.hidden(mount_path) != Hidden::No => Some(Pgdata::Ours(unhidden())),
             _ => None,
         }
@@ -415,14 +420,15 @@ impl<'a> Search<'_, 'a> {
         let mount_path = mount_path.trim_end_matches('/');
         let usual = self.usual_directory();
         let pgdata = match self.pgdata {
-            Written::Path(pgdata) => pgdata,
-            Written::Nothing => &usual,
-            Written::Elsewhere => return Hidden::No,
+            PgdataSource::Path(pgdata) => pgdata,
+            PgdataSource::Nothing => &usual,
+            PgdataSource::Elsewhere => return Hidden::No,
         };
         let declared = if major.is_some_and(|major| major >= 18) { FROM_18 } else { BEFORE_18 };
-        let is_between = holds(mount_path, declared) && mount_path != declared && holds(declared, pgdata);
+        let is_between =
+            contains_path(mount_path, declared) && mount_path != declared && contains_path(declared, pgdata);
         // Who writes PGDATA for an image of his own knows what it declares.
-        let is_known = self.container.is_official || matches!(self.pgdata, Written::Nothing);
+        let is_known = self.container.is_official || matches!(self.pgdata, PgdataSource::Nothing);
         match major {
             _ if !is_between || !is_known => Hidden::No,
             Some(_) => Hidden::Surely,
@@ -451,7 +457,7 @@ const PER_MEMBER: [&str; 3] = [
 ];
 
 /// Whether `directory` is `mount` or lies below it. The root holds nothing: a mount there can't be meant.
-pub(crate) fn holds(mount: &str, directory: &str) -> bool {
+pub(crate) fn contains_path(mount: &str, directory: &str) -> bool {
     let mount = mount.trim_end_matches('/');
     let rest = directory.strip_prefix(mount);
     !mount.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -463,11 +469,11 @@ mod tests {
 
     #[test]
     fn a_mount_holds_what_is_at_or_below_it() {
-        assert!(holds("/pgdata", "/pgdata"));
-        assert!(holds("/pgdata/", "/pgdata/data"));
-        assert!(!holds("/pgdata", "/pgdata2"));
-        assert!(!holds("/pgdata/data", "/pgdata"));
-        assert!(!holds("/", "/pgdata"));
-        assert!(!holds("", "/pgdata"));
+        assert!(contains_path("/pgdata", "/pgdata"));
+        assert!(contains_path("/pgdata/", "/pgdata/data"));
+        assert!(!contains_path("/pgdata", "/pgdata2"));
+        assert!(!contains_path("/pgdata/data", "/pgdata"));
+        assert!(!contains_path("/", "/pgdata"));
+        assert!(!contains_path("", "/pgdata"));
     }
 }

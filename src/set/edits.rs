@@ -34,20 +34,20 @@ pub(crate) struct Edits {
     /// The operations that are as they will be told.
     operations: Vec<PatchOperation>,
     /// Those after them, whose values still stand in the document.
-    standing: Vec<Standing>,
+    standing: Vec<PendingEdit>,
 }
 
 /// What was put into the document, and is taken from there in the end, with whatever has been put into it by then: copies of what is
 /// added were most of the time of a review. None of them lies in another.
 #[derive(Clone, Debug)]
-enum Standing {
+enum PendingEdit {
     /// A value, and whether something else was there.
     Value { place: PointerBuf, replaces: bool },
     /// Items that were appended to a list.
     Items { list: PointerBuf, range: Range<usize> },
 }
 
-impl Standing {
+impl PendingEdit {
     /// Where it is; of items, their list.
     fn place(&self) -> &Pointer {
         match self {
@@ -135,7 +135,7 @@ impl Edits {
         self.clear(&place);
         if let Some(Value::Object(members)) = find_mut(&mut self.document, object) {
             let replaces = members.insert(key.to_owned(), wanted).is_some();
-            self.note(Standing::Value { place, replaces });
+            self.note(PendingEdit::Value { place, replaces });
         }
     }
 
@@ -150,7 +150,7 @@ impl Edits {
         if let Some(Value::Array(items)) = find_mut(&mut self.document, list) {
             let range = items.len()..items.len() + values.len();
             items.extend(values);
-            self.note(Standing::Items { list: list.to_buf(), range });
+            self.note(PendingEdit::Items { list: list.to_buf(), range });
         }
     }
 
@@ -159,7 +159,7 @@ impl Edits {
         self.clear(&at);
         if let Some(place) = find_mut(&mut self.document, &at) {
             *place = value;
-            self.note(Standing::Value { place: at, replaces: true });
+            self.note(PendingEdit::Value { place: at, replaces: true });
         }
     }
 
@@ -192,7 +192,7 @@ impl Edits {
     }
 
     /// Remembers what was put somewhere. What was put into something new goes with that.
-    fn note(&mut self, new: Standing) {
+    fn note(&mut self, new: PendingEdit) {
         if !self.standing.iter().any(|outer| outer.holds(new.place())) {
             self.standing.push(new);
         }
@@ -209,11 +209,11 @@ impl Edits {
     fn settle(&mut self, get: impl Fn(&mut Value) -> Value) {
         for standing in std::mem::take(&mut self.standing) {
             match standing {
-                Standing::Value { place, replaces } => {
+                PendingEdit::Value { place, replaces } => {
                     let value = find_mut(&mut self.document, &place).map(&get).unwrap_or_default();
                     self.operations.push(put(place, replaces, value));
                 }
-                Standing::Items { list, range } => {
+                PendingEdit::Items { list, range } => {
                     let items =
                         find_mut(&mut self.document, &list).and_then(|items| items.as_array_mut()?.get_mut(range));
                     let end = below(&list, "-");

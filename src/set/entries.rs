@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use super::{
     Contract, Error, Failover,
-    error::shown,
-    grammar::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key},
+    error::quoted,
     json::Field,
+    validation::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key},
 };
 use crate::names::annotation;
 
@@ -43,7 +43,7 @@ pub(crate) const CONTAINER: Entry<Text> = Entry {
     key: annotation::CONTAINER,
     values: Text(is_dns_label, "a container's name"),
     says: "name of the PostgreSQL container",
-    default: "the only one, or the one named `postgres` or as the set",
+    default: "the only one, or the one that is it by its image, its port 5432 or its name ([how](docs/injection.md#which-container))",
 };
 
 pub(crate) const CLAIM: Entry<Text> = Entry {
@@ -236,7 +236,7 @@ impl<V: Values> Known for Entry<V> {
         if !field.is_there() || self.values.parse(found).is_some() {
             return Ok(());
         }
-        Err(Error::Annotation { annotation: self.key, value: shown(found), allowed: self.values.allowed() })
+        Err(Error::Annotation { annotation: self.key, value: quoted(found), allowed: self.values.allowed() })
     }
 }
 
@@ -270,7 +270,7 @@ impl<T: Copy> Values for Words<T> {
     }
 
     fn allowed(&self) -> String {
-        self.0.iter().map(|(word, _)| shown(word)).collect::<Vec<_>>().join(" or ")
+        self.0.iter().map(|(word, _)| quoted(word)).collect::<Vec<_>>().join(" or ")
     }
 }
 

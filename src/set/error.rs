@@ -387,7 +387,7 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 
 /// A user's text as messages show it: quoted, on one line, without control characters, and not endless. Only ASCII is ever
 /// allowed where it stands, so all else is spelled out: of two letters that look alike, one sees which is wrong.
-pub(crate) fn shown(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
     let mut quoted = String::new();
     for c in text.chars() {
@@ -412,8 +412,8 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     if names.len() > MOST { format!("{text} and {} more", names.len() - MOST) } else { text }
 }
 
-/// A user's name as messages show it: bare where it is harmless, else as [`shown`].
+/// A user's name as messages show it: bare where it is harmless, else as [`quoted`].
 pub(crate) fn named(text: &str) -> String {
     let harmless = |c: char| c.is_ascii_alphanumeric() || "-_./$()".contains(c);
-    if !text.is_empty() && text.len() <= 128 && text.chars().all(harmless) { text.to_owned() } else { shown(text) }
+    if !text.is_empty() && text.len() <= 128 && text.chars().all(harmless) { text.to_owned() } else { quoted(text) }
 }

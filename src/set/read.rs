@@ -10,16 +10,16 @@ use super::{
     container::Container,
     data::Placement,
     entries,
-    error::{named, shown},
-    grammar::{is_dns_label, is_set_name},
+    error::{named, quoted},
     json::Field,
     shape::{Settled, Shape},
+    validation::{is_dns_label, is_set_name},
 };
 use crate::names;
 
 /// A set, and what the injection needs to know of the object besides.
 #[derive(Clone, Debug)]
-pub(crate) struct Reading<'a> {
+pub(crate) struct ParsedSet<'a> {
     /// The public view.
     pub(crate) set: Set,
     /// The object.
@@ -32,7 +32,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) service_account: Option<&'a str>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ParsedSet<'a> {
     /// Reads an annotated object that carries no injection (see [`super::record::Record::undone`]).
     pub(crate) fn of(own: &'a Value, settled: &Settled) -> Result<Self, Error> {
         let object = Field::root(own);
@@ -87,7 +87,7 @@ fn name<'a>(object: &Field<'a>) -> Result<&'a str, Error> {
     match object.at(&["metadata", "name"])?.text()? {
         Some(name) if is_set_name(name) => Ok(name),
         None if object.at(&["metadata", "generateName"])?.text()?.is_some() => Err(Error::GeneratedName),
-        name => Err(Error::Name { name: shown(name.unwrap_or_default()) }),
+        name => Err(Error::Name { name: quoted(name.unwrap_or_default()) }),
     }
 }
 
@@ -106,7 +106,7 @@ fn headless_service(object: &Field<'_>, set: &str) -> Result<String, Error> {
     if is_dns_label(name) {
         Ok(name.to_owned())
     } else {
-        Err(Error::ServiceName { name: shown(name), set: set.to_owned() })
+        Err(Error::ServiceName { name: quoted(name), set: set.to_owned() })
     }
 }
 
@@ -162,11 +162,11 @@ fn check_labels(
         return Err(Error::Selector { key: named(&role_label.key) });
     }
     if let Some(found) = labels.get(&role_label.key).filter(|found| **found != role_label.replica) {
-        let (key, found) = (named(&role_label.key), shown(found));
+        let (key, found) = (named(&role_label.key), quoted(found));
         return Err(Error::RoleLabel { key, found, replica: role_label.replica.clone() });
     }
     if let Some(found) = labels.get(names::label::SET).filter(|found| *found != set) {
-        return Err(Error::SetLabel { found: shown(found), set: set.to_owned() });
+        return Err(Error::SetLabel { found: quoted(found), set: set.to_owned() });
     }
     Ok(())
 }

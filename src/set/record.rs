@@ -428,7 +428,7 @@ pub(crate) fn undo_status(edits: &mut Edits) {
 }
 
 /// Whether the object is marked as a set of ours in any way that the record has to explain.
-pub(crate) fn carries_parts(object: &Value) -> Option<String> {
+pub(crate) fn find_reserved_name(object: &Value) -> Option<String> {
     let spec = object.get("spec")?.get("template")?.get("spec")?;
     let named = |list: &str, names: &[&str]| {
         let items = spec.get(list)?.as_array()?;

@@ -17,11 +17,11 @@ use super::metrics::Metrics;
 
 /// Who is not ready, and why. A part that never spoke is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<Said>>);
+pub struct Readiness(Arc<Mutex<Conditions>>);
 
 /// What the parts have said.
 #[derive(Debug, Default)]
-struct Said {
+struct Conditions {
     reasons: BTreeMap<&'static str, String>,
     remarks: BTreeMap<&'static str, String>,
 }
@@ -37,28 +37,28 @@ impl Readiness {
 
     /// Sets or clears the reason why a part is not ready.
     pub fn set(&self, part: &'static str, reason: Option<String>) {
-        note(&mut self.said().reasons, part, reason);
+        note(&mut self.conditions().reasons, part, reason);
     }
 
     /// Sets or clears what is wrong with a part that may be ready all the same.
     pub fn remark(&self, part: &'static str, remark: Option<String>) {
-        note(&mut self.said().remarks, part, remark);
+        note(&mut self.conditions().remarks, part, remark);
     }
 
     /// The reasons against, one a line; `None` when ready.
     #[must_use]
     pub fn reasons(&self) -> Option<String> {
-        let said = self.said();
-        (!said.reasons.is_empty()).then(|| lines(&said.reasons))
+        let conditions = self.conditions();
+        (!conditions.reasons.is_empty()).then(|| lines(&conditions.reasons))
     }
 
     /// The remarks, one a line.
     #[must_use]
     pub fn remarks(&self) -> String {
-        lines(&self.said().remarks)
+        lines(&self.conditions().remarks)
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
+    fn conditions(&self) -> MutexGuard<'_, Conditions> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

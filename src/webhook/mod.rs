@@ -6,9 +6,9 @@
 mod accept;
 mod connections;
 pub mod health;
+mod http_error;
 pub mod metrics;
 mod mutate;
-mod problem;
 pub mod review;
 pub mod server;
 
@@ -36,7 +36,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::{metrics::Metrics, problem::Problem, review::StatefulSets};
+use self::{http_error::HttpError, metrics::Metrics, review::StatefulSets};
 use crate::{
     inject::{self, Outcome},
     invariants::Invariant,
@@ -140,7 +140,7 @@ pub fn router(state: State) -> Router {
             // Of a panic outside of the decision, which has no request yet to be named by.
             panics.panic();
             panics.failed();
-            Problem::Bug { uid: String::new() }.into_response()
+            HttpError::Bug { uid: String::new() }.into_response()
         }))
         .layer(middleware::from_fn(move |request, next| within_limits(limits.clone(), request, next)))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -155,7 +155,7 @@ async fn within_limits(state: State, request: Request, next: Next) -> Response {
         }
         Err(_none_left) => {
             state.metrics.failed();
-            Problem::Overloaded.into_response()
+            HttpError::Overloaded.into_response()
         }
     };
     if state.draining.load(Ordering::Relaxed) {
@@ -173,7 +173,7 @@ async fn within_time(state: &State, request: Request, next: Next) -> Response {
     };
     tokio::time::timeout(deadline, work).await.unwrap_or_else(|_elapsed| {
         state.metrics.failed();
-        Problem::TooSlow { deadline }.into_response()
+        HttpError::TooSlow { deadline }.into_response()
     })
 }
 

@@ -15,7 +15,7 @@ use json_patch::{PatchOperation, jsonptr::Pointer};
 
 use super::{
     SMALL, State,
-    problem::Problem,
+    http_error::HttpError,
     review::{Answer, Request, Review},
 };
 use crate::{inject::Outcome, invariants::Invariant, set::edits::ANNOTATIONS};
@@ -32,14 +32,14 @@ const VALUES: usize = 500_000;
 pub(super) async fn handle(Extracted(state): Extracted<State>, request: HttpRequest) -> Response {
     let body = read(request).await;
     let started = Instant::now();
-    let refused = |problem: Problem| {
-        tracing::warn!(%problem, "a review without a decision");
+    let refused = |http_error: HttpError| {
+        tracing::warn!(%http_error, "a review without a decision");
         state.metrics.failed();
-        problem.into_response()
+        http_error.into_response()
     };
     match body.and_then(|body| parse(&body)) {
         Ok(request) => span(&request).in_scope(|| answer(&state, &request, started).unwrap_or_else(refused)),
-        Err(problem) => refused(problem),
+        Err(http_error) => refused(http_error),
     }
 }
 
@@ -49,36 +49,36 @@ fn span(request: &Request) -> tracing::Span {
     tracing::error_span!("review", uid = request.uid, namespace = request.namespace, set = request.name)
 }
 
-async fn read(request: HttpRequest) -> Result<Bytes, Problem> {
+async fn read(request: HttpRequest) -> Result<Bytes, HttpError> {
     require_json(request.headers())?;
     match tokio::time::timeout(BODY, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::TooLarge),
-        Ok(Err(_)) => Err(Problem::Unreadable),
-        Err(_elapsed) => Err(Problem::SlowBody { deadline: BODY }),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(HttpError::TooLarge),
+        Ok(Err(_)) => Err(HttpError::Unreadable),
+        Err(_elapsed) => Err(HttpError::SlowBody { deadline: BODY }),
     }
 }
 
-fn parse(body: &Bytes) -> Result<Request, Problem> {
+fn parse(body: &Bytes) -> Result<Request, HttpError> {
     // A small body can't hold many.
     if body.len() > SMALL && values(body) > VALUES {
-        return Err(Problem::TooMany { limit: VALUES });
+        return Err(HttpError::TooMany { limit: VALUES });
     }
-    let review: Review<'_> = serde_json::from_slice(body).map_err(|error| Problem::Malformed {
+    let review: Review<'_> = serde_json::from_slice(body).map_err(|error| HttpError::Malformed {
         // serde's text may quote the body, so only the place is told.
         reason: format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()),
     })?;
-    review.into_request().map_err(|reason| Problem::Malformed { reason })
+    review.into_request().map_err(|reason| HttpError::Malformed { reason })
 }
 
-fn answer(state: &State, request: &Request, started: Instant) -> Result<Response, Problem> {
+fn answer(state: &State, request: &Request, started: Instant) -> Result<Response, HttpError> {
     let outcome = decide(state, request)?;
     if let Some(place) = stray(&outcome) {
         Invariant::PatchStaysInTemplate.is_broken(place.as_str());
-        return Err(Problem::Bug { uid: request.uid.clone() });
+        return Err(HttpError::Bug { uid: request.uid.clone() });
     }
     let answer = Answer::new(request, &outcome).and_then(|answer| serde_json::to_vec(&answer));
-    let answer = answer.map_err(Problem::Answer)?;
+    let answer = answer.map_err(HttpError::Answer)?;
 
     let elapsed = started.elapsed();
     state.metrics.decided(request.operation(), &outcome, elapsed);
@@ -102,13 +102,13 @@ fn stray(outcome: &Outcome) -> Option<&Pointer> {
 }
 
 /// The decision. A panic is ours alone: it is told with the request's name, and the next request finds all in order.
-fn decide(state: &State, request: &Request) -> Result<Outcome, Problem> {
+fn decide(state: &State, request: &Request) -> Result<Outcome, HttpError> {
     let decided = catch_unwind(AssertUnwindSafe(|| request.stateful_sets().map(|sets| (state.decide)(&sets))));
     // Its payload may quote the object: the panic hook has logged the place, and that is what is needed.
     let nothing_to_do = Outcome::Untouched { warnings: Vec::new() };
     decided.map(|outcome| outcome.unwrap_or(nothing_to_do)).map_err(|_payload| {
         state.metrics.panic();
-        Problem::Bug { uid: request.uid.clone() }
+        HttpError::Bug { uid: request.uid.clone() }
     })
 }
 
@@ -128,13 +128,13 @@ fn values(json: &[u8]) -> usize {
 }
 
 /// The API server sends JSON and says so; whatever says otherwise is not the API server.
-fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
     let found = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = found.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Ok(())
     } else {
-        Err(Problem::ContentType { found: found.chars().take(80).collect() })
+        Err(HttpError::ContentType { found: found.chars().take(80).collect() })
     }
 }
 

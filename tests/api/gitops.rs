@@ -37,8 +37,9 @@ const INJECTED: [&str; 7] = [
 /// A spec without the order of variables: a merge puts a new one after those that are there, the injected ones among them.
 fn unordered(mut spec: Value) -> Value {
     for container in spec["template"]["spec"]["containers"].as_array_mut().unwrap() {
-        let variables = container["env"].as_array_mut();
-        variables.into_iter().for_each(|it| it.sort_by_key(|variable| variable["name"].to_string()));
+        if let Some(variables) = container["env"].as_array_mut() {
+            variables.sort_by_key(|variable| variable["name"].to_string());
+        }
     }
     spec
 }
@@ -73,8 +74,8 @@ struct Helm<'a> {
 
 impl<'a> Helm<'a> {
     async fn new(lab: &'a Lab, way: &'static str) -> Self {
-        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/build");
-        let built = Command::new(build).arg("helm").output().await.unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/build");
+        let built = Command::new(script).arg("helm").output().await.unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         let program = String::from_utf8(built.stdout).unwrap().trim().to_owned();
         Self { lab, program, way, home: TempDir::new().unwrap() }

@@ -27,7 +27,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use pgset::{
-    certs::{self, Report, Resolver, Upkeep},
+    certs::{self, CertificateRotator, Report, Resolver},
     cli::install,
     inject, names,
     webhook::{self, State, metrics::Metrics, server::Bound},
@@ -137,7 +137,7 @@ impl Lab {
             configuration: self.name.clone(),
             names: vec![self.address.to_string()],
         };
-        let upkeep = Upkeep::new(self.client.clone(), settings, resolver.clone(), report);
+        let upkeep = CertificateRotator::new(self.client.clone(), settings, resolver.clone(), report);
         self.handles.push(handle.clone());
         self.reports.push(reports);
         self.tasks.push(tokio::spawn(async move { bound.serve_https(router, resolver, handle).await.unwrap() }));

@@ -92,13 +92,13 @@ pub fn kubectl() -> Command {
 }
 
 /// `pgset WORDS`, on the lab.
-pub fn pgset(words: &str) -> Result<Said, Said> {
+pub fn pgset(words: &str) -> Result<CommandOutput, CommandOutput> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgset"));
     run(command.args(words.split_whitespace()).env("KUBECONFIG", kubeconfig()), None)
 }
 
 /// What a command printed, or why it failed.
-pub fn run(command: &mut Command, input: Option<&str>) -> Result<Said, Said> {
+pub fn run(command: &mut Command, input: Option<&str>) -> Result<CommandOutput, CommandOutput> {
     let mut child = command
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
@@ -110,19 +110,19 @@ pub fn run(command: &mut Command, input: Option<&str>) -> Result<Said, Said> {
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     }
     let output = child.wait_with_output().unwrap();
-    let said = Said::from(&output);
+    let said = CommandOutput::from(&output);
     if output.status.success() { Ok(said) } else { Err(said) }
 }
 
 /// What a command said.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub out: String,
     pub err: String,
     pub code: Option<i32>,
 }
 
-impl From<&Output> for Said {
+impl From<&Output> for CommandOutput {
     fn from(output: &Output) -> Self {
         Self {
             out: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
@@ -173,22 +173,22 @@ impl Namespace<'_> {
     }
 
     /// `kubectl WORDS`, which may fail.
-    pub fn try_kubectl(&self, words: &str) -> Result<Said, Said> {
+    pub fn try_kubectl(&self, words: &str) -> Result<CommandOutput, CommandOutput> {
         self.try_kubectl_with(&words.split_whitespace().collect::<Vec<_>>(), None)
     }
 
     /// `kubectl`, with words that contain spaces, or with input.
-    pub fn try_kubectl_with(&self, words: &[&str], input: Option<&str>) -> Result<Said, Said> {
+    pub fn try_kubectl_with(&self, words: &[&str], input: Option<&str>) -> Result<CommandOutput, CommandOutput> {
         run(kubectl().args(["--namespace", &self.name]).args(words), input)
     }
 
     /// `kubectl apply`; what it prints, warnings included.
-    pub fn apply(&self, manifest: &str) -> Said {
+    pub fn apply(&self, manifest: &str) -> CommandOutput {
         self.try_apply(manifest).unwrap_or_else(|said| panic!("kubectl apply: {}\n{manifest}", said.err))
     }
 
     /// `kubectl apply`, which may be refused.
-    pub fn try_apply(&self, manifest: &str) -> Result<Said, Said> {
+    pub fn try_apply(&self, manifest: &str) -> Result<CommandOutput, CommandOutput> {
         self.try_kubectl_with(&["apply", "-f", "-"], Some(manifest))
     }
 
@@ -204,7 +204,7 @@ impl Namespace<'_> {
     }
 
     /// Runs a shell's command line in a container.
-    pub fn shell(&self, pod: &str, container: &str, line: &str) -> Result<Said, Said> {
+    pub fn shell(&self, pod: &str, container: &str, line: &str) -> Result<CommandOutput, CommandOutput> {
         self.try_kubectl_with(&["exec", pod, "--container", container, "--", "sh", "-c", line], None)
     }
 

@@ -6,15 +6,15 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     failover::{all_stream_from, epoch, master, three_members},
-    lab::{self, Database, Namespace, SOON, START, Said, pgset, wait_until},
+    lab::{self, CommandOutput, Database, Namespace, SOON, START, pgset, wait_until},
     node,
 };
 
-pub fn switchover(ns: &Namespace<'_>, words: &str) -> Result<Said, Said> {
+pub fn switchover(ns: &Namespace<'_>, words: &str) -> Result<CommandOutput, CommandOutput> {
     pgset(&format!("switchover sts/pgset --namespace {} {words}", ns.name))
 }
 
-fn failover(ns: &Namespace<'_>, words: &str) -> Result<Said, Said> {
+fn failover(ns: &Namespace<'_>, words: &str) -> Result<CommandOutput, CommandOutput> {
     pgset(&format!("failover sts/pgset --namespace {} {words}", ns.name))
 }
 
@@ -23,7 +23,7 @@ fn is_ordered(ns: &Namespace<'_>) -> bool {
 }
 
 /// What was refused, with exit code 1.
-fn refused(said: Result<Said, Said>) -> String {
+fn refused(said: Result<CommandOutput, CommandOutput>) -> String {
     let said = said.expect_err("it was not refused");
     assert_eq!(said.code, Some(1), "{said:?}");
     said.err

@@ -11,7 +11,7 @@ use pgset::election::state::candidacy::Candidacy;
 use pgset::election::state::commits::Commits;
 use pgset::election::step::{Effect, Event, Facts, step};
 use pgset::election::vote;
-use pgset::election::{Action, Data, Lease, Server as Does};
+use pgset::election::{Action, DataState, Lease, PostgresState as Does};
 
 use crate::rules::Election;
 use crate::words;
@@ -61,7 +61,7 @@ impl Election {
         let member = &world.members[pod];
         let mut lease = self.view(world, pod);
         if !self.rules.reads_before_it_writes
-            && let Lease::Vacant { set: Some(set) } | Lease::Mine { set: Some(set) } = &mut lease
+            && let Lease::Vacant { set: Some(set) } | Lease::Held { set: Some(set) } = &mut lease
             && !member.standby
         {
             set.reached = None;
@@ -76,11 +76,11 @@ impl Election {
             }
         }
         let server = match member.server {
-            Server::Off => Does::Stopped,
-            Server::Master => Does::Master,
-            Server::Standby => Does::Replica {
+            PostgresState::Off => Does::Stopped,
+            PostgresState::Master => Does::Master,
+            PostgresState::Standby => Does::Replica {
                 follows: member.follows.map(words::master),
-                stuck_at: None,
+                stalled_lsn: None,
                 receives: self.rules.voters_stop_receiving && (member.follows.is_some() || member.receiver.is_some()),
                 position: Some(words::position(world.timeline(member.wal), member.wal.len)),
             },
@@ -90,7 +90,7 @@ impl Election {
             me: words::candidate(pod),
             lease,
             seen,
-            data: Data::Cluster { system: words::system(), standby: member.standby, lineage },
+            data: DataState::Cluster { system: words::system(), standby: member.standby, lineage },
             server,
             first: pod == 0,
             voted: member.voted.map(words::version),
@@ -158,7 +158,7 @@ impl Election {
             epoch: u32::from(epoch),
             master: described.map(words::master),
         };
-        let claim = world.members[pod].seen.map(|seen| (words::version(seen), words::claim(world.row(seen))));
+        let claim = world.members[pod].seen.map(|seen| (words::version(seen), words::lease_record(world.row(seen))));
         let read = claim.as_ref().map(|(version, claim)| leave::Read {
             version,
             holder: claim.holder.as_deref(),
@@ -218,7 +218,7 @@ impl Election {
             }
             Action::ReleaseLease(_) => return Self::release(world, pod, None),
             Action::Promote(timeline) => return self.promote(world, pod, timeline),
-            Action::Clone(master) | Action::CloneAnew(master) => {
+            Action::Clone(master) | Action::Reinitialize(master) => {
                 return Self::copy(world, pod, words::described(&master).pod);
             }
             Action::Rewind(master) => return Self::rewind(world, pod, words::described(&master).pod),
@@ -235,12 +235,14 @@ impl Election {
                     answers: [None; MEMBERS],
                 });
             }
-            Action::StartStandby => Self::start(member, Server::Standby, None),
-            Action::StartReplica(master) => Self::start(member, Server::Standby, Some(words::described(&master))),
+            Action::StartStandby => Self::start(member, PostgresState::Standby, None),
+            Action::StartReplica(master) => {
+                Self::start(member, PostgresState::Standby, Some(words::described(&master)));
+            }
             Action::Follow(master) => member.follows = Some(words::described(&master)),
             // `Server::start_master` asks for a permit.
             Action::StartMaster => {
-                Self::start(member, Server::Master, None);
+                Self::start(member, PostgresState::Master, None);
                 member.names = member.taken_with.unwrap_or(member.names);
             }
             Action::Fence => member.kill_server(),
@@ -248,9 +250,9 @@ impl Election {
         }
     }
 
-    fn start(member: &mut Member, server: Server, follows: Option<Described>) {
+    fn start(member: &mut Member, server: PostgresState, follows: Option<Described>) {
         member.server = server;
-        member.standby = server == Server::Standby;
+        member.standby = server == PostgresState::Standby;
         member.follows = follows;
         member.stopped_at = None;
     }
@@ -267,7 +269,7 @@ impl Election {
         let branch = u8::try_from(world.branches.len() - 1).unwrap();
         let member = &mut world.members[pod];
         member.kill_server();
-        member.server = Server::Master;
+        member.server = PostgresState::Master;
         member.standby = false;
         member.names = member.taken_with.unwrap_or(names);
         member.knows = timeline;
@@ -287,7 +289,7 @@ impl Election {
     /// A copy of the master's data, complete at once.
     pub fn copy(world: &mut World, pod: Pod, from: Pod) {
         let master = world.members[from];
-        if master.server != Server::Master || !master.life.serves() {
+        if master.server != PostgresState::Master || !master.life.serves() {
             return;
         }
         let knows = world.timeline(master.wal);

@@ -9,7 +9,7 @@ use stateright::Model;
 use crate::numbers::Chance;
 use crate::rules::{Election, Setup, Start};
 use crate::steps::Step;
-use crate::world::{Age, Budget, Life, Pods, Server, World};
+use crate::world::{Age, Budget, Life, Pods, PostgresState, World};
 use pgset::election::Action;
 
 /// What a run has come to.
@@ -99,7 +99,7 @@ pub fn heal(model: &Election, run: &mut Run) {
 pub fn is_led(world: &World) -> bool {
     let leads = |pod: &usize| {
         let member = &world.members[*pod];
-        world.lease().holder == Some(*pod) && member.server == Server::Master && member.age == Some(Age::Fresh)
+        world.lease().holder == Some(*pod) && member.server == PostgresState::Master && member.age == Some(Age::Fresh)
     };
     (0..world.members.len()).any(|pod| leads(&pod) && world.members[pod].life == Life::Runs)
 }

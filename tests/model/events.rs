@@ -1,6 +1,6 @@
 //! What comes of each step.
 
-use pgset::election::claim::LastWord;
+use pgset::election::lease_record::LastWord;
 
 use crate::rules::Election;
 use crate::steps::Step;
@@ -92,8 +92,9 @@ impl Election {
             }
             Step::Goes(pod) => {
                 let member = &mut world.members[pod];
-                let is_late =
-                    member.life == Life::Frozen && member.age == Some(Age::Killed) && member.server == Server::Master;
+                let is_late = member.life == Life::Frozen
+                    && member.age == Some(Age::Killed)
+                    && member.server == PostgresState::Master;
                 member.life = if is_late { Life::Thawed } else { Life::Runs };
             }
             Step::FencerStrikes(pod) => {
@@ -115,7 +116,7 @@ impl Election {
             Step::Shrinks => {
                 spend(&mut world.left.scalings)?;
                 let last = each(world.wanted).last().filter(|last| *last > 0)?;
-                (world.members[last].server != Server::Master).then_some(())?;
+                (world.members[last].server != PostgresState::Master).then_some(())?;
                 world.wanted &= !only(last);
                 world.members[last].crash(Life::Gone);
             }
@@ -203,7 +204,7 @@ impl Election {
     fn hand_over(&self, world: &mut World, pod: Pod, delivered: bool) -> Option<()> {
         spend(&mut world.left.handovers)?;
         let member = world.members[pod];
-        let may = member.server == Server::Master && Self::leads(world, pod) && member.by_leave_of == 0;
+        let may = member.server == PostgresState::Master && Self::leads(world, pod) && member.by_leave_of == 0;
         may.then_some(())?;
         let before = member.wal;
         let wal = Wal { len: before.len + 1, ..before };
@@ -259,7 +260,7 @@ impl Election {
         let member = world.members[pod];
         let from = member.receiver.or(member.follows.map(|follows| follows.pod))?;
         let master = world.members[from];
-        (master.server == Server::Master && master.life.serves()).then_some(())?;
+        (master.server == PostgresState::Master && master.life.serves()).then_some(())?;
         let lineage = words::lineage(world, master.wal, None);
         let (timeline, end) = (world.timeline(member.wal), words::lsn(member.wal.len));
         let reaches = if u32::from(timeline) == lineage.timeline {
@@ -290,9 +291,9 @@ impl Election {
         for pod in 0..MEMBERS {
             let member = &world.members[pod];
             let Some(from) = member.receiver else { continue };
-            let sends = world.members[from].server == Server::Master;
+            let sends = world.members[from].server == PostgresState::Master;
             let is_told = member.follows.is_none_or(|follows| follows.pod == from);
-            if !sends || !is_told || member.server != Server::Standby {
+            if !sends || !is_told || member.server != PostgresState::Standby {
                 world.members[pod].receiver = None;
             }
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pgset::election::Lease;
-use pgset::election::claim::{LastWord, Taking};
+use pgset::election::lease_record::{LastWord, Taking};
 use pgset::election::sight::{self, Sight};
 use pgset::election::state::commits::{Commits, Evidence, Setting};
 use pgset::election::step::{Event, step};
@@ -16,17 +16,17 @@ use crate::words;
 use crate::world::*;
 
 impl Election {
-    /// `Keeper::judge`.
-    pub fn judge(&self, world: &World, pod: Pod) -> Lease {
+    /// `Keeper::classify`.
+    pub fn classify(&self, world: &World, pod: Pod) -> Lease {
         let member = &world.members[pod];
-        let claim = member.seen.map(|seen| words::claim(world.row(seen)));
+        let lease_record = member.seen.map(|seen| words::lease_record(world.row(seen)));
         let promises = Self::promises(world, pod);
         let leave = promises.leave(NOW).filter(|_| self.rules.leave_excludes_votes);
         let earlier = member.noted_leadership.map(|noted| words::lineage_of(noted.master));
         let ended = self.ended(world, pod);
-        sight::judge(&Sight {
+        sight::classify(&Sight {
             me: &words::candidate(pod),
-            claim: claim.as_ref(),
+            lease_record: lease_record.as_ref(),
             holds: member.holds,
             earlier,
             leave: leave.map(|leave| leave.master.as_ref()),
@@ -61,7 +61,7 @@ impl Election {
     /// `View::at`: leadership ends by itself at the fence.
     pub fn view(&self, world: &World, pod: Pod) -> Lease {
         let member = &world.members[pod];
-        if member.holds && member.age != Some(Age::Fresh) { Lease::Unknown } else { self.judge(world, pod) }
+        if member.holds && member.age != Some(Age::Fresh) { Lease::Unknown } else { self.classify(world, pod) }
     }
 
     pub fn leads(world: &World, pod: Pod) -> bool {
@@ -151,7 +151,8 @@ impl Election {
 
     /// `Keeper::take`, by the version that was decided about.
     pub fn take(&self, world: &mut World, pod: Pod, taking: &Taking, is_answered: bool) {
-        if world.members[pod].holds || !matches!(self.judge(world, pod), Lease::Vacant { .. }) || !world.reaches(pod) {
+        if world.members[pod].holds || !matches!(self.classify(world, pod), Lease::Vacant { .. }) || !world.reaches(pod)
+        {
             return;
         }
         let Some(seen) = world.members[pod].seen else { return };
@@ -207,7 +208,7 @@ impl Election {
     pub fn look_after_master(&self, world: &mut World, pod: Pod) -> Option<()> {
         let member = &mut world.members[pod];
         let leads = member.holds && member.age == Some(Age::Fresh);
-        (member.server == Server::Master && leads).then_some(())?;
+        (member.server == PostgresState::Master && leads).then_some(())?;
         if !member.is_announced {
             member.is_announced = true;
             let mut state = Self::state(world, pod);

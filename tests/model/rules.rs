@@ -154,7 +154,7 @@ impl Election {
                 continue;
             }
             member.seen = Some(0);
-            member.server = Server::Standby;
+            member.server = PostgresState::Standby;
             member.follows = Some(described);
             member.receiver = Some(0);
         }
@@ -164,7 +164,7 @@ impl Election {
             standby: false,
             noted_leadership: Some(leadership),
             noted_epoch: 1,
-            server: Server::Master,
+            server: PostgresState::Master,
             follows: None,
             receiver: None,
             names: quorum,

@@ -162,7 +162,7 @@ impl Election {
                 steps.push(Step::GivesUp(pod));
             }
         }
-        if member.server == Server::Master {
+        if member.server == PostgresState::Master {
             steps.push(Step::Keeps(pod));
         }
         if left.ends > 0 && !member.holds {
@@ -204,18 +204,19 @@ impl Election {
 
     fn server_steps(world: &World, pod: Pod, steps: &mut Vec<Step>) {
         match world.members[pod].server {
-            Server::Off => {}
-            Server::Master => {
+            PostgresState::Off => {}
+            PostgresState::Master => {
                 steps.extend((world.left.writes > 0).then_some(Step::Writes(pod)));
                 steps.push(Step::Acknowledges(pod));
             }
-            Server::Standby => steps.push(Step::Receives(pod)),
+            PostgresState::Standby => steps.push(Step::Receives(pod)),
         }
     }
 
     /// Nothing that was acknowledged is missing on a master that leads by the Lease.
     fn has_all(&self, world: &World) -> bool {
-        let leads = |pod: &Pod| world.members[*pod].server == Server::Master && world.lease().holder == Some(*pod);
+        let leads =
+            |pod: &Pod| world.members[*pod].server == PostgresState::Master && world.lease().holder == Some(*pod);
         self.setup.confirm == 0
             || (0..self.setup.members).filter(leads).all(|pod| world.first_missing(world.members[pod].wal).is_none())
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use pgset::election::claim::{self, Candidate, Claim, LastWord, Progress, Taking, Times, Told};
+use pgset::election::lease_record::{
+    self, HolderIdentity, LastWord, LeaseRecord, LeaseTimings, Progress, Taking, Told,
+};
 use pgset::election::lineage::{self, Database, Lineage, Reached};
 use pgset::election::step::Seen;
 use pgset::election::vote::{self, Answer, Position};
@@ -17,7 +19,7 @@ use crate::world::{Ballot, Described, Pod, Pods, Quorum, Row, Said, Version, Wal
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
 const DURATION: Duration = Duration::from_secs(6);
-const TIMES: Times = Times { duration: DURATION };
+const TIMES: LeaseTimings = LeaseTimings { duration: DURATION };
 
 pub fn pod(pod: Pod) -> String {
     ["db-0", "db-1", "db-2"][pod].to_owned()
@@ -27,8 +29,8 @@ pub fn number(pod: &str) -> Pod {
     pod.strip_prefix("db-").unwrap().parse().unwrap()
 }
 
-pub fn candidate(number: Pod) -> Candidate {
-    Candidate { pod: pod(number), uid: "u".to_owned() }
+pub fn candidate(number: Pod) -> HolderIdentity {
+    HolderIdentity { pod: pod(number), uid: "u".to_owned() }
 }
 
 pub fn lsn(at: u8) -> Lsn {
@@ -151,8 +153,8 @@ pub fn parts_at(world: &World, here: Wal, there: Wal) -> u8 {
 
 // The Lease.
 
-pub fn claim(row: &Row) -> Claim {
-    Claim::read(&object(row), DURATION)
+pub fn lease_record(row: &Row) -> LeaseRecord {
+    LeaseRecord::read(&object(row), DURATION)
 }
 
 /// The Lease as the API server has it.
@@ -199,19 +201,19 @@ fn join(pods: Pods) -> String {
 
 /// What a Lease says, in the model's numbers; `branch` is what only the model knows of it.
 pub fn row(lease: &LeaseObject, branch: u8) -> Row {
-    let claim = Claim::read(lease, DURATION);
-    let reached = claim.set.and_then(|set| set.reached).unwrap();
+    let lease_record = LeaseRecord::read(lease, DURATION);
+    let reached = lease_record.set.and_then(|set| set.reached).unwrap();
     Row {
-        holder: claim.holder.as_deref().and_then(Candidate::parse).map(|candidate| number(&candidate.pod)),
-        epoch: small(claim.record.epoch),
-        is_announced: claim.master.is_some(),
+        holder: lease_record.holder.as_deref().and_then(HolderIdentity::parse).map(|candidate| number(&candidate.pod)),
+        epoch: small(lease_record.record.epoch),
+        is_announced: lease_record.master.is_some(),
         timeline: small(reached.timeline),
         begins: reached.begins.map(|at| small(at.0)),
         flushed: reached.flushed.map(|at| small(at.0)),
         stopped_at: reached.stopped_at.map(|at| small(at.0)),
-        voters: pods(&claim.record.voters),
-        quorum: small_quorum(&claim.record.quorum),
-        instance: claim.instance.and_then(|word| Some(word.split_once(" of ")?.0.parse().unwrap())),
+        voters: pods(&lease_record.record.voters),
+        quorum: small_quorum(&lease_record.record.quorum),
+        instance: lease_record.instance.and_then(|word| Some(word.split_once(" of ")?.0.parse().unwrap())),
         branch,
     }
 }
@@ -222,18 +224,18 @@ pub fn instance(pod: Pod, life: u8) -> String {
 }
 
 pub fn acquired(seen: &Row, by: Pod, taking: &Taking) -> LeaseObject {
-    claim::acquired(&object(seen), &candidate(by).to_string(), taking, TIMES, Timestamp::UNIX_EPOCH)
+    lease_record::acquired(&object(seen), &candidate(by).to_string(), taking, TIMES, Timestamp::UNIX_EPOCH)
 }
 
 /// As a member writes it, in that life.
 pub fn by(lease: LeaseObject, pod: Pod, life: u8) -> LeaseObject {
-    claim::by(lease, &candidate(pod).to_string(), Some(&instance(pod, life)))
+    lease_record::by(lease, &candidate(pod).to_string(), Some(&instance(pod, life)))
 }
 
 /// The Lease as it was read.
 pub fn seen(row: &Row, number: Version) -> Seen {
-    let claim = claim(row);
-    let Claim { holder, record, instance, successor, order_done, .. } = claim;
+    let lease_record = lease_record(row);
+    let LeaseRecord { holder, record, instance, successor, order_done, .. } = lease_record;
     Seen { version: version(number), holder, record, instance, successor, order_done }
 }
 
@@ -243,9 +245,9 @@ pub fn renewed(held: &LeaseObject, announced: Option<(Described, u8)>, told: Opt
         (master(described), Progress { begins, flushed: Some(lsn(flushed)) })
     });
     let announced = announced.as_ref().map(|(master, progress)| (master, *progress));
-    claim::renewed(held, announced, told, TIMES, Timestamp::UNIX_EPOCH)
+    lease_record::renewed(held, announced, told, TIMES, Timestamp::UNIX_EPOCH)
 }
 
 pub fn released(held: &Row, last_word: Option<&LastWord>) -> LeaseObject {
-    claim::released(&object(held), last_word, Timestamp::UNIX_EPOCH)
+    lease_record::released(&object(held), last_word, Timestamp::UNIX_EPOCH)
 }

@@ -102,7 +102,7 @@ pub enum Life {
 
 /// What PostgreSQL does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Server {
+pub enum PostgresState {
     Off,
     Standby,
     Master,
@@ -166,7 +166,7 @@ pub struct Member {
     pub life: Life,
     /// So many lives of its container have ended.
     pub lives: u8,
-    pub server: Server,
+    pub server: PostgresState,
     pub follows: Option<Described>,
     pub receiver: Option<Pod>,
     // Its agent's memory.
@@ -272,7 +272,7 @@ impl Member {
             noted_epoch: 0,
             knows: 1,
             life: Life::Runs,
-            server: Server::Off,
+            server: PostgresState::Off,
             follows: None,
             receiver: None,
             names: Quorum::default(),
@@ -305,7 +305,7 @@ impl Member {
 
     /// PostgreSQL ends at once.
     pub fn kill_server(&mut self) {
-        self.server = Server::Off;
+        self.server = PostgresState::Off;
         self.follows = None;
         self.receiver = None;
         self.is_announced = false;
@@ -323,7 +323,7 @@ impl Member {
 
     /// It accepts writes at this moment, and nothing is about to end that.
     pub fn writes(&self) -> bool {
-        self.server == Server::Master && matches!(self.life, Life::Runs | Life::AgentFrozen)
+        self.server == PostgresState::Master && matches!(self.life, Life::Runs | Life::AgentFrozen)
     }
 }
 
@@ -410,13 +410,13 @@ impl World {
             if !member.holds {
                 member.taken_with = None;
             }
-            if member.server != Server::Master {
+            if member.server != PostgresState::Master {
                 member.is_announced = false;
             }
             if member.standby {
                 member.names = Quorum::default();
             }
-            if member.server != Server::Master && !member.holds {
+            if member.server != PostgresState::Master && !member.holds {
                 // There is nothing to fence, and nothing to be waited for: `Member::stand_down`.
                 (member.age, member.by_leave_of, member.epoch) = (None, 0, 0);
             }

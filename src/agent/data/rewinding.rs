@@ -13,7 +13,7 @@ use super::install::{DIVERGED, LEAVING, MARKS, Mover, OLD, REWINDING};
 use super::{CONTROL_FILE, DataDirectory, PROMOTED, Result, failed, system_at};
 use crate::agent::sql::start_of_segment;
 use crate::election::lineage::Branch;
-use crate::election::{Data, Lsn};
+use crate::election::{DataState, Lsn};
 use crate::errors::with_causes;
 
 /// What describes a server that runs, or a backup, on the other side.
@@ -50,14 +50,14 @@ impl DataDirectory {
     }
 
     /// A database whose rewind was broken off, if that is all that there is.
-    pub(super) fn half_rewound(&self) -> Option<Data> {
+    pub(super) fn half_rewound(&self) -> Option<DataState> {
         let directory = self.named(REWINDING);
         if !directory.is_dir() {
             return None;
         }
-        let system = system_at(&directory).map(|system| Data::HalfRewound { system });
+        let system = system_at(&directory).map(|system| DataState::HalfRewound { system });
         Some(system.unwrap_or_else(|| {
-            Data::Unusable(format!(
+            DataState::Unusable(format!(
                 "{} is a database whose rewind was broken off, without a control file: move it away to let this member be cloned",
                 directory.display()
             ))

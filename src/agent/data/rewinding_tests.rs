@@ -1,7 +1,7 @@
 //! A former master's database is rewound, with a crash before every step that changes the volume.
 
 use super::*;
-use crate::election::Data;
+use crate::election::DataState;
 
 const LAYOUTS: [Layout; 3] = [Layout::Beside, Layout::Inside, Layout::WithTheOtherMembers];
 
@@ -68,7 +68,11 @@ fn after_a_crash_there_is_the_old_database_the_rewound_one_or_one_that_is_known_
                 assert_eq!(database(&data.path).as_deref(), Some("first"), "{layout:?}, crash {last}");
                 seen[1] = true;
             } else {
-                assert_eq!(data.half_rewound(), Some(Data::HalfRewound { system: SET }), "{layout:?}, crash {last}");
+                assert_eq!(
+                    data.half_rewound(),
+                    Some(DataState::HalfRewound { system: SET }),
+                    "{layout:?}, crash {last}"
+                );
                 assert!(data.fingerprint().half_rewound);
                 seen[2] = true;
             }

@@ -5,10 +5,10 @@ use std::future::pending;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::view::View;
+use super::view::LeaseSnapshot;
 use crate::agent::fencing;
-use crate::election::claim::{LastWord, Progress, Taking, Told};
 use crate::election::epoch::Epoch;
+use crate::election::lease_record::{LastWord, Progress, Taking, Told};
 use crate::election::vote::Version;
 use crate::election::{Lease, Lsn, Master, members};
 
@@ -29,7 +29,7 @@ pub(super) enum Command {
 /// The main loop's end of the task.
 #[derive(Debug)]
 pub struct Handle {
-    pub(super) view: watch::Receiver<View>,
+    pub(super) view: watch::Receiver<LeaseSnapshot>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) fencer: fencing::Handle,
     pub(super) noted: watch::Sender<Noted>,
@@ -46,13 +46,13 @@ pub(super) struct Noted {
 impl Handle {
     /// What is known now.
     #[must_use]
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> LeaseSnapshot {
         self.view.borrow().clone()
     }
 
     /// To look at it from elsewhere.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<View> {
+    pub fn watch(&self) -> watch::Receiver<LeaseSnapshot> {
         self.view.clone()
     }
 
@@ -125,7 +125,7 @@ impl Handle {
     /// Whether this member leads now.
     #[must_use]
     pub fn leads(&self) -> bool {
-        matches!(self.view.borrow().at(Instant::now()), Lease::Mine { .. })
+        matches!(self.view.borrow().at(Instant::now()), Lease::Held { .. })
     }
 
     /// Completes when this member does not lead, or no longer: renewals move that moment. Cancel-safe.

@@ -8,9 +8,9 @@ use kube::api::PostParams;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Held, Keeper, RETRY, Sent, forbidden};
+use super::{Held, LeaderElector, RETRY, Sent, forbidden};
 use crate::election::Lease;
-use crate::election::claim::{self, Claim, LastWord, Taking};
+use crate::election::lease_record::{self, LastWord, LeaseRecord, Taking};
 use crate::election::sight;
 use crate::election::vote::Version;
 use crate::invariants::Invariant;
@@ -24,13 +24,13 @@ enum Refused {
     Failed(String),
 }
 
-impl Keeper {
+impl LeaderElector {
     pub(super) async fn take(&mut self, version: &Version, taking: &Taking) {
-        if self.held.is_some() || !matches!(self.judge(), Lease::Vacant { .. }) {
+        if self.held.is_some() || !matches!(self.classify(), Lease::Vacant { .. }) {
             return;
         }
         // What was decided was decided about that state of the Lease.
-        let Some(seen) = self.seen.clone().filter(|seen| claim::version(seen).as_ref() == Some(version)) else {
+        let Some(seen) = self.seen.clone().filter(|seen| lease_record::version(seen).as_ref() == Some(version)) else {
             return;
         };
         if !self.fencer.is_there() {
@@ -38,7 +38,7 @@ impl Keeper {
             return sleep(RETRY).await;
         }
         let sent = Sent::now();
-        let wanted = claim::acquired(&seen, &self.identity, taking, self.times, Timestamp::now());
+        let wanted = lease_record::acquired(&seen, &self.identity, taking, self.times, Timestamp::now());
         match self.replace(&wanted).await {
             Ok(lease) => {
                 info!(lease = %self.name, "this member leads");
@@ -60,7 +60,7 @@ impl Keeper {
     /// Without a fencer that knows of it, the Lease is held no longer than it was before.
     fn hold(&mut self, lease: LeaseObject, wanted: &LeaseObject, sent: Sent) {
         let word = |lease: &LeaseObject| {
-            let Claim { holder, record, .. } = Claim::read(lease, self.times.duration);
+            let LeaseRecord { holder, record, .. } = LeaseRecord::read(lease, self.times.duration);
             (holder, record.epoch)
         };
         let (stored, written) = (word(&lease), word(wanted));
@@ -109,7 +109,7 @@ impl Keeper {
 
     /// The leave of those whom the Lease records, and of those whom it does not yet.
     fn leave_of_recorded(&self, seen: &LeaseObject) -> impl Future<Output = Sent> + use<> {
-        let record = Claim::read(seen, self.times.duration).record;
+        let record = LeaseRecord::read(seen, self.times.duration).record;
         let told = self.told.borrow();
         let voters = record.voters.into_iter().chain(told.iter().flat_map(|told| told.voters.clone())).collect();
         let patience = if self.by_leave { Duration::ZERO } else { self.times.patience() };
@@ -128,15 +128,15 @@ impl Keeper {
             return self.renew_soon();
         };
         if sight::is_lost(&self.me, held, &lease) {
-            warn!(lease = %self.name, holder = Claim::read(&lease, self.times.duration).holder, "another member leads now, or has led meanwhile");
+            warn!(lease = %self.name, holder = LeaseRecord::read(&lease, self.times.duration).holder, "another member leads now, or has led meanwhile");
             self.lose();
             return self.observe(lease);
         }
         // Nobody took it, but what this member's commits wait for has to be said again, as careful as what stands there by now.
         let told = self.told.borrow().clone();
-        let recorded = || Claim::read(&lease, self.times.duration).record.quorum;
+        let recorded = || LeaseRecord::read(&lease, self.times.duration).record.quorum;
         let taking = Taking { begins: None, quorum: told.as_ref().map_or_else(recorded, |told| told.quorum.clone()) };
-        let mine = claim::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
+        let mine = lease_record::acquired(&lease, &self.identity, &taking, self.times, Timestamp::now());
         let wanted = self.renewal(&mine);
         match self.replace(&wanted).await {
             Ok(lease) => self.hold(lease, &wanted, sent),
@@ -150,7 +150,7 @@ impl Keeper {
         let Some(seen) = self.seen.clone().filter(|_| was_held) else {
             return self.fencer.stand();
         };
-        if let Ok(lease) = self.replace(&claim::released(&seen, last_word.as_ref(), Timestamp::now())).await {
+        if let Ok(lease) = self.replace(&lease_record::released(&seen, last_word.as_ref(), Timestamp::now())).await {
             info!(lease = %self.name, "the Lease is released");
             self.observe(lease);
         } else {
@@ -166,7 +166,7 @@ impl Keeper {
     }
 
     fn replace(&self, lease: &LeaseObject) -> impl Future<Output = Result<LeaseObject, Refused>> + use<> {
-        let lease = claim::by(lease.clone(), &self.identity, self.instance.as_deref());
+        let lease = lease_record::by(lease.clone(), &self.identity, self.instance.as_deref());
         let (api, name, limit) = (self.api.clone(), self.name.clone(), self.times.request_timeout());
         async move {
             match timeout(limit, api.replace(&name, &PostParams::default(), &lease)).await {

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::handle::Command;
-use super::{Keeper, RETRY, Sent, forbidden};
-use crate::election::claim::{self, Claim};
+use super::{LeaderElector, RETRY, Sent, forbidden};
+use crate::election::lease_record::{self, LeaseRecord};
 use crate::election::leave;
 
-impl Keeper {
+impl LeaderElector {
     pub(super) async fn wait_until_readable(&mut self, inbox: &mut mpsc::Receiver<Command>) {
         let mut told = false;
         loop {
@@ -97,12 +97,12 @@ impl Keeper {
     /// The first look at the Lease. Who has led on without it has to find itself in it.
     fn observe_first(&mut self, lease: LeaseObject) {
         if self.held.is_some() {
-            let Claim { holder, record, .. } = Claim::read(&lease, self.times.duration);
+            let LeaseRecord { holder, record, .. } = LeaseRecord::read(&lease, self.times.duration);
             let epoch = self.earlier.as_ref().map_or(record.epoch, |earlier| earlier.epoch);
             if holder.as_deref() != Some(self.identity.as_str()) || record.epoch != epoch {
                 warn!(lease = %self.name, ?holder, "another member leads now, or has led meanwhile");
                 self.lose();
-            } else if let Some(version) = claim::version(&lease) {
+            } else if let Some(version) = lease_record::version(&lease) {
                 self.promises.see(&version);
                 self.seen = Some(lease);
                 return;

@@ -8,7 +8,7 @@ use crate::election::step::Seen;
 
 /// What the task last knew. `None` in `fence_at` means that this member does not lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct LeaseSnapshot {
     pub(super) lease: Lease,
     pub(super) fence_at: Option<Instant>,
     pub(super) trouble: Option<Trouble>,
@@ -26,7 +26,7 @@ pub struct Trouble {
     pub why: String,
 }
 
-impl View {
+impl LeaseSnapshot {
     /// The Lease as it is at `now`: leadership ends by itself at the fence, whether the task got round to saying so or not.
     #[must_use]
     pub fn at(&self, now: Instant) -> Lease {
@@ -45,7 +45,7 @@ impl View {
     /// The leadership that this member has at `now`.
     #[must_use]
     pub fn epoch(&self, now: Instant) -> Option<Epoch> {
-        let seen = self.seen.as_ref().filter(|_| matches!(self.at(now), Lease::Mine { .. }))?;
+        let seen = self.seen.as_ref().filter(|_| matches!(self.at(now), Lease::Held { .. }))?;
         Some(Epoch::new(&seen.version, seen.record.epoch))
     }
 

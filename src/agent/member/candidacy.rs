@@ -17,10 +17,10 @@ use tracing::{debug, info, warn};
 use super::Member;
 use super::postgres::{Postgres, Role, Running};
 use crate::agent::electorate::Electorate;
-use crate::agent::leadership::View;
+use crate::agent::leadership::LeaseSnapshot;
 use crate::agent::sql::StandbyFacts;
-use crate::election::claim::Taking;
 use crate::election::epoch::Epoch;
+use crate::election::lease_record::Taking;
 use crate::election::promise::Attempt;
 use crate::election::step::Event;
 use crate::election::vote::{Answer, Ballot, Version};
@@ -95,7 +95,7 @@ impl Ballots {
 
 impl Member {
     /// What a running replica has, where something depends on it.
-    pub(super) async fn look_at_wal(&mut self, view: &View) {
+    pub(super) async fn look_at_wal(&mut self, view: &LeaseSnapshot) {
         self.ballots.facts = None;
         let Postgres::Running(Running { sql: Some(sql), role: Role::Replica { follows, .. }, .. }) = &self.postgres
         else {
@@ -135,7 +135,7 @@ impl Member {
         outcome??;
         if let Postgres::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.postgres {
             info!("this replica receives nothing while the set has no master");
-            self.midwife.write_no_master()?;
+            self.provisioner.write_no_master()?;
             server.reload();
             *follows = None;
         }
@@ -201,7 +201,7 @@ impl Member {
         match facts.position {
             Some(from) if from.timeline.saturating_add(1) < timeline => {
                 info!(timeline, "another member may have been promoted before, unheard: its timeline is passed over");
-                let data = self.midwife.data.clone();
+                let data = self.provisioner.data.clone();
                 tokio::task::spawn_blocking(move || data.pass_over_timelines(from, timeline)).await??;
             }
             // Another look tells from where.
@@ -214,12 +214,12 @@ impl Member {
         let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
         info!("this member was elected: it is promoted");
         *role = Role::Master { announced: None };
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.role = "master";
             status.ready = false;
-            "is promoted".clone_into(&mut status.doing);
+            "is promoted".clone_into(&mut status.message);
         });
-        self.publisher.counts.promotions.inc();
+        self.status_handle.counts.promotions.inc();
         self.was_promoted = true;
         self.woken_at = Instant::now();
         Ok(sql.promote(&permit).await?)

@@ -18,7 +18,7 @@ const REFUSES_FOR: Duration = Duration::from_millis(1500);
 impl Member {
     pub(super) async fn fence(&mut self) {
         warn!("this member does not hold the Lease: PostgreSQL stops now");
-        self.publisher.counts.fences.inc();
+        self.status_handle.counts.fences.inc();
         self.stop_at_once().await;
         self.tell("stopped: without the Lease nothing may write");
     }
@@ -42,20 +42,20 @@ impl Member {
             }
             Postgres::Stopped => {}
         }
-        self.not_serving();
+        self.mark_unready();
     }
 
-    pub(super) fn not_serving(&mut self) {
+    pub(super) fn mark_unready(&mut self) {
         self.data = None;
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.role = "none";
             status.ready = false;
         });
     }
 
     /// Something ended by itself: the server, a bootstrap, a clone or a rewind.
-    pub(super) async fn note_end(&mut self, ended: Ended) {
-        self.not_serving();
+    pub(super) async fn handle_exit(&mut self, ended: Ended) {
+        self.mark_unready();
         if let Postgres::Running(running) = &self.postgres {
             self.look_at_data_of(&running.role);
         }
@@ -82,7 +82,7 @@ impl Member {
                 step::Ended::ServerFailed { was_starting_as_master }
             }
             Ended::Bootstrap(Ok(())) => {
-                self.publisher.counts.bootstraps.inc();
+                self.status_handle.counts.bootstraps.inc();
                 step::Ended::Bootstrapped
             }
             Ended::Bootstrap(Err(why)) => {
@@ -90,7 +90,7 @@ impl Member {
                 step::Ended::BootstrapFailed
             }
             Ended::Clone(Ok(())) => {
-                self.publisher.counts.clones.inc();
+                self.status_handle.counts.clones.inc();
                 step::Ended::Cloned
             }
             Ended::Clone(Err(why)) => {
@@ -110,11 +110,11 @@ impl Member {
     pub(super) async fn shut_down(mut self) -> Parting {
         info!("stopping");
         let end = self.how_to_end().await;
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.ready = false;
             status.makes_way = false;
-            status.turned_at = None;
-            "stopping".clone_into(&mut status.doing);
+            status.last_tick = None;
+            "stopping".clone_into(&mut status.message);
         });
         let last_word = match end {
             // Not given back: what the entry point started ends with this process only, and the Lease by itself soon after.

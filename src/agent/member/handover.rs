@@ -9,10 +9,10 @@ use super::Member;
 use super::postgres::{Postgres, Running};
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
-use crate::agent::label;
-use crate::agent::leadership::View;
+use crate::agent::leadership::LeaseSnapshot;
+use crate::agent::role_label;
 use crate::agent::server::Stop;
-use crate::election::claim::LastWord;
+use crate::election::lease_record::LastWord;
 use crate::election::lineage::Database;
 use crate::election::order::{Order, Refusal, Streaming};
 use crate::election::step::{Effect, End, Event, Stopping, stop};
@@ -28,7 +28,7 @@ const SUCCESSOR_LIMIT: Duration = Duration::from_millis(500);
 
 impl Member {
     /// An order that nobody has seen to yet.
-    fn order(&self, view: &View) -> Option<Order> {
+    fn order(&self, view: &LeaseSnapshot) -> Option<Order> {
         let recorded = view.seen().and_then(|seen| seen.order_done.as_ref());
         self.state.handover.order(self.set.borrow().as_ref()?.order.as_ref(), recorded)
     }
@@ -40,7 +40,7 @@ impl Member {
         if !self.leadership.leads() || view.is_by_leave() {
             return;
         }
-        if self.state.handover.is_followed(&order, &self.midwife.configuration.me.pod) {
+        if self.state.handover.is_followed(&order, &self.provisioner.configuration.me.pod) {
             return;
         }
         // What PostgreSQL does not say now it says at the next turn.
@@ -52,10 +52,10 @@ impl Member {
     pub(super) async fn hand_over(&mut self, successor: &str) -> Vec<Effect> {
         info!(successor, "handing over");
         self.checkpoint().await;
-        self.label.set(label::Role::None);
+        self.label.set(role_label::PublishedRole::None);
         let last_word = self.stop_master().await;
         self.postgres = Postgres::Stopped;
-        self.not_serving();
+        self.mark_unready();
         let effects = self.happens(Event::HandedOver);
         self.release(Some(last_word)).await;
         effects
@@ -71,7 +71,7 @@ impl Member {
         let view = self.leadership.view();
         let is_passing = matches!(
             waiting,
-            Waiting::ForLease | Waiting::ForPredecessor | Waiting::ForSuccessor(_) | Waiting::ForTheEnd
+            Waiting::ForLease | Waiting::ForPredecessor | Waiting::ForSuccessor(_) | Waiting::ForPodTermination
         );
         let Some(order) = self.order(&view).filter(|order| order.names(&self.configuration().me.pod)) else { return };
         if is_passing || !matches!(view.at(Instant::now()), Lease::Vacant { .. }) {
@@ -84,7 +84,7 @@ impl Member {
     }
 
     /// The last order that was seen to, as it is to be recorded.
-    pub(super) fn order_done(&self, view: &View) -> Option<String> {
+    pub(super) fn order_done(&self, view: &LeaseSnapshot) -> Option<String> {
         self.order_done_here().or_else(|| view.seen().and_then(|seen| seen.order_done.clone()))
     }
 
@@ -127,7 +127,7 @@ impl Member {
     async fn checkpoint(&mut self) {
         let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return };
         // Neither this member's turn nor its probe ends while it takes its time.
-        self.publisher.update(|status| status.turned_at = None);
+        self.status_handle.update(|status| status.last_tick = None);
         tokio::select! {
             () = sleep(CHECKPOINT_LIMIT) => warn!("the checkpoint takes long: the stop does not wait for it"),
             () = self.leadership.fenced() => {}
@@ -161,7 +161,7 @@ impl Member {
     }
 
     async fn position_of_clean_stop(&self) -> Option<Database> {
-        timeout(POSITION_LIMIT, self.midwife.position_of_clean_stop()).await.ok().flatten()
+        timeout(POSITION_LIMIT, self.provisioner.position_of_clean_stop()).await.ok().flatten()
     }
 
     /// Gives the Lease back. What would let this member lead on without it goes first.

@@ -12,7 +12,7 @@ use super::look::Look;
 use super::postgres::{Postgres, Role, Running};
 use crate::agent::instance::{self, End};
 use crate::election::Lease;
-use crate::election::claim::Candidate;
+use crate::election::lease_record::HolderIdentity;
 use crate::election::step::Seen;
 
 /// How often its pod is looked at: a few times before its Lease has run out, and after that nobody looks.
@@ -24,7 +24,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct MasterEnded {
     lives_since: Option<Instant>,
-    look: Look<(Candidate, String, Option<End>)>,
+    look: Look<(HolderIdentity, String, Option<End>)>,
 }
 
 impl Member {
@@ -39,8 +39,8 @@ impl Member {
         let lives_since = *self.master_ended.lives_since.get_or_insert_with(Instant::now);
         let remembers_all = lives_since.elapsed() >= self.configuration().times.duration;
         let is_lost = matches!(self.postgres, Postgres::Running(Running { role: Role::Replica { .. }, .. }))
-            && !self.publisher.current().ready
-            && matches!(lease, Lease::Other { .. })
+            && !self.status_handle.current().ready
+            && matches!(lease, Lease::HeldByOther { .. })
             && self.configuration().fails_over
             && remembers_all;
         if !is_lost || !self.master_ended.look.is_due(LOOK_EVERY) {
@@ -51,12 +51,12 @@ impl Member {
         else {
             return;
         };
-        let Some(holder) = Candidate::parse(&holder) else { return };
+        let Some(holder) = HolderIdentity::parse(&holder) else { return };
         let namespace = self.configuration().namespace.clone();
         self.master_ended.look.begin(look(self.client.clone(), namespace, holder, word));
     }
 
-    async fn note_end_of_master(&mut self, holder: &Candidate, word: String, end: End) {
+    async fn note_end_of_master(&mut self, holder: &HolderIdentity, word: String, end: End) {
         let (view, holder) = (self.leadership.view(), holder.to_string());
         let is_he = |seen: &&Seen| seen.holder.as_ref() == Some(&holder) && seen.instance.as_ref() == Some(&word);
         let Some(seen) = view.seen().filter(is_he) else { return };
@@ -69,7 +69,12 @@ impl Member {
 }
 
 /// What the kubelet says of the holder's container, with the word that it was asked by.
-async fn look(client: Client, namespace: String, holder: Candidate, word: String) -> (Candidate, String, Option<End>) {
+async fn look(
+    client: Client,
+    namespace: String,
+    holder: HolderIdentity,
+    word: String,
+) -> (HolderIdentity, String, Option<End>) {
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let found = timeout(LOOK_LIMIT, pods.get_opt(&holder.pod)).await;
     let pod = found.ok().and_then(Result::ok).flatten();

@@ -9,13 +9,13 @@ mod master_ended;
 mod ordered;
 mod others;
 mod postgres;
+mod reconcile;
 mod record;
 mod refusing;
 mod replicas;
 mod returning;
 mod seen;
 mod starting;
-mod upkeep;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,7 +33,6 @@ use self::ordered::Ordered;
 use self::postgres::{Postgres, Role, Running};
 use self::refusing::{is_refusal, patience};
 use super::as_before::{Found, Refusal};
-use super::birth::Midwife;
 use super::configuration::Configuration;
 use super::data::Fingerprint;
 use super::electorate::Electorate;
@@ -42,20 +41,21 @@ use super::kubernetes::Wishes;
 use super::notes::{Leadership, Notes};
 use super::processes::end_container;
 use super::promises::Promises;
-use super::status::Publisher;
+use super::provisioner::Provisioner;
+use super::status::StatusHandle;
 use super::synchronous::Shortage;
-use super::{label, leadership, postmasters, route};
-use crate::election::claim::LastWord;
+use super::{leadership, postmasters, role_label, route};
+use crate::election::lease_record::LastWord;
 use crate::election::state::{State, Time};
 use crate::election::step::{Decision, Effect, Event, step};
 use crate::election::vote::Version;
 use crate::election::way_out::way_out;
-use crate::election::{Action, Data, Lease, Master, Waiting};
+use crate::election::{Action, DataState, Lease, Master, Waiting};
 use crate::errors::with_causes;
 use crate::names;
 
 /// The loop's pace when all is well, and when PostgreSQL is about to accept connections.
-const TURN: Duration = Duration::from_secs(1);
+const LOOP_INTERVAL: Duration = Duration::from_secs(1);
 const TURN_WHILE_STARTING: Duration = Duration::from_millis(50);
 /// The pace of a replica: a promotion by hand is noticed, and ended, within a second.
 const TURN_OF_REPLICA: Duration = Duration::from_millis(500);
@@ -73,17 +73,17 @@ pub enum Parting {
 /// What a member works with.
 pub struct Parts {
     /// The data, and how a member comes to it.
-    pub midwife: Midwife,
+    pub provisioner: Provisioner,
     /// The API server.
     pub client: Client,
     /// The Lease.
     pub leadership: leadership::Handle,
     /// The role label.
-    pub label: label::Handle,
+    pub label: role_label::Handle,
     /// Where the master is.
     pub route: route::Handle,
     /// The member's own account.
-    pub publisher: Publisher,
+    pub status_handle: StatusHandle,
     /// Its Events.
     pub teller: Teller,
     /// What it found on the volume.
@@ -102,12 +102,12 @@ pub struct Parts {
 
 /// A member of a set.
 pub struct Member {
-    midwife: Midwife,
+    provisioner: Provisioner,
     client: Client,
     leadership: leadership::Handle,
-    label: label::Handle,
+    label: role_label::Handle,
     route: route::Handle,
-    publisher: Publisher,
+    status_handle: StatusHandle,
     teller: Teller,
     found: Found,
     set: watch::Receiver<Option<Wishes>>,
@@ -130,7 +130,7 @@ pub struct Member {
     /// What it remembers.
     state: State<Instant>,
     postgres: Postgres,
-    data: Option<Data>,
+    data: Option<DataState>,
     fingerprint: Option<Fingerprint>,
     waiting: Option<Waiting>,
     way_out: Option<String>,
@@ -144,15 +144,15 @@ impl Member {
     /// A member that has done nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { midwife, client, leadership, label, route, publisher, teller, found, .. } = parts;
+        let Parts { provisioner, client, leadership, label, route, status_handle, teller, found, .. } = parts;
         let Parts { set, promises, notes, electorate, ballots, .. } = parts;
         Self {
-            midwife,
+            provisioner,
             client,
             leadership,
             label,
             route,
-            publisher,
+            status_handle,
             teller,
             found,
             set,
@@ -183,7 +183,7 @@ impl Member {
     }
 
     fn configuration(&self) -> &Configuration {
-        &self.midwife.configuration
+        &self.provisioner.configuration
     }
 
     /// Lives until `shutdown` completes, then stops PostgreSQL and gives the Lease back; or until it is clear that the image has to run
@@ -196,7 +196,7 @@ impl Member {
                 biased;
                 () = fence_strikes => {}
                 () = &mut shutdown => break,
-                ended = self.postgres.ended() => self.note_end(ended).await,
+                ended = self.postgres.ended() => self.handle_exit(ended).await,
                 () = self.leadership.changed() => {}
                 event = self.ballots.changed() => {
                     let effects = self.happens(event);
@@ -204,7 +204,7 @@ impl Member {
                 }
                 () = sleep(pace) => {}
             }
-            self.publisher.update(|status| status.turned_at = Some(Instant::now()));
+            self.status_handle.update(|status| status.last_tick = Some(Instant::now()));
             self.stop_server_of_others().await;
             self.turn().await;
             self.stand_down();
@@ -235,18 +235,18 @@ impl Member {
                 PACE
             }
             Postgres::Running(Running { sql: None, .. }) => TURN_WHILE_STARTING,
-            Postgres::Running(Running { role: Role::Replica { .. }, .. }) if !self.publisher.current().ready => {
-                TURN / 5
+            Postgres::Running(Running { role: Role::Replica { .. }, .. }) if !self.status_handle.current().ready => {
+                LOOP_INTERVAL / 5
             }
             Postgres::Running(Running { role: Role::Replica { .. }, .. }) => TURN_OF_REPLICA,
             Postgres::Running(Running { role: Role::Promoted, .. }) => Duration::ZERO,
             // Whoever stopped it may start it again.
-            Postgres::Stopped if self.state.lets_be(Instant::now()) => TURN / 5,
+            Postgres::Stopped if self.state.lets_be(Instant::now()) => LOOP_INTERVAL / 5,
             Postgres::Stopped => match self.state.pauses_until(Instant::now()) {
-                Some(until) => TURN.min(until.saturating_duration_since(Instant::now())),
-                None => TURN,
+                Some(until) => LOOP_INTERVAL.min(until.saturating_duration_since(Instant::now())),
+                None => LOOP_INTERVAL,
             },
-            _ => TURN,
+            _ => LOOP_INTERVAL,
         }
     }
 
@@ -259,7 +259,7 @@ impl Member {
         self.stand_down();
         if self.state.pauses_until(Instant::now()).is_some() && matches!(self.postgres, Postgres::Stopped) {
             // Nothing is looked at meanwhile: somebody may lead by now.
-            self.publisher.update(|status| status.makes_way = false);
+            self.status_handle.update(|status| status.makes_way = false);
             return;
         }
         let facts = self.look().await;
@@ -267,8 +267,8 @@ impl Member {
         let effects = self.happens(Event::Looked(Box::new(facts)));
         self.make_way(&lease).await;
         self.look_after_lost_master(&lease).await;
-        let leads = matches!(lease, Lease::Mine { .. });
-        self.publisher.update(|status| status.leads = leads);
+        let leads = matches!(lease, Lease::Held { .. });
+        self.status_handle.update(|status| status.leads = leads);
         self.run(effects).await;
         self.forget_old_vote();
     }
@@ -290,10 +290,10 @@ impl Member {
                 }
             }
             Effect::TakeLabelOff { soon: true } => self.label.take_off_soon(),
-            Effect::TakeLabelOff { soon: false } => self.label.set(label::Role::None),
+            Effect::TakeLabelOff { soon: false } => self.label.set(role_label::PublishedRole::None),
             Effect::Act(decision) => return self.try_to(decision).await,
             Effect::EndLeftovers => {
-                postmasters::kill_all(self.midwife.data.path());
+                postmasters::kill_all(self.provisioner.data.path());
             }
             Effect::EndContainer => end_container(),
             Effect::GiveUpStarting => self.give_up_starting(),
@@ -334,9 +334,9 @@ impl Member {
             Action::Promise(version) => self.promise(version).await?,
             Action::AskForVotes(ballot) => self.ask_for_votes(&ballot),
             Action::StartStandby => {
-                self.midwife.prepare_to_wait()?;
+                self.provisioner.prepare_to_wait()?;
                 self.write_names_of_standby()?;
-                self.start(Role::Replica { follows: None, stuck_at: None }, None).await?;
+                self.start(Role::Replica { follows: None, stalled_lsn: None }, None).await?;
             }
             Action::Promote(timeline) => self.promote(timeline, epoch.as_ref()).await?,
             // Another leadership has begun meanwhile, or this one is over.
@@ -351,21 +351,21 @@ impl Member {
             }
             Action::Bootstrap => {
                 self.tell("making a new database");
-                self.postgres = Postgres::Bootstrapping(tokio::spawn(self.midwife.clone().bootstrap()));
+                self.postgres = Postgres::Bootstrapping(tokio::spawn(self.provisioner.clone().bootstrap()));
             }
             Action::Clone(master) => self.clone_from(master),
             Action::Rewind(master) => self.rewind(master),
-            Action::CloneAnew(master) => self.clone_anew(master, &decision.ground.data).await,
+            Action::Reinitialize(master) => self.reinitialize(master, &decision.ground.data).await,
             Action::StartMaster => {
                 self.write_synchronous_names()?;
                 self.start(Role::Master { announced: None }, epoch.as_ref()).await?;
             }
             Action::StartReplica(master) => {
                 // With a readiness probe of the user's own the label alone says whether this member may be read.
-                self.label.set_and_wait(label::Role::None).await;
-                self.midwife.prepare_to_follow(&master)?;
+                self.label.set_and_wait(role_label::PublishedRole::None).await;
+                self.provisioner.prepare_to_follow(&master)?;
                 self.write_names_of_standby()?;
-                self.start(Role::Replica { follows: Some(master), stuck_at: None }, None).await?;
+                self.start(Role::Replica { follows: Some(master), stalled_lsn: None }, None).await?;
             }
             Action::Follow(master) => self.follow(master)?,
             Action::Fence => self.fence().await,
@@ -376,7 +376,7 @@ impl Member {
 
     fn clone_from(&mut self, master: Master) {
         self.tell(format!("cloning {}", master.pod));
-        let task = tokio::spawn(self.midwife.clone().clone_from(master.clone()));
+        let task = tokio::spawn(self.provisioner.clone().clone_from(master.clone()));
         self.postgres = Postgres::Cloning { from: master, task };
     }
 
@@ -403,9 +403,9 @@ impl Member {
         }
     }
 
-    fn tell(&self, doing: impl Into<String>) {
-        let doing = doing.into();
-        self.publisher.update(|status| status.doing = doing);
+    fn tell(&self, message: impl Into<String>) {
+        let message = message.into();
+        self.status_handle.update(|status| status.message = message);
     }
 }
 

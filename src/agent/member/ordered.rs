@@ -41,7 +41,7 @@ impl Member {
         if later.is_empty() {
             if self.ordered.since.is_some() {
                 self.ordered = Ordered::default();
-                self.publisher.update(|status| status.makes_way = false);
+                self.status_handle.update(|status| status.makes_way = false);
             }
             return;
         }
@@ -61,10 +61,10 @@ impl Member {
     }
 
     fn show(&self, is_missing: bool, later: &[String]) {
-        if is_missing && !self.publisher.current().makes_way {
+        if is_missing && !self.status_handle.current().makes_way {
             info!(?later, "nobody leads, and a later member has no pod: shown as Ready, so that it is made");
         }
-        self.publisher.update(|status| status.makes_way = is_missing);
+        self.status_handle.update(|status| status.makes_way = is_missing);
     }
 }
 

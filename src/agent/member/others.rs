@@ -6,9 +6,9 @@ use tracing::{error, warn};
 
 use super::Member;
 use super::postgres::{Postgres, Role, Running};
-use crate::agent::label;
 use crate::agent::postmasters::Postmaster;
 use crate::agent::processes::end_container;
+use crate::agent::role_label;
 use crate::agent::server::IMMEDIATE_LIMIT;
 use crate::election::step::Event;
 use crate::errors::with_causes;
@@ -30,7 +30,7 @@ impl Member {
         if let Postgres::Running(running) = &mut self.postgres {
             running.role = Role::Promoted;
         }
-        self.label.set(label::Role::None);
+        self.label.set(role_label::PublishedRole::None);
     }
 
     /// A server has ended that was started as a replica. If it was promoted meanwhile, its data is out of the set's history: it is kept,
@@ -38,8 +38,8 @@ impl Member {
     pub(super) fn look_at_data_of(&self, role: &Role) {
         let was_replica = matches!(role, Role::Replica { .. } | Role::Promoted);
         if was_replica
-            && self.midwife.data.is_promoted()
-            && let Err(why) = self.midwife.data.mark_promoted()
+            && self.provisioner.data.is_promoted()
+            && let Err(why) = self.provisioner.data.mark_promoted()
         {
             error!(error = with_causes(&why), "the data is not marked as promoted by hand");
         }
@@ -54,14 +54,14 @@ impl Member {
             // The data directory is not there yet.
             Postgres::Bootstrapping(_) | Postgres::Cloning { .. } | Postgres::Rewinding { .. } => return,
         };
-        let data = &self.midwife.data;
+        let data = &self.provisioner.data;
         let Some(server) = Postmaster::of_somebody_else(data.path(), &data.pid_file(), own) else { return };
         warn!("a PostgreSQL that the agent did not start serves this member's data: it is stopped");
         // A large database takes its time to stop, which does not mean that the agent is stuck.
-        self.publisher.update(|status| status.turned_at = None);
+        self.status_handle.update(|status| status.last_tick = None);
         let mut ordered = None;
         let mut at_once_since: Option<Instant> = None;
-        while server.lives(self.midwife.data.path()) {
+        while server.lives(self.provisioner.data.path()) {
             let leads = self.leadership.leads();
             let order = if leads { Signal::SIGINT } else { Signal::SIGQUIT };
             if ordered != Some(order) && at_once_since.is_none() {

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
 
-use crate::agent::birth;
 use crate::agent::configuration::{Configuration, Passwords};
+use crate::agent::provisioner;
 use crate::agent::rewind::Outcome;
 use crate::agent::server::{self, Server};
 use crate::agent::sql::{self, Sql};
@@ -18,11 +18,11 @@ pub(super) enum Postgres {
     Stopped,
     Bootstrapping(Task),
     Cloning { from: Master, task: Task },
-    Rewinding { from: Master, task: JoinHandle<Result<Outcome, birth::Error>> },
+    Rewinding { from: Master, task: JoinHandle<Result<Outcome, provisioner::Error>> },
     Running(Running),
 }
 
-pub(super) type Task = JoinHandle<Result<(), birth::Error>>;
+pub(super) type Task = JoinHandle<Result<(), provisioner::Error>>;
 
 pub(super) struct Running {
     pub(super) server: Server,
@@ -38,7 +38,7 @@ pub(super) enum Role {
     Replica {
         /// Absent while it follows nobody.
         follows: Option<Master>,
-        stuck_at: Option<Lsn>,
+        stalled_lsn: Option<Lsn>,
     },
     /// It was started as a replica and accepts writes by somebody else's order.
     Promoted,
@@ -90,7 +90,7 @@ impl Postgres {
     }
 }
 
-async fn outcome<T>(task: &mut JoinHandle<Result<T, birth::Error>>) -> Result<T, String> {
+async fn outcome<T>(task: &mut JoinHandle<Result<T, provisioner::Error>>) -> Result<T, String> {
     match task.await {
         Ok(result) => result.map_err(|why| with_causes(&why)),
         Err(why) => Err(why.to_string()),
@@ -114,7 +114,7 @@ impl Running {
     }
 
     /// The user edits his `pg_hba.conf` as ever; the file that PostgreSQL reads is ours with a copy of his.
-    pub(super) fn follow_access_rules(&mut self, configuration: &Configuration) -> Result<(), server::Error> {
+    pub(super) fn sync_pg_hba(&mut self, configuration: &Configuration) -> Result<(), server::Error> {
         let changed_at = self.server.settings.access_rules_changed_at();
         if changed_at == self.access_rules_at {
             return Ok(());

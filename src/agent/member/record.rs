@@ -11,7 +11,7 @@ use crate::agent::notes::Leadership;
 use crate::agent::slots::Members;
 use crate::agent::sql::Walsender;
 use crate::agent::synchronous;
-use crate::election::claim::Told;
+use crate::election::lease_record::Told;
 use crate::election::lineage::{Database, Reached};
 use crate::election::state::commits::{Evidence, Setting};
 use crate::election::vote::Quorum;

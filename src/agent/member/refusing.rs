@@ -36,7 +36,7 @@ impl Member {
 
     /// The Lease of an earlier set of this name outlived it; as long as nobody leads, the database here is in nobody's way.
     pub(super) fn note_another_database(&mut self, decision: &Decision) {
-        let (Lease::Vacant { set } | Lease::Mine { set }) = &decision.ground.lease else { return };
+        let (Lease::Vacant { set } | Lease::Held { set }) = &decision.ground.lease else { return };
         if let Action::Wait(waiting @ Waiting::OtherDatabase { .. })
         | Action::ReleaseLease(waiting @ Waiting::OtherDatabase { .. }) = &decision.action
         {
@@ -46,7 +46,7 @@ impl Member {
 
     /// A database that ran before does not start as a member.
     pub(super) fn give_up_starting(&mut self) {
-        if let Lease::Mine { set } = self.leadership.view().at(Instant::now()) {
+        if let Lease::Held { set } = self.leadership.view().at(Instant::now()) {
             self.refuse(Kind::FirstStart, self.last_failure.clone(), set.map(|set| set.system));
         }
     }
@@ -57,7 +57,7 @@ impl Member {
             return;
         }
         self.found.content = Content::Member;
-        let data = self.midwife.data.clone();
+        let data = self.provisioner.data.clone();
         tokio::task::spawn_blocking(move || {
             data.mark_member().map_err(|why| warn!(error = with_causes(&why), "the data is not marked as a member's"))
         });
@@ -88,7 +88,7 @@ pub(super) fn is_refusal(waiting: &Waiting) -> bool {
         | Waiting::ForSuccessor(_)
         | Waiting::ForMasterToStart
         | Waiting::ForFirstMember
-        | Waiting::ForTheEnd => false,
+        | Waiting::ForPodTermination => false,
     }
 }
 

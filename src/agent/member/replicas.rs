@@ -8,10 +8,10 @@ use tracing::{info, warn};
 
 use super::Member;
 use super::postgres::{Postgres, Role, Running};
-use super::upkeep::ACCEPTS_WRITES;
-use crate::agent::birth;
+use super::reconcile::ACCEPTS_WRITES;
 use crate::agent::configuration::Configuration;
 use crate::agent::events::Reason;
+use crate::agent::provisioner;
 use crate::agent::server::Server;
 use crate::agent::slots::{Change, Members};
 use crate::agent::sql::{self, Sql, Walsender};
@@ -25,33 +25,33 @@ const OLDEST_WAL_EVERY: Duration = Duration::from_secs(5);
 impl Member {
     /// A server that is about to accept writes waits for its replicas from the first commit on: for those that the Lease was taken with.
     /// One that leads already, or leads on without having read the Lease, waits for those that it waited for before.
-    pub(super) fn write_synchronous_names(&self) -> Result<(), birth::Error> {
+    pub(super) fn write_synchronous_names(&self) -> Result<(), provisioner::Error> {
         if self.configuration().synchronous == 0 {
             return Ok(());
         }
-        let quorum = self.state.commits.taken_with.clone().unwrap_or_else(|| self.midwife.quorum_at_start(None));
-        self.midwife.write_synchronous_names(&quorum)
+        let quorum = self.state.commits.taken_with.clone().unwrap_or_else(|| self.provisioner.quorum_at_start(None));
+        self.provisioner.write_synchronous_names(&quorum)
     }
 
     /// A standby has them as well, where they do nothing: whether commits wait at all is known to its processes before it is promoted. Who
     /// learned that by the promotion's own reload might acknowledge a commit before.
-    pub(super) fn write_names_of_standby(&self) -> Result<(), birth::Error> {
+    pub(super) fn write_names_of_standby(&self) -> Result<(), provisioner::Error> {
         let members = self.set.borrow().as_ref().map(|set| set.members.clone());
-        self.midwife.write_names_of_standby(members.as_ref())
+        self.provisioner.write_names_of_standby(members.as_ref())
     }
 
     /// Nothing in here keeps a master from taking writes, or from being ready.
     pub(super) async fn look_after_replicas(&mut self) -> Result<(), sql::Error> {
         let members = self.set.borrow().as_ref().map(|set| set.members.clone());
         if let Some(members) = members {
-            self.keep_members(&members).await?;
+            self.sync_slots(&members).await?;
         }
         self.note_leadership(&BTreeSet::new()).await;
         self.look_up_oldest_wal().await
     }
 
     /// Slots and synchronous replication follow the set's size.
-    async fn keep_members(&mut self, members: &Members) -> Result<(), sql::Error> {
+    async fn sync_slots(&mut self, members: &Members) -> Result<(), sql::Error> {
         let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return Ok(()) };
         let replicas = sql.walsenders().await?;
         let facts = sql.synchronous_facts().await?;
@@ -60,7 +60,7 @@ impl Member {
         let asked = self.confirmations(members, &replicas);
         let may_enable = self.keep_record(members, &now.names, facts.is_fixed, asked, &replicas).await;
         let Postgres::Running(Running { server, sql: Some(sql), .. }) = &self.postgres else { return Ok(()) };
-        let Configuration { me, set, synchronous, .. } = &self.midwife.configuration;
+        let Configuration { me, set, synchronous, .. } = &self.provisioner.configuration;
         let mut outcome = Ok(());
         // One that fails keeps no other from being made: no commit waits because a slot can't be dropped.
         for step in members.steps(&now, &me.pod, asked) {
@@ -106,12 +106,12 @@ impl Member {
     }
 
     fn note_shortage(&mut self, has: Confirmations) {
-        let doing = match has.shortage() {
+        let message = match has.shortage() {
             Some(why) => format!("{ACCEPTS_WRITES}; {why}"),
             None => ACCEPTS_WRITES.to_owned(),
         };
-        self.publisher.update(|status| status.doing = doing);
-        if let Some(note) = self.shortage.tell(&self.midwife.configuration.set, has, Instant::now()) {
+        self.status_handle.update(|status| status.message = message);
+        if let Some(note) = self.shortage.tell(&self.provisioner.configuration.set, has, Instant::now()) {
             warn!("{note}");
             let reason = if has.are_fewer_asked() { Reason::CommitsDoNotWait } else { Reason::CommitsWait };
             self.teller.tell(reason, &note);
@@ -120,7 +120,7 @@ impl Member {
 
     /// A replica may come from any timeline before this one.
     pub(super) async fn complete_histories(&self, timeline: u32) {
-        let data = self.midwife.data.clone();
+        let data = self.provisioner.data.clone();
         let outcome = tokio::task::spawn_blocking(move || data.complete_histories(timeline)).await;
         if let Ok(Err(why)) = outcome {
             warn!(error = with_causes(&why), "a replica from an earlier timeline may not find its way");

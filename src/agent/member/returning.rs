@@ -8,19 +8,19 @@ use crate::agent::events::Reason;
 use crate::agent::rewind::Outcome;
 use crate::election::anew::Anew;
 use crate::election::step::Ended;
-use crate::election::{Data, Master};
+use crate::election::{DataState, Master};
 
 impl Member {
     pub(super) fn rewind(&mut self, master: Master) {
         self.tell(format!("a former master's data: rewinding it to follow {}", master.pod));
-        let task = tokio::spawn(self.midwife.clone().rewind(master.clone()));
+        let task = tokio::spawn(self.provisioner.clone().rewind(master.clone()));
         self.postgres = Postgres::Rewinding { from: master, task };
     }
 
     pub(super) fn note_rewind(&mut self, master: &Master, outcome: Result<Outcome, String>) -> Ended {
         match outcome {
             Ok(Outcome::Rewound(distance)) => {
-                self.publisher.counts.rewinds.inc();
+                self.status_handle.counts.rewinds.inc();
                 if distance.bytes() != Some(0) {
                     let note = format!("this former master was rewound to follow {}: {distance}", master.pod);
                     warn!("{note}");
@@ -37,7 +37,7 @@ impl Member {
         }
     }
 
-    pub(super) async fn clone_anew(&mut self, master: Master, data: &Data) {
+    pub(super) async fn reinitialize(&mut self, master: Master, data: &DataState) {
         let why = Anew::of(data, &master);
         let note =
             format!("{why}: it is cloned anew from {}, and the old data stays until the clone streams", master.pod);

@@ -5,8 +5,8 @@ use tracing::info;
 
 use super::Member;
 use super::postgres::{Postgres, Role, Running};
-use crate::agent::birth::{self, Midwife};
 use crate::agent::postmasters;
+use crate::agent::provisioner::{self, Provisioner};
 use crate::agent::server::{Ready, Server};
 use crate::election::Master;
 use crate::election::epoch::Epoch;
@@ -18,14 +18,14 @@ impl Member {
         role: Role,
         decided_in: Option<&Epoch>,
     ) -> Result<(), Box<dyn std::error::Error>> {
-        let Midwife { configuration, programs, processes, data, .. } = &self.midwife;
+        let Provisioner { configuration, binaries, processes, data, .. } = &self.provisioner;
         // A server that was killed may have left backends, and its pid file.
         postmasters::end_all(data.path()).await?;
         data.remove_stale_pid_file()?;
         if !matches!(role, Role::Master { .. }) {
             data.forget_passed_over()?;
         }
-        let ready = Ready::ask(configuration, data, programs, processes).await?;
+        let ready = Ready::ask(configuration, data, binaries, processes).await?;
         let server = if matches!(role, Role::Master { .. }) {
             // What was asked took its time.
             let Some(permit) = self.leadership.permit(decided_in) else { return Ok(()) };
@@ -34,11 +34,11 @@ impl Member {
             Server::start_standby(ready, data)?
         };
         info!(role = role.name(), "starting PostgreSQL");
-        self.publisher.counts.starts.inc();
+        self.status_handle.counts.starts.inc();
         let name = role.name();
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.role = name;
-            "PostgreSQL is starting".clone_into(&mut status.doing);
+            "PostgreSQL is starting".clone_into(&mut status.message);
         });
         let access_rules_at = server.settings.access_rules_changed_at();
         self.postgres = Postgres::Running(Running { server, sql: None, role, access_rules_at });
@@ -47,13 +47,13 @@ impl Member {
     }
 
     /// The master is elsewhere: the same one in a new pod, or another one.
-    pub(super) fn follow(&mut self, master: Master) -> Result<(), birth::Error> {
+    pub(super) fn follow(&mut self, master: Master) -> Result<(), provisioner::Error> {
         let Postgres::Running(Running { server, role: Role::Replica { follows, .. }, .. }) = &mut self.postgres else {
             return Ok(());
         };
         if follows.as_ref().is_none_or(|before| before.address != master.address || before.port != master.port) {
             info!(master = %master.pod, address = %master.address, "following the master at its new address");
-            self.midwife.write_master(&master)?;
+            self.provisioner.write_master(&master)?;
             server.reload();
             self.hurries_since = Instant::now();
         }

@@ -19,7 +19,7 @@ use super::challenge::Challenges;
 use super::key::Key;
 use super::wire::{self, Question, Received};
 use super::{ANSWERED_WITHIN, BODY_LIMIT, Membership, PATH};
-use crate::election::claim::Candidate;
+use crate::election::lease_record::HolderIdentity;
 
 /// How many questions are read and answered at once: all other members of the largest set. Only members come so far; with
 /// [`BODY_LIMIT`] it bounds the memory.
@@ -31,7 +31,7 @@ const WAITING: usize = 16;
 #[derive(Debug)]
 pub struct Asked<Q, A> {
     /// Who asks.
-    pub from: Candidate,
+    pub from: HolderIdentity,
     /// What.
     pub question: Q,
     /// Where the answer goes; closed when the asker has given up. Dropped without an answer, the asker hears [`super::Error::Busy`].

@@ -27,7 +27,7 @@ pub use self::client::Client;
 pub use self::inbox::{Asked, Inbox};
 pub use self::key::Keys;
 use super::configuration::{Configuration, Passwords};
-use crate::election::claim::Candidate;
+use crate::election::lease_record::HolderIdentity;
 use crate::names;
 
 /// Where questions go.
@@ -76,7 +76,7 @@ pub struct Peer {
 pub struct Membership {
     namespace: String,
     set: String,
-    me: Candidate,
+    me: HolderIdentity,
     keys: Keys,
 }
 
@@ -97,7 +97,7 @@ impl Membership {
     pub fn new(
         namespace: &str,
         set: &str,
-        me: Candidate,
+        me: HolderIdentity,
         password: impl Fn() -> Option<String> + Send + 'static,
     ) -> Self {
         let keys = Keys::new(namespace, set, password);

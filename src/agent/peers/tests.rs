@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use super::key::Key;
 use super::wire::{self, Question as Head};
 use super::*;
-use crate::agent::status::Publisher;
+use crate::agent::status::StatusHandle;
 use crate::webhook::server::Bound;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -38,8 +38,8 @@ fn question(epoch: u64) -> Question {
     Question { epoch, padding: String::new() }
 }
 
-fn pod(ordinal: u32) -> Candidate {
-    Candidate { pod: format!("pgset-{ordinal}"), uid: format!("uid-{ordinal}") }
+fn pod(ordinal: u32) -> HolderIdentity {
+    HolderIdentity { pod: format!("pgset-{ordinal}"), uid: format!("uid-{ordinal}") }
 }
 
 fn member_with(password: &Password, ordinal: u32) -> Membership {
@@ -404,7 +404,7 @@ async fn flood(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_flood_of_500_connections_keeps_no_member_and_no_probe_out() {
     let (router, _) = answering(member(1));
-    let (peer, client) = (serve(router.merge(Publisher::new().router())), client());
+    let (peer, client) = (serve(router.merge(StatusHandle::new().router())), client());
     client.ask::<_, Answer>(&peer, &question(0), SOON).await.unwrap();
     let mut open = Vec::new();
     for epoch in 1..=5 {

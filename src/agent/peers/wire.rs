@@ -8,7 +8,7 @@ use ring::digest;
 
 use super::Membership;
 use super::key::{Key, Purpose};
-use crate::election::claim::Candidate;
+use crate::election::lease_record::HolderIdentity;
 
 /// Who asks whom, and the MAC: seven words.
 pub(super) const QUESTION: HeaderName = HeaderName::from_static("pgset-question");
@@ -20,7 +20,7 @@ pub(super) const CHALLENGE: HeaderName = HeaderName::from_static("pgset-challeng
 /// All of a question but its body, which the digest stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    pub(super) from: Candidate,
+    pub(super) from: HolderIdentity,
     pub(super) to: String,
     pub(super) challenge: String,
     pub(super) nonce: String,
@@ -37,7 +37,12 @@ pub(super) struct Received {
 // === impl Question ===
 
 impl Question {
-    pub(super) fn new(from: &Candidate, to: &str, challenge: String, body: &[u8]) -> Result<Self, getrandom::Error> {
+    pub(super) fn new(
+        from: &HolderIdentity,
+        to: &str,
+        challenge: String,
+        body: &[u8],
+    ) -> Result<Self, getrandom::Error> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce)?;
         Ok(Self {
@@ -52,7 +57,7 @@ impl Question {
     /// As a header; absent if a name could not stand in one.
     pub(super) fn signed(&self, set: &Membership, key: &Key) -> Option<HeaderValue> {
         let tag = BASE64.encode(key.sign(Purpose::Question, &self.parts(set)));
-        let Self { from: Candidate { pod, uid }, to, challenge, nonce, digest } = self;
+        let Self { from: HolderIdentity { pod, uid }, to, challenge, nonce, digest } = self;
         HeaderValue::from_str(&format!("{pod} {uid} {to} {challenge} {nonce} {digest} {tag}")).ok()
     }
 
@@ -94,7 +99,7 @@ impl Received {
         let mut words = text(headers, &QUESTION)?.split(' ').map(str::to_owned);
         let mut word = || words.next().filter(|word| !word.is_empty());
         let question = Question {
-            from: Candidate { pod: word()?, uid: word()? },
+            from: HolderIdentity { pod: word()?, uid: word()? },
             to: word()?,
             challenge: word()?,
             nonce: word()?,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::cluster::{Read, items, number, text, title},
-    set::{Data, Set},
+    set::{DataSource, Set},
 };
 
 /// All checks of volumes.
@@ -24,19 +24,19 @@ pub fn checks(after: &After) -> Vec<(Id, Verdict)> {
 /// The shared claim that holds a set's data, or the NFS volume in the template itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shared<'a> {
-    Claim(String),
+    LeaseRecord(String),
     Export(&'a Value),
 }
 
 fn shared(object: &Value) -> Option<Shared<'_>> {
     match Set::parse(object).ok()?.data {
-        Data::Claim { claim } => Some(Shared::Claim(claim)),
-        Data::Shared { volume, .. } | Data::Own { volume, .. } => {
+        DataSource::Claim { claim } => Some(Shared::LeaseRecord(claim)),
+        DataSource::Shared { volume, .. } | DataSource::Own { volume, .. } => {
             let mut volumes = items(object, "/spec/template/spec/volumes");
             let volume = volumes.find(|it| text(it, "/name") == volume)?;
             match text(volume, "/persistentVolumeClaim/claimName") {
                 "" => volume.get("nfs").map(Shared::Export),
-                claim => Some(Shared::Claim(claim.to_owned())),
+                claim => Some(Shared::LeaseRecord(claim.to_owned())),
             }
         }
     }
@@ -63,7 +63,7 @@ fn claims(sets: &Read<Vec<Value>>, claims: &Read<Vec<Value>>, volumes: &Read<Vec
         let Some(shared) = shared(set) else { continue };
         count += 1;
         match shared {
-            Shared::Claim(name) => {
+            Shared::LeaseRecord(name) => {
                 let namespace = text(set, "/metadata/namespace");
                 let claim = claims.iter().find(|claim| title(claim) == format!("{namespace}/{name}"));
                 claim_of(set, &name, claim, volumes.as_deref().unwrap_or_default(), &mut findings);

@@ -10,7 +10,7 @@ use crate::{
     },
     inject::REVISION,
     names::{annotation, env, pod},
-    set::{Contract, Data, Set, record::Record, shape::IMAGE_ARGUMENT},
+    set::{Contract, DataSource, Set, record::Record, shape::IMAGE_ARGUMENT},
 };
 
 /// What was injected, and what stands beside the set.
@@ -147,11 +147,11 @@ fn container<'a>(set: &Set, object: &'a Value) -> &'a Value {
 
 fn data(set: &Set, object: &Value) -> String {
     let place = match &set.data {
-        Data::Claim { claim } => format!("claim {claim}, mounted at {}, one directory a member", pod::DATA_PATH),
-        Data::Shared { volume, mount_path } => {
+        DataSource::Claim { claim } => format!("claim {claim}, mounted at {}, one directory a member", pod::DATA_PATH),
+        DataSource::Shared { volume, mount_path } => {
             format!("shared volume {volume}, mounted at {mount_path}, one directory a member")
         }
-        Data::Own { volume, mount_path } => format!("volume {volume}, mounted at {mount_path}"),
+        DataSource::Own { volume, mount_path } => format!("volume {volume}, mounted at {mount_path}"),
     };
     let pgdata = items(container(set, object), "/env").find(|variable| text(variable, "/name") == env::PGDATA);
     match pgdata.map(|variable| text(variable, "/value")).filter(|path| !path.is_empty()) {

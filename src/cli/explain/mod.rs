@@ -13,7 +13,7 @@ use self::{
     told::Explanation,
 };
 use super::{
-    Outcome,
+    CommandResult,
     cluster::{self, Cluster, Connection, Unread, text},
     inject::{read_file, transform},
     set_name::SetName,
@@ -69,7 +69,7 @@ enum Error {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Outcome {
+pub fn run(arguments: &Arguments) -> CommandResult {
     let Arguments { set, filename, namespace, output, connection } = arguments;
     let sets = filename.as_ref().map(sets_of).transpose()?;
     super::install_crypto_provider()?;

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Outcome,
+    CommandResult,
     check::snapshot::Resources,
     cluster::{self, Cluster, Connection, Unread, text, title},
     install_crypto_provider,
@@ -35,7 +35,7 @@ enum Error {
 }
 
 /// Applies manifests in their order, which begins with the namespace.
-pub fn apply(connection: &Connection, manifests: &str) -> Outcome {
+pub fn apply(connection: &Connection, manifests: &str) -> CommandResult {
     install_crypto_provider()?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(manifests)?;
     cluster::block_on(async {

@@ -9,7 +9,7 @@ use super::plan::Before;
 use crate::{
     cli::status::told::seconds,
     election::{
-        claim::{Candidate, Claim},
+        lease_record::{HolderIdentity, LeaseRecord},
         order::{Order, why_refused},
     },
 };
@@ -75,9 +75,9 @@ impl Look {
     pub fn at(lease: &Value) -> Self {
         let lease: LeaseObject = serde_json::from_value(lease.clone()).unwrap_or_default();
         // How long the Lease is good does not matter here.
-        let claim = Claim::read(&lease, Duration::ZERO);
+        let claim = LeaseRecord::read(&lease, Duration::ZERO);
         Self {
-            holder: claim.holder.as_deref().and_then(Candidate::parse).map(|candidate| candidate.pod),
+            holder: claim.holder.as_deref().and_then(HolderIdentity::parse).map(|candidate| candidate.pod),
             epoch: lease.spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
             accepts: claim.master.is_some(),
             successor: claim.successor,

@@ -13,7 +13,7 @@ use tokio::{
     task::{JoinError, JoinSet, LocalSet},
 };
 
-use super::Outcome;
+use super::CommandResult;
 use crate::{
     errors::with_causes,
     webhook::{health::Readiness, server},
@@ -78,7 +78,7 @@ enum Error {
 type Ended = (&'static str, Result<(), String>);
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Outcome {
+pub fn run(arguments: Arguments) -> CommandResult {
     log_to_standard_error();
     super::install_crypto_provider()?;
     Ok(match arguments.service {
@@ -159,7 +159,7 @@ impl Process {
         // Cancel-safe: both arms only wait.
         tokio::select! {
             name = signals.next() => tracing::info!(signal = name, "stopping"),
-            ended = parts.join_next() => return Err(early(ended)),
+            ended = parts.join_next() => return Err(unexpected_exit(ended)),
         }
         readiness.set("serve", Some("shutting down".to_owned()));
         begin();
@@ -190,7 +190,7 @@ async fn part<E: std::error::Error + 'static>(name: &'static str, work: impl Fut
 }
 
 /// What it means that a part ended before the order to stop. No part may die in silence while the others go on.
-fn early(ended: Option<Result<Ended, JoinError>>) -> Error {
+fn unexpected_exit(ended: Option<Result<Ended, JoinError>>) -> Error {
     match ended {
         Some(Ok((part, ended))) => {
             Error::Ended { part, reason: ended.err().unwrap_or_else(|| "it had nothing more to do".to_owned()) }

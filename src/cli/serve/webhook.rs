@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Draining, Error, Process, until};
 use crate::{
-    certs::{self, Files, Resolver, Upkeep},
+    certs::{self, CertificateRotator, Files, Resolver},
     cli::install::Image,
     inject, names,
     webhook::{
@@ -93,7 +93,7 @@ async fn certificates(
     report: watch::Sender<certs::Report>,
 ) -> Result<(), certs::Error> {
     match directory {
-        None => Upkeep::new(client, settings, resolver, report).run().await,
+        None => CertificateRotator::new(client, settings, resolver, report).run().await,
         Some(directory) => Files::new(client, directory, settings, resolver, report).run().await,
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     election::{
-        claim::{Candidate, Claim},
+        lease_record::{HolderIdentity, LeaseRecord},
         lineage::Database,
         members::{self, Seen},
     },
@@ -49,7 +49,7 @@ pub enum Holder {
     /// Nobody.
     Nobody,
     /// A pod of the set.
-    Member(Candidate),
+    Member(HolderIdentity),
     /// Something that is no member of it.
     Stranger(String),
 }
@@ -61,7 +61,7 @@ impl Leadership {
     /// that its holder wrote.
     pub fn read(lease: &Value, set: &Set, now: Timestamp, heard: Option<Duration>) -> Self {
         let lease: LeaseObject = serde_json::from_value(lease.clone()).unwrap_or_default();
-        let claim = Claim::read(&lease, Duration::from_secs(set.lease_seconds.into()));
+        let claim = LeaseRecord::read(&lease, Duration::from_secs(set.lease_seconds.into()));
         let spec = lease.spec.as_ref();
         let holder = holder(claim.holder, set);
         let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
@@ -84,7 +84,7 @@ impl Leadership {
     }
 
     /// The member that leads, if one does that can be heard and accepts writes.
-    pub fn master(&self) -> Option<&Candidate> {
+    pub fn master(&self) -> Option<&HolderIdentity> {
         match &self.holder {
             Holder::Member(candidate) if self.is_announced && !self.is_silent => Some(candidate),
             _ => None,
@@ -94,8 +94,8 @@ impl Leadership {
 
 fn holder(identity: Option<String>, set: &Set) -> Holder {
     let Some(identity) = identity else { return Holder::Nobody };
-    let is_member = |candidate: &Candidate| names::ordinal(&candidate.pod, &set.name).is_some();
-    match Candidate::parse(&identity).filter(is_member) {
+    let is_member = |candidate: &HolderIdentity| names::ordinal(&candidate.pod, &set.name).is_some();
+    match HolderIdentity::parse(&identity).filter(is_member) {
         Some(candidate) => Holder::Member(candidate),
         None => Holder::Stranger(identity),
     }

@@ -60,9 +60,9 @@ impl<T: Time> Candidacy<T> {
     #[must_use]
     pub fn needs_position(&self, lease: &Lease, follows: Option<&Master>, voted: Option<&Version>) -> bool {
         let is_for_itself = match lease {
-            Lease::Vacant { .. } | Lease::Mine { .. } => true,
-            Lease::Other { master: Some(master) } => follows != Some(master),
-            Lease::Other { master: None } | Lease::Predecessor | Lease::Unknown => false,
+            Lease::Vacant { .. } | Lease::Held { .. } => true,
+            Lease::HeldByOther { master: Some(master) } => follows != Some(master),
+            Lease::HeldByOther { master: None } | Lease::HeldByPreviousPod | Lease::Unknown => false,
         };
         is_for_itself || self.is_asked() || voted.is_some()
     }

@@ -14,7 +14,7 @@ use super::BODY_LIMIT;
 
 /// Why a request got no decision.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Problem {
+pub(super) enum HttpError {
     /// Another content type.
     #[error("the body must be application/json, not {found:?}")]
     ContentType {
@@ -67,7 +67,7 @@ pub(super) enum Problem {
 
 // === impl Problem ===
 
-impl Problem {
+impl HttpError {
     fn code(&self) -> StatusCode {
         match self {
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -93,7 +93,7 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let code = self.code();
         let status = json!({

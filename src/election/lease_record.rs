@@ -17,20 +17,20 @@ use crate::names;
 /// One incarnation of a member: a pod of the same name made anew is another candidate, because the earlier one may still run on a
 /// node that nobody hears of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct HolderIdentity {
     /// The pod's name.
     pub pod: String,
     /// The pod's UID.
     pub uid: String,
 }
 
-impl fmt::Display for Candidate {
+impl fmt::Display for HolderIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.pod, self.uid)
     }
 }
 
-impl Candidate {
+impl HolderIdentity {
     /// From `holderIdentity`; absent if empty or written by a stranger.
     #[must_use]
     pub fn parse(identity: &str) -> Option<Self> {
@@ -41,12 +41,12 @@ impl Candidate {
 
 /// The times of a Lease, all from one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
+pub struct LeaseTimings {
     /// How long the Lease is good after a renewal; candidates wait for as long a silence.
     pub duration: Duration,
 }
 
-impl Times {
+impl LeaseTimings {
     /// Times of a Lease of so many seconds.
     #[must_use]
     pub fn of_seconds(seconds: u32) -> Self {
@@ -96,7 +96,7 @@ impl Times {
 
 /// What a Lease says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct LeaseRecord {
     /// Who holds it; absent if nobody does.
     pub holder: Option<String>,
     /// How long it is good after a renewal, by its holder's own word.
@@ -139,7 +139,7 @@ pub struct Progress {
     pub flushed: Option<Lsn>,
 }
 
-impl Claim {
+impl LeaseRecord {
     /// Reads a Lease. `fallback` is the duration where the Lease names none.
     #[must_use]
     pub fn read(lease: &LeaseObject, fallback: Duration) -> Self {
@@ -160,7 +160,7 @@ impl Claim {
             stopped_at: position(names::lease::STOPPED_AT),
         });
         let set = system.map(|system| Database { system, reached });
-        let master = holder.as_deref().and_then(Candidate::parse).and_then(|candidate| {
+        let master = holder.as_deref().and_then(HolderIdentity::parse).and_then(|candidate| {
             Some(Master {
                 pod: candidate.pod,
                 address: note(names::lease::ADDRESS)?.to_owned(),
@@ -228,9 +228,15 @@ pub struct Taking {
 /// The Lease as its new holder writes it: the old master's address goes, what the set is and has reached stays. That a master stopped
 /// cleanly is over: the new holder may write from now on.
 #[must_use]
-pub fn acquired(seen: &LeaseObject, identity: &str, taking: &Taking, times: Times, now: Timestamp) -> LeaseObject {
+pub fn acquired(
+    seen: &LeaseObject,
+    identity: &str,
+    taking: &Taking,
+    times: LeaseTimings,
+    now: Timestamp,
+) -> LeaseObject {
     let mut lease = seen.clone();
-    let before = Claim::read(seen, times.duration);
+    let before = LeaseRecord::read(seen, times.duration);
     let notes: &mut BTreeMap<String, String> = lease.metadata.annotations.get_or_insert_default();
     for key in [
         names::lease::ADDRESS,
@@ -273,7 +279,7 @@ pub fn renewed(
     held: &LeaseObject,
     master: Option<(&Master, Progress)>,
     told: Option<&Told>,
-    times: Times,
+    times: LeaseTimings,
     now: Timestamp,
 ) -> LeaseObject {
     let mut lease = held.clone();

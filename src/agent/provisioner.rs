@@ -8,26 +8,26 @@ use std::process::{Output, Stdio};
 use tokio_postgres::error::SqlState;
 use tracing::info;
 
+use super::binaries::{self, Binaries};
 use super::configuration::{self, Configuration, Passwords, run_directory};
 use super::data::{self, DataDirectory, Origin};
 use super::processes::Processes;
-use super::programs::{self, Programs};
 use super::rewind::{Outcome, Rewind};
 use super::settings::Authentication;
 use super::slots::Members;
-use super::{nameless, postmasters, server, settings, sql, stand_in, synchronous};
+use super::{nss_wrapper, postgres_shim, postmasters, server, settings, sql, synchronous};
 use crate::election::lineage::Database;
 use crate::election::vote::Quorum;
-use crate::election::{Data, Master};
+use crate::election::{DataState, Master};
 use crate::names;
 
 /// What a member needs to get its data.
 #[derive(Clone, Debug)]
-pub struct Midwife {
+pub struct Provisioner {
     /// The member's configuration.
     pub configuration: Configuration,
     /// The image's programs.
-    pub programs: Programs,
+    pub binaries: Binaries,
     /// All child processes.
     pub processes: Processes,
     /// The data directory.
@@ -46,7 +46,7 @@ pub(super) const SINGLE_USER_SETTINGS: [&str; 4] =
 pub enum Error {
     /// The data directory.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    DataState(#[from] data::Error),
     /// A password is missing.
     #[error(transparent)]
     Configuration(#[from] configuration::Error),
@@ -94,14 +94,14 @@ pub enum Error {
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-// === impl Midwife ===
+// === impl Provisioner ===
 
-impl Midwife {
+impl Provisioner {
     /// Makes a new database cluster by the image's own entry point, so that its variables and scripts keep their meaning, or by
     /// `initdb` where the image has none. It appears in its place only when it is complete.
     pub async fn bootstrap(self) -> Result<()> {
         let staging = self.data.new_staging()?;
-        if let Some(command) = self.programs.entry_point() {
+        if let Some(command) = self.binaries.entry_point() {
             self.run_entry_point(command, &staging).await?;
         } else {
             self.initialize(&staging).await?;
@@ -114,10 +114,10 @@ impl Midwife {
     }
 
     async fn run_entry_point(&self, mut command: tokio::process::Command, staging: &Path) -> Result<()> {
-        let programs = run_directory().join("bin");
-        let write = |source| Error::Write { path: programs.clone(), source };
-        fs::create_dir_all(&programs).map_err(write)?;
-        let link = programs.join(stand_in::NAME);
+        let binaries = run_directory().join("bin");
+        let write = |source| Error::Write { path: binaries.clone(), source };
+        fs::create_dir_all(&binaries).map_err(write)?;
+        let link = binaries.join(postgres_shim::NAME);
         let agent = std::env::current_exe().map_err(write)?;
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(agent, &link).map_err(write)?;
@@ -126,8 +126,8 @@ impl Midwife {
         command.args(["-c", &server::data_directory(staging)]);
         // The article's PGHOST=/tmp would send the entry point's psql, and the user's scripts, past this image's server.
         command.env_remove("PGHOST").env_remove("PGHOSTADDR");
-        command.env(names::env::PGDATA, staging).env("PATH", self.programs.path_behind(&programs));
-        command.env(stand_in::REAL, self.programs.path(stand_in::NAME)).stdin(Stdio::null());
+        command.env(names::env::PGDATA, staging).env("PATH", self.binaries.path_behind(&binaries));
+        command.env(postgres_shim::REAL, self.binaries.path(postgres_shim::NAME)).stdin(Stdio::null());
         if ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"]
             .iter()
             .all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()))
@@ -152,8 +152,8 @@ impl Midwife {
 
     async fn initialize(&self, staging: &Path) -> Result<()> {
         info!("making a new database by initdb: the image has no docker-entrypoint.sh");
-        let mut command = self.programs.command("initdb");
-        nameless::lend(&mut command).map_err(|source| Error::Run { program: "initdb", source })?;
+        let mut command = self.binaries.command("initdb");
+        nss_wrapper::lend(&mut command).map_err(|source| Error::Run { program: "initdb", source })?;
         command.arg("-D").arg(staging).args(["--username=postgres", "--encoding=UTF8", "--data-checksums"]);
         command.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
         command.arg(format!("--pwfile={}", configuration::credential(names::credential::SUPERUSER).display()));
@@ -187,8 +187,8 @@ impl Midwife {
     }
 
     async fn single_user(&self, directory: &Path, statements: &str) -> Result<()> {
-        let mut command = self.programs.command("postgres");
-        nameless::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
+        let mut command = self.binaries.command("postgres");
+        nss_wrapper::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
         command.args(["-c", &server::data_directory(directory)]);
         command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting])).arg("template1");
@@ -212,11 +212,11 @@ impl Midwife {
         let connection = self.connection(&master, &names::clone_application(&self.configuration.me.pod))?;
         let slot = names::slot(&self.configuration.me.pod);
 
-        reserve_slot(&self.programs, &self.processes, &connection, &slot).await?;
+        reserve_slot(&self.binaries, &self.processes, &connection, &slot).await?;
 
         info!(master = %master.pod, "cloning the master's data");
         let started = std::time::Instant::now();
-        let mut command = self.programs.command("pg_basebackup");
+        let mut command = self.binaries.command("pg_basebackup");
         // A fast checkpoint: a spread one keeps a new member waiting for minutes behind a bulk load.
         command.args([
             "--no-password",
@@ -244,7 +244,7 @@ impl Midwife {
     pub async fn rewind(self, master: Master) -> Result<Outcome> {
         let me = &self.configuration.me.pod;
         let rewind = Rewind {
-            programs: &self.programs,
+            binaries: &self.binaries,
             processes: &self.processes,
             data: &self.data,
             arguments: &self.configuration.server.others,
@@ -283,8 +283,8 @@ impl Midwife {
 
     /// Where a master's server has stopped cleanly: whoever has as much has everything.
     pub async fn position_of_clean_stop(&self) -> Option<Database> {
-        match self.data.inspect(&self.programs, &self.processes).await {
-            Data::Cluster { system, standby: false, lineage } => {
+        match self.data.inspect(&self.binaries, &self.processes).await {
+            DataState::Cluster { system, standby: false, lineage } => {
                 lineage.stopped().map(|reached| Database { system, reached: Some(reached) })
             }
             _ => None,
@@ -341,12 +341,12 @@ impl Midwife {
 /// The slot comes before the clone, and with its WAL reserved: `pg_receivewal --create-slot` reserves none, and then the checkpoint
 /// of another clone at the same moment takes away the segment that this one begins with.
 pub(super) async fn reserve_slot(
-    programs: &Programs,
+    binaries: &Binaries,
     processes: &Processes,
     connection: &str,
     slot: &str,
 ) -> Result<()> {
-    let mut command = programs.command("psql");
+    let mut command = binaries.command("psql");
     command.args(["--no-psqlrc", "--no-password", "--quiet", "--set=VERBOSITY=sqlstate", "-d"]);
     command.arg(format!("{connection} replication=true"));
     command.arg(format!("--command=CREATE_REPLICATION_SLOT {slot} PHYSICAL RESERVE_WAL"));
@@ -357,7 +357,7 @@ pub(super) async fn reserve_slot(
 
 /// What `run-postgresql` of Red Hat's images keeps outside of the volume, and lets the settings on it include.
 fn red_hats_settings() -> Option<PathBuf> {
-    let home = programs::red_hats_script().and(std::env::var_os("HOME"))?;
+    let home = binaries::red_hats_script().and(std::env::var_os("HOME"))?;
     Some(PathBuf::from(home).join("openshift-custom-postgresql.conf")).filter(|file| file.is_file())
 }
 

@@ -22,7 +22,7 @@ const RED_HATS_SETTINGS: &str = "export ENABLE_REPLICATION=${ENABLE_REPLICATION:
 
 /// The directory of `postgres`, and the entry point if the image has one.
 #[derive(Clone, Debug)]
-pub struct Programs {
+pub struct Binaries {
     directory: PathBuf,
     entry_point: Option<PathBuf>,
     home: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub struct Programs {
 )]
 pub struct Missing;
 
-impl Programs {
+impl Binaries {
     /// Looks for them once, at the start.
     pub fn find(home: Option<PathBuf>) -> Result<Self, Missing> {
         let path: Vec<PathBuf> =

@@ -9,9 +9,9 @@ use super::Member;
 use super::postgres::{Postgres, Role, Running};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
-use crate::agent::{label, leadership, route, sql};
+use crate::agent::{leadership, role_label, route, sql};
 use crate::election::Master;
-use crate::election::claim::Progress;
+use crate::election::lease_record::Progress;
 use crate::election::step::Event;
 use crate::errors::with_causes;
 
@@ -29,15 +29,15 @@ impl Member {
     /// What a running server needs from time to time.
     pub(super) async fn look_after(&mut self) {
         let Postgres::Running(running) = &mut self.postgres else { return };
-        if let Err(why) = running.follow_access_rules(&self.midwife.configuration) {
+        if let Err(why) = running.sync_pg_hba(&self.provisioner.configuration) {
             warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
-        match running.connect(self.midwife.configuration.port).await {
+        match running.connect(self.provisioner.configuration.port).await {
             Ok(()) => {}
-            Err(why) if matches!(running.role, Role::Replica { .. }) && self.midwife.data.is_promoted() => {
+            Err(why) if matches!(running.role, Role::Replica { .. }) && self.provisioner.data.is_promoted() => {
                 return self.note_promotion(&with_causes(&why));
             }
-            Err(sql::Error::NoRole) => return self.adopt().await,
+            Err(sql::Error::NoRole) => return self.create_agent_role().await,
             Err(sql::Error::Starting) => return self.not_ready("PostgreSQL does not accept connections yet"),
             Err(why) => return self.not_ready(&with_causes(&why)),
         }
@@ -55,25 +55,25 @@ impl Member {
     }
 
     fn not_ready(&self, why: &str) {
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.ready = false;
-            why.clone_into(&mut status.doing);
+            why.clone_into(&mut status.message);
         });
     }
 
     /// The data comes from elsewhere and lacks the agent's role, or the Secret was made anew: once, a restart through single-user mode.
     /// A replica gets the role by replication.
-    async fn adopt(&mut self) {
+    async fn create_agent_role(&mut self) {
         let Postgres::Running(Running { server, role: Role::Master { .. }, .. }) = &mut self.postgres else {
             return self.not_ready("waiting for the master to make the agent's role");
         };
         info!("the database lacks the agent's role: stopping PostgreSQL once to make it");
         // A large database takes its time to stop, and single-user mode to recover; neither means that the agent is stuck.
-        self.publisher.update(|status| status.turned_at = None);
+        self.status_handle.update(|status| status.last_tick = None);
         server.stop(Stop::Fast).await;
         self.postgres = Postgres::Stopped;
-        self.not_serving();
-        if let Err(why) = self.midwife.make_agent_role(self.midwife.data.path()).await {
+        self.mark_unready();
+        if let Err(why) = self.provisioner.make_agent_role(self.provisioner.data.path()).await {
             let why = with_causes(&why);
             error!(error = why, "failed to make the agent's role, trying again");
             self.last_failure = why;
@@ -91,7 +91,7 @@ impl Member {
         if let Some(announced) = announced {
             send_clients_here(&self.leadership, &self.route);
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
-            if !self.publisher.current().ready {
+            if !self.status_handle.current().ready {
                 self.route.look_again();
             }
         } else {
@@ -105,9 +105,9 @@ impl Member {
             }
             // Clients first: the label is for people, and for Services of the user's own.
             send_clients_here(&self.leadership, &self.route);
-            let configuration = &self.midwife.configuration;
+            let configuration = &self.provisioner.configuration;
             sql.ensure_replication_role(&configuration.replication_user, &Passwords::read()?.replication).await?;
-            self.label.set(label::Role::Master);
+            self.label.set(role_label::PublishedRole::Master);
             let progress = sql.progress(facts.timeline, None).await;
             let master = Master {
                 pod: configuration.me.pod.clone(),
@@ -126,7 +126,7 @@ impl Member {
             // In the same leadership as before, it may have been closed while the server was away.
             self.route.look_again();
             info!(system = %facts.system, timeline = facts.timeline, "this member is the master and accepts writes");
-            self.publisher.update(|status| {
+            self.status_handle.update(|status| {
                 status.started = true;
                 status.timeline = Some(facts.timeline);
                 status.system_identifier = Some(facts.system.to_string());
@@ -137,10 +137,10 @@ impl Member {
             self.complete_histories(facts.timeline).await;
         }
         // It takes writes, whether or not it can make a slot at this moment.
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             status.ready = true;
-            if !status.doing.starts_with(ACCEPTS_WRITES) {
-                ACCEPTS_WRITES.clone_into(&mut status.doing);
+            if !status.message.starts_with(ACCEPTS_WRITES) {
+                ACCEPTS_WRITES.clone_into(&mut status.message);
             }
         });
         self.checkpoint_after_promotion();
@@ -177,7 +177,7 @@ impl Member {
     }
 
     async fn look_after_replica(&mut self) -> Result<(), sql::Error> {
-        let Postgres::Running(Running { server, sql: Some(sql), role: Role::Replica { follows, stuck_at }, .. }) =
+        let Postgres::Running(Running { server, sql: Some(sql), role: Role::Replica { follows, stalled_lsn }, .. }) =
             &mut self.postgres
         else {
             return Ok(());
@@ -193,8 +193,8 @@ impl Member {
             return Ok(());
         };
         let streams = facts.streaming_timeline == Some(follows.timeline);
-        *stuck_at = facts.stuck_at();
-        if !streams && self.publisher.current().ready {
+        *stalled_lsn = facts.stalled_lsn();
+        if !streams && self.status_handle.current().ready {
             self.hurries_since = Instant::now();
         }
         if !streams && facts.pauses && self.hurries_since.elapsed() < HURRIES_FOR {
@@ -203,24 +203,24 @@ impl Member {
         let (system, pod) = (follows.system, follows.pod);
         self.report();
         if streams {
-            self.label.set(label::Role::Replica);
+            self.label.set(role_label::PublishedRole::Replica);
             self.note_served();
         } else {
             self.label.take_off_soon();
         }
-        if streams && !self.publisher.current().ready {
+        if streams && !self.status_handle.current().ready {
             let effects = self.happens(Event::Streams);
             self.run(effects).await;
-            let data = self.midwife.data.clone();
+            let data = self.provisioner.data.clone();
             // Waited for: nothing else may take the place of this data meanwhile.
             let released = tokio::task::spawn_blocking(move || data.release_kept(system)).await;
             if let Ok(Err(why)) = released {
                 warn!(error = with_causes(&why), "the data that this clone replaced is kept");
             }
-            self.midwife.data.remove_released();
+            self.provisioner.data.remove_released();
         }
         let trouble = self.waiting.as_ref().map(ToString::to_string);
-        self.publisher.update(|status| {
+        self.status_handle.update(|status| {
             if streams != status.ready {
                 info!(streams, master = %pod, "replication");
             }
@@ -229,7 +229,7 @@ impl Member {
             status.system_identifier = Some(system.to_string());
             status.timeline = facts.streaming_timeline;
             status.replay_lag_bytes = facts.replay_lag_bytes;
-            status.doing = match trouble {
+            status.message = match trouble {
                 Some(trouble) if !streams => trouble,
                 _ if streams => format!("streams from {pod}"),
                 _ => format!("does not stream from {pod} yet"),

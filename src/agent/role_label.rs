@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::election::claim::Candidate;
+use crate::election::lease_record::HolderIdentity;
 use crate::set::RoleLabel;
 
 /// How soon a label that could not be written is tried again.
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 /// What the pod can be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum PublishedRole {
     /// Writes.
     Master,
     /// Reads: it streams from the leader's timeline.
@@ -36,7 +36,7 @@ pub enum Role {
 /// What the main loop wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wish {
-    role: Role,
+    role: PublishedRole,
     not_before: Instant,
 }
 
@@ -44,18 +44,18 @@ struct Wish {
 #[derive(Debug)]
 pub struct Handle {
     wanted: watch::Sender<Option<Wish>>,
-    written: watch::Receiver<Option<Role>>,
+    written: watch::Receiver<Option<PublishedRole>>,
 }
 
 impl Handle {
     /// Wants a role; the task writes it as soon as it can.
-    pub fn set(&self, role: Role) {
+    pub fn set(&self, role: PublishedRole) {
         self.want(Wish { role, not_before: Instant::now() });
     }
 
     /// Wants no role after a while, unless another one is wanted by then.
     pub fn take_off_soon(&self) {
-        self.want(Wish { role: Role::None, not_before: Instant::now() + GRACE });
+        self.want(Wish { role: PublishedRole::None, not_before: Instant::now() + GRACE });
     }
 
     /// What was wanted before is not put off by wanting it again.
@@ -70,7 +70,7 @@ impl Handle {
     }
 
     /// Wants a role and waits a while until it is written.
-    pub async fn set_and_wait(&mut self, role: Role) {
+    pub async fn set_and_wait(&mut self, role: PublishedRole) {
         self.set(role);
         let _ = timeout(LIMIT, self.written.wait_for(|written| *written == Some(role))).await;
     }
@@ -80,7 +80,7 @@ impl Handle {
 pub fn start(
     client: Client,
     namespace: &str,
-    me: Candidate,
+    me: HolderIdentity,
     label: RoleLabel,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (wanted, wishes) = watch::channel(None);
@@ -91,10 +91,10 @@ pub fn start(
 
 async fn keep(
     api: Api<Pod>,
-    me: Candidate,
+    me: HolderIdentity,
     label: RoleLabel,
     mut wishes: watch::Receiver<Option<Wish>>,
-    done: watch::Sender<Option<Role>>,
+    done: watch::Sender<Option<PublishedRole>>,
 ) {
     while wishes.changed().await.is_ok() {
         loop {
@@ -127,10 +127,10 @@ async fn keep(
 const REMOVALS: u32 = 60;
 
 /// Takes the label off a pod that is no member, as well as it can.
-pub async fn remove(client: Client, namespace: &str, me: &Candidate, label: &RoleLabel) {
+pub async fn remove(client: Client, namespace: &str, me: &HolderIdentity, label: &RoleLabel) {
     let api = Api::namespaced(client, namespace);
     for _ in 0..REMOVALS {
-        match timeout(LIMIT, write(&api, me, label, Role::None)).await {
+        match timeout(LIMIT, write(&api, me, label, PublishedRole::None)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => debug!(%error, "failed to take the role label off this pod, trying again"),
             Err(_) => debug!("no answer to taking the role label off this pod, trying again"),
@@ -141,11 +141,11 @@ pub async fn remove(client: Client, namespace: &str, me: &Candidate, label: &Rol
 }
 
 /// The UID goes along: a pod of the same name made anew is not this one.
-async fn write(api: &Api<Pod>, me: &Candidate, label: &RoleLabel, role: Role) -> kube::Result<()> {
+async fn write(api: &Api<Pod>, me: &HolderIdentity, label: &RoleLabel, role: PublishedRole) -> kube::Result<()> {
     let value = match role {
-        Role::Master => Some(&label.master),
-        Role::Replica => Some(&label.replica),
-        Role::None => None,
+        PublishedRole::Master => Some(&label.master),
+        PublishedRole::Replica => Some(&label.replica),
+        PublishedRole::None => None,
     };
     let patch = json!({"metadata": {"uid": me.uid, "labels": {&label.key: value}}});
     api.patch(&me.pod, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
@@ -159,7 +159,7 @@ mod tests {
         Handle { wanted: watch::channel(None).0, written: watch::channel(None).1 }
     }
 
-    fn wanted(handle: &Handle) -> (Role, bool) {
+    fn wanted(handle: &Handle) -> (PublishedRole, bool) {
         let wish = handle.wanted.borrow().unwrap();
         (wish.role, wish.not_before > Instant::now())
     }
@@ -167,16 +167,16 @@ mod tests {
     #[test]
     fn a_label_that_goes_soon_goes_no_later_by_being_asked_for_again_and_at_once_by_being_asked_for_at_once() {
         let handle = handle();
-        handle.set(Role::Replica);
+        handle.set(PublishedRole::Replica);
         handle.take_off_soon();
         let first = *handle.wanted.borrow();
         handle.take_off_soon();
-        assert_eq!((*handle.wanted.borrow(), wanted(&handle)), (first, (Role::None, true)));
-        handle.set(Role::None);
-        assert_eq!(wanted(&handle), (Role::None, false));
+        assert_eq!((*handle.wanted.borrow(), wanted(&handle)), (first, (PublishedRole::None, true)));
+        handle.set(PublishedRole::None);
+        assert_eq!(wanted(&handle), (PublishedRole::None, false));
         handle.take_off_soon();
-        assert_eq!(wanted(&handle), (Role::None, false), "it is not put off");
-        handle.set(Role::Master);
-        assert_eq!(wanted(&handle), (Role::Master, false));
+        assert_eq!(wanted(&handle), (PublishedRole::None, false), "it is not put off");
+        handle.set(PublishedRole::Master);
+        assert_eq!(wanted(&handle), (PublishedRole::Master, false));
     }
 }
