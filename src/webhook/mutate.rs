@@ -33,7 +33,7 @@ pub(super) async fn handle(Extracted(state): Extracted<State>, request: HttpRequ
     let body = read(request).await;
     let started = Instant::now();
     let refused = |http_error: HttpError| {
-        tracing::warn!(%http_error, "a review without a decision");
+        tracing::warn!(problem = %http_error, "a review without a decision");
         state.metrics.failed();
         http_error.into_response()
     };
