@@ -12,6 +12,7 @@ pub mod errors;
 pub mod inject;
 pub mod invariants;
 #[cfg(test)]
+#[path = "../tests/support/logged.rs"]
 mod logged;
 pub mod names;
 pub mod set;

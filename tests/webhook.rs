@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -23,6 +23,12 @@ use pgset::{
 };
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+
+#[path = "support/logged.rs"]
+#[allow(dead_code, missing_docs)] // it is shared
+mod logged;
+
+use logged::Log;
 
 const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
 
@@ -330,39 +336,10 @@ async fn a_review_of_millions_of_values_is_refused_before_it_is_read() {
     assert!(answer["message"].as_str().unwrap().contains("values"), "{answer}");
 }
 
-/// What the webhook logs while a test runs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_log_line_has_the_request_and_the_decision_and_nothing_of_the_object() {
     const SECRET: &str = "hunter2";
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone());
-    let _logged = tracing::subscriber::set_default(subscriber.finish());
-
+    let log = Log::start();
     let settings = pgset::inject::Settings { agent_image: pgset::names::IMAGE.to_owned() };
     let injecting = webhook::router(State::new(webhook::by_injection(settings), Arc::new(Metrics::new())));
     let (scripted, _) = app();
@@ -385,7 +362,7 @@ async fn a_log_line_has_the_request_and_the_decision_and_nothing_of_the_object()
 
     let text = log.text();
     assert!(!text.replace("must be application/json, not \\\"hunter2", "").contains(SECRET), "{text}");
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = log.lines();
     let reviewed: Vec<_> = lines.iter().filter(|line| line["message"] == "reviewed").collect();
     assert_eq!(reviewed.len(), 3, "{text}");
     for line in &reviewed {

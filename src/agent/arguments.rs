@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::set::known::{is_entry_point, name_of};
+use crate::set::known::{after_entry_points, name_of};
 
 /// What the user asked of the server: everything but the program and the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +24,7 @@ pub struct UnknownCommand(String);
 /// Reads the user's command followed by his arguments, as the official image's entry point would: leading entry points and a
 /// leading `postgres` are dropped, and arguments that begin with `-` are the server's.
 pub fn parse(argv: &[String]) -> Result<ServerArguments, UnknownCommand> {
-    let entry_points = argv.iter().take_while(|word| is_entry_point(word)).count();
-    let mut rest = argv.get(entry_points..).unwrap_or_default();
+    let mut rest = after_entry_points(argv);
     if let Some((first, tail)) = rest.split_first()
         && name_of(first) == "postgres"
     {

@@ -384,17 +384,20 @@ mod tests {
         }
     }
 
-    fn told(directory: &Path, data_directory: &str, port: &str) -> Result<()> {
-        let settings = Settings {
+    fn settings(data_directory: PathBuf, port: &str) -> Settings {
+        Settings {
             access_file: PathBuf::new(),
             socket_directory: PathBuf::new(),
-            data_directory: directory.join(data_directory),
+            data_directory,
             port: port.to_owned(),
             overrides: Vec::new(),
             defaults: Vec::new(),
-        };
+        }
+    }
+
+    fn told(directory: &Path, data_directory: &str, port: &str) -> Result<()> {
         let place = Place { directory: directory.join("data"), volume: None, members: None, searched: None };
-        settings.check(&place, 5433)
+        settings(directory.join(data_directory), port).check(&place, 5433)
     }
 
     #[test]
@@ -453,14 +456,7 @@ mod tests {
         let place = Place { directory: directory.path().to_owned(), volume: None, members: None, searched: None };
         let data = DataDirectory::open(&place).unwrap();
         let ready = || Ready {
-            settings: Settings {
-                access_file: PathBuf::new(),
-                data_directory: place.directory.clone(),
-                port: "5432".to_owned(),
-                socket_directory: PathBuf::new(),
-                overrides: Vec::new(),
-                defaults: Vec::new(),
-            },
+            settings: settings(place.directory.clone(), "5432"),
             command: Command::new("no such program"),
             pid_file: data.pid_file(),
             processes: Processes::default(),

@@ -11,7 +11,6 @@ use crate::{
         arguments::number,
         container::{Container, Variable},
         data::contains_path,
-        entries,
         error::{named, quoted},
         json::Field,
         known::{MANAGERS, Manager, name_of},
@@ -20,31 +19,31 @@ use crate::{
 };
 
 /// Refuses what conflicts with the injection.
-pub(super) fn conflicts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    environment(reading)?;
-    mounts(reading)?;
-    init_containers(reading)?;
-    if reading.set.contract == Contract::Agent {
-        command::check(reading)?;
-        agent_port(reading)?;
+pub(super) fn conflicts(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    environment(parsed)?;
+    mounts(parsed)?;
+    init_containers(parsed)?;
+    if parsed.set.contract == Contract::Agent {
+        command::check(parsed)?;
+        agent_port(parsed)?;
     }
     Ok(())
 }
 
 /// Refuses of an object that has no injection yet what earlier revisions took: a set of theirs stays as it is.
-pub(super) fn new_conflicts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    if reading.set.contract == Contract::Agent {
-        port_variable(reading)?;
-        mounts_in_data(reading)?;
-        shared_processes(reading)?;
+pub(super) fn new_conflicts(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    if parsed.set.contract == Contract::Agent {
+        port_variable(parsed)?;
+        mounts_in_data(parsed)?;
+        shared_processes(parsed)?;
     }
     Ok(())
 }
 
 /// Refuses a new set the names that another set's objects have or will have. One that is stored has its `serviceName` for ever: what
 /// it names is then used as it is, or is not there (see `children`).
-pub(super) fn new_names(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let set = &reading.set;
+pub(super) fn new_names(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let set = &parsed.set;
     if names::is_kept_for_another_set(&set.headless_service, &set.name) {
         return Err(Reason::ServiceNameKept { name: set.headless_service.clone(), set: set.name.clone() });
     }
@@ -54,15 +53,12 @@ pub(super) fn new_names(reading: &ParsedSet<'_>) -> Result<(), Reason> {
 /// Refuses an image that nothing else would make fit, before anything else is said of the object. What runs by an injection already does
 /// so by the rules of its day.
 pub(super) fn image(own: &Value, settled: &Settled) -> Result<(), Reason> {
-    let annotations = Annotations::read(own)?;
     let set = annotations::name(own).unwrap_or_default();
-    let injected = settled.container.as_deref();
-    let container =
-        Container::choose(&Field::root(own), annotations.get(&entries::CONTAINER).as_deref(), injected, set)?;
-    if annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract()) == Contract::Image {
+    let (container, contract) = Container::of_set(&Field::root(own), Annotations::read(own)?, settled, set)?;
+    if contract == Contract::Image {
         return Ok(());
     }
-    if let (Some((manager, how)), None) = (manager(&container)?, injected) {
+    if let (Some((manager, how)), None) = (manager(&container)?, &settled.container) {
         return Err(Reason::ClusterManager { container: named(container.name), manager, how });
     }
     match container.family.major() {
@@ -88,8 +84,8 @@ fn manager(container: &Container<'_>) -> Result<Option<(&'static str, String)>, 
     Ok(MANAGERS.iter().find_map(|manager| Some((manager.name, signs(manager)?))))
 }
 
-fn environment(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let set = &reading.set;
+fn environment(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let set = &parsed.set;
     let port = set.port.to_string();
     let (master, replica) = (set.role_label.master_host(&set.name), names::replica(&set.name));
     let mut expected =
@@ -102,7 +98,7 @@ fn environment(reading: &ParsedSet<'_>) -> Result<(), Reason> {
         ]);
     }
     let container = || named(&set.container);
-    for variable in reading.container.environment()? {
+    for variable in parsed.container.environment()? {
         if variable.name.starts_with(env::PRIVATE_PREFIX) {
             return Err(Reason::PrivateVariable { container: container(), name: named(variable.name) });
         }
@@ -120,15 +116,15 @@ fn origin(variable: &Variable<'_>) -> String {
     variable.literal.map_or_else(|| "a value from elsewhere".to_owned(), quoted)
 }
 
-fn mounts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let ours: &[&str] = match reading.set.contract {
+fn mounts(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let ours: &[&str] = match parsed.set.contract {
         Contract::Agent => &[pod::RUN_PATH, pod::ACCESS_PATH],
         Contract::Image => &[],
     };
-    for mount in reading.container.mounts()? {
+    for mount in parsed.container.mounts()? {
         if ours.contains(&mount.path.trim_end_matches('/')) {
             return Err(Reason::MountPath {
-                container: named(&reading.set.container),
+                container: named(&parsed.set.container),
                 volume: named(mount.volume),
                 mount_path: named(mount.path),
             });
@@ -138,21 +134,21 @@ fn mounts(reading: &ParsedSet<'_>) -> Result<(), Reason> {
 }
 
 /// `PGPORT` is PostgreSQL's port where no argument says another, and that of the probes' programs.
-fn port_variable(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let Some(variable) = reading.container.variable(env::PGPORT)? else { return Ok(()) };
-    let port = reading.set.port;
+fn port_variable(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let Some(variable) = parsed.container.variable(env::PGPORT)? else { return Ok(()) };
+    let port = parsed.set.port;
     if variable.literal.and_then(number) == Some(port) {
         return Ok(());
     }
     let found = format!("{} ({})", env::PGPORT, origin(variable));
-    Err(Reason::Port { container: named(&reading.set.container), by: "a variable", found, port })
+    Err(Reason::Port { container: named(&parsed.set.container), by: "a variable", found, port })
 }
 
 /// A clone takes the data directory's place by a rename, which the kernel refuses while anything is mounted in it.
-fn mounts_in_data(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let Some(pgdata) = reading.placement.pgdata.path().map(|path| path.trim_end_matches('/')) else { return Ok(()) };
+fn mounts_in_data(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let Some(pgdata) = parsed.placement.pgdata.path().map(|path| path.trim_end_matches('/')) else { return Ok(()) };
     let is_inside = |path: &str| contains_path(pgdata, path) && path.trim_end_matches('/') != pgdata;
-    let Some(mount) = reading.container.mounts()?.into_iter().find(|mount| is_inside(mount.path)) else {
+    let Some(mount) = parsed.container.mounts()?.into_iter().find(|mount| is_inside(mount.path)) else {
         return Ok(());
     };
     let file = name_of(mount.path.trim_end_matches('/'));
@@ -171,7 +167,7 @@ fn mounts_in_data(reading: &ParsedSet<'_>) -> Result<(), Reason> {
         format!("mount it at /etc/postgresql/{file} and write args: [\"-c\", \"{setting}=/etc/postgresql/{file}\"]")
     };
     Err(Reason::MountInData {
-        container: named(&reading.set.container),
+        container: named(&parsed.set.container),
         volume: named(mount.volume),
         mount_path: named(mount.path),
         pgdata: named(pgdata),
@@ -180,8 +176,8 @@ fn mounts_in_data(reading: &ParsedSet<'_>) -> Result<(), Reason> {
 }
 
 /// The agent is the first process of its container, so that with it all ends that may write.
-fn shared_processes(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let pod = reading.object.at(&["spec", "template", "spec"])?;
+fn shared_processes(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let pod = parsed.object.at(&["spec", "template", "spec"])?;
     for field in ["shareProcessNamespace", "hostPID"] {
         if pod.get(field)?.value() == Some(&Value::Bool(true)) {
             return Err(Reason::SharedProcesses { field });
@@ -191,16 +187,16 @@ fn shared_processes(reading: &ParsedSet<'_>) -> Result<(), Reason> {
 }
 
 /// Nobody else looks at them: what is appended to must be a list.
-fn init_containers(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    for init_container in reading.object.at(&["spec", "template", "spec", "initContainers"])?.items()? {
+fn init_containers(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    for init_container in parsed.object.at(&["spec", "template", "spec", "initContainers"])?.items()? {
         init_container.get("name")?.text()?;
     }
     Ok(())
 }
 
 /// All containers of a pod share its address, so that two can't listen on one port.
-fn agent_port(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    for container in reading.object.at(&["spec", "template", "spec", "containers"])?.items()? {
+fn agent_port(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    for container in parsed.object.at(&["spec", "template", "spec", "containers"])?.items()? {
         for port in container.get("ports")?.items()? {
             if port.get("containerPort")?.value().and_then(Value::as_i64) == Some(pod::AGENT_PORT.into()) {
                 return Err(Reason::AgentPort { container: named(container.get("name")?.text()?.unwrap_or_default()) });

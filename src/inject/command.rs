@@ -2,31 +2,30 @@
 
 use super::{Reason, revision::Pin};
 use crate::{
-    names::{self, pod},
+    names::pod,
     set::{
         Error, Failover, ParsedSet,
         arguments::{ServerArguments, number, settings},
         container::Container,
         data::{Pgdata, SubPathOwner},
         error::{named, quoted},
-        known::{self, Arguments, name_of},
+        known::{self, name_of},
         shape::{IMAGE_ARGUMENT, REVISION_FLAG, Shape},
     },
 };
 
 /// The wrapped command: the agent with its flags, `--`, and the user's own words.
-pub(super) fn wrapped(reading: &ParsedSet<'_>, pin: &Pin) -> Result<Vec<String>, Error> {
-    let set = &reading.set;
+pub(super) fn wrapped(parsed: &ParsedSet<'_>, pin: &Pin) -> Result<Vec<String>, Error> {
+    let set = &parsed.set;
     let failover = match set.failover {
         Failover::Automatic => "automatic",
         Failover::Manual => "manual",
     };
-    let is_own_key = set.role_label.key == names::label::ROLE;
     let mut words = vec![
         pod::AGENT_PATH.to_owned(),
         "agent".to_owned(),
         format!("--set={}", set.name),
-        format!("--master={}", if is_own_key { names::master(&set.name) } else { set.role_label.master.clone() }),
+        format!("--master={}", set.role_label.master_host(&set.name)),
         format!("--role-label={}", set.role_label.key),
         format!("--port={}", set.port),
         format!("--first-ordinal={}", set.first_ordinal),
@@ -37,31 +36,28 @@ pub(super) fn wrapped(reading: &ParsedSet<'_>, pin: &Pin) -> Result<Vec<String>,
     if pin.shape >= Shape::Recorded {
         words.push(format!("{REVISION_FLAG}{}", pin.revision));
         words.push(format!("--credentials={}", set.credentials));
-        words.extend(places(reading));
-        words.extend(image_arguments(&reading.container)?.iter().map(|word| format!("{IMAGE_ARGUMENT}{word}")));
+        words.extend(places(parsed));
+        words.extend(image_arguments(&parsed.container)?.iter().map(|word| format!("{IMAGE_ARGUMENT}{word}")));
     }
     words.push("--".to_owned());
-    words.extend(reading.container.command()?.iter().map(|word| (*word).to_owned()));
+    words.extend(parsed.container.command()?.iter().map(|word| (*word).to_owned()));
     Ok(words)
 }
 
 /// The arguments of the image's CMD, which is lost beside a `command`: they are PostgreSQL's where the user wrote none himself.
 fn image_arguments(container: &Container<'_>) -> Result<&'static [&'static str], Error> {
     let is_users = !container.command()?.is_empty() || !container.arguments()?.is_empty();
-    match known::arguments(container.image) {
-        Arguments::Known(arguments) if !is_users => Ok(arguments),
-        _ => Ok(&[]),
-    }
+    Ok(known::arguments(container.image).filter(|_| !is_users).unwrap_or_default())
 }
 
 /// Where the data is: the agent runs no database anywhere else.
-fn places(reading: &ParsedSet<'_>) -> Vec<String> {
-    let mount_path = reading.set.data.mount_path().trim_end_matches('/');
+fn places(parsed: &ParsedSet<'_>) -> Vec<String> {
+    let mount_path = parsed.set.data.mount_path().trim_end_matches('/');
     let mut words = vec![format!("--data-volume={mount_path}")];
-    if let Pgdata::Fallback(pgdata) = &reading.placement.pgdata {
+    if let Pgdata::Fallback(pgdata) = &parsed.placement.pgdata {
         words.push(format!("--default-data-directory={pgdata}"));
     }
-    if let SubPathOwner::InPlace { member } = &reading.placement.parting {
+    if let SubPathOwner::InPlace { member } = &parsed.placement.sub_path_owner {
         words.push(format!("--members-directory={mount_path}/{}", pod::MEMBERS_DIRECTORY));
         words.push(format!("--in-place-member={member}"));
     }
@@ -69,8 +65,8 @@ fn places(reading: &ParsedSet<'_>) -> Vec<String> {
 }
 
 /// Accepts PostgreSQL itself and the entry points before it; anything else the agent could not start, nor hand arguments to.
-pub(super) fn check(reading: &ParsedSet<'_>) -> Result<(), Reason> {
-    let container = &reading.container;
+pub(super) fn check(parsed: &ParsedSet<'_>) -> Result<(), Reason> {
+    let container = &parsed.container;
     let name = || named(container.name);
     let arguments = match container.server_arguments()? {
         ServerArguments::Of(arguments) => arguments,
@@ -82,7 +78,7 @@ pub(super) fn check(reading: &ParsedSet<'_>) -> Result<(), Reason> {
         if key == "data_directory" {
             return Err(Reason::DataArgument { container: name(), argument: quoted(&format!("{key}={value}")) });
         }
-        let port = reading.set.port;
+        let port = parsed.set.port;
         if key == "port" && number(&value) != Some(port) {
             return Err(Reason::Port { container: name(), by: "its arguments", found: quoted(&value), port });
         }

@@ -12,23 +12,23 @@ use crate::{
 };
 
 /// The variables that a member needs and the user did not write, in the order they are appended.
-pub(super) fn variables(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
-    let wanted = match reading.set.contract {
-        Contract::Agent => agent(reading),
-        Contract::Image => image(reading)?,
+pub(super) fn variables(parsed: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
+    let wanted = match parsed.set.contract {
+        Contract::Agent => agent(parsed),
+        Contract::Image => image(parsed)?,
     };
     let mut missing = Vec::new();
     for variable in wanted {
         let name = variable.get("name").and_then(Value::as_str).unwrap_or_default();
-        if reading.container.variable(name)?.is_none() {
+        if parsed.container.variable(name)?.is_none() {
             missing.push(variable);
         }
     }
     Ok(missing)
 }
 
-fn agent(reading: &ParsedSet<'_>) -> Vec<Value> {
-    let set = &reading.set;
+fn agent(parsed: &ParsedSet<'_>) -> Vec<Value> {
+    let set = &parsed.set;
     let mut variables = vec![
         plain(env::PG_MODE, "set"),
         plain(env::PG_MASTER_HOST, &names::master(&set.name)),
@@ -36,15 +36,15 @@ fn agent(reading: &ParsedSet<'_>) -> Vec<Value> {
         plain(env::PG_MASTER_USER, role::REPLICATION),
     ];
     variables.extend(env::FIELDS.map(|(name, field)| of_pod(name, field)));
-    if let Pgdata::Ours(pgdata) = &reading.placement.pgdata {
+    if let Pgdata::Ours(pgdata) = &parsed.placement.pgdata {
         variables.push(plain(env::PGDATA, pgdata));
     }
     variables
 }
 
 /// What the crunchy-postgres family asks for, under its old names (1.x) and its new ones.
-fn image(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
-    let set = &reading.set;
+fn image(parsed: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
+    let set = &parsed.set;
     // The image labels the master's pod with it.
     let (master, port) = (set.role_label.master_host(&set.name), set.port.to_string());
     let mut variables = vec![
@@ -56,15 +56,15 @@ fn image(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
         plain(env::PG_PRIMARY_PORT, &port),
     ];
     // What envFrom brings can't be seen here, and a variable under env would hide it.
-    if !reading.container.has_unseen_environment()? {
+    if !parsed.container.has_unseen_environment()? {
         let password = |name: &str, key: &str| of_secret(name, &set.credentials, key);
         variables.extend(aliases(
-            reading,
+            parsed,
             plain(env::PG_MASTER_USER, role::REPLICATION),
             plain(env::PG_PRIMARY_USER, role::REPLICATION),
         )?);
         variables.extend(aliases(
-            reading,
+            parsed,
             password(env::PG_MASTER_PASSWORD, credential::REPLICATION),
             password(env::PG_PRIMARY_PASSWORD, credential::REPLICATION),
         )?);
@@ -75,7 +75,7 @@ fn image(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
     }
     variables.push(plain(env::PGHOST, "/tmp"));
     variables.push(of_pod(env::CCP_NAMESPACE, "metadata.namespace"));
-    if reading.placement.parting == SubPathOwner::Ours {
+    if parsed.placement.sub_path_owner == SubPathOwner::Ours {
         variables.push(of_pod(env::POD_NAME, "metadata.name"));
     }
     Ok(variables)
@@ -83,10 +83,10 @@ fn image(reading: &ParsedSet<'_>) -> Result<Vec<Value>, Reason> {
 
 /// One thing under two names: where the user wrote one of them, the other means the same. The kubelet fills in `$(NAME)`, so
 /// that no password is copied.
-fn aliases(reading: &ParsedSet<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
+fn aliases(parsed: &ParsedSet<'_>, old: Value, new: Value) -> Result<[Value; 2], Reason> {
     let name = |variable: &Value| variable.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (old_name, new_name) = (name(&old), name(&new));
-    let is_written = |name: &str| Ok::<_, Reason>(reading.container.variable(name)?.is_some());
+    let is_written = |name: &str| Ok::<_, Reason>(parsed.container.variable(name)?.is_some());
     let same_as = |name: &str, other: &str| plain(name, &format!("$({other})"));
     Ok(match (is_written(&old_name)?, is_written(&new_name)?) {
         (true, false) => [old, same_as(&new_name, &old_name)],

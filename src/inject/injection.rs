@@ -30,18 +30,18 @@ pub(super) struct Injection {
 
 impl Injection {
     /// What the object lacks, which its user wrote like `own`.
-    pub(super) fn of(reading: &ParsedSet<'_>, own: &Value, pin: &Pin) -> Result<Self, Reason> {
-        let set = &reading.set;
+    pub(super) fn of(parsed: &ParsedSet<'_>, own: &Value, pin: &Pin) -> Result<Self, Reason> {
+        let set = &parsed.set;
         let is_agent = set.contract == Contract::Agent;
         let volumes = pod::volumes(set, pin.shape);
-        let init_containers = if is_agent { vec![pod::init_container(pin, reading)?] } else { Vec::new() };
-        let command = is_agent.then(|| command::wrapped(reading, pin)).transpose()?.map(|words| json!(words));
-        let environment = environment::variables(reading)?;
+        let init_containers = if is_agent { vec![pod::init_container(pin, parsed)?] } else { Vec::new() };
+        let command = is_agent.then(|| command::wrapped(parsed, pin)).transpose()?.map(|words| json!(words));
+        let environment = environment::variables(parsed)?;
         let mounts = pod::mounts(set);
         let mut record = Record {
             container: set.container.clone(),
             revision: pin.is_ours,
-            service_account_name: reading.service_account.is_none().then(|| set.service_account.clone()),
+            service_account_name: parsed.service_account.is_none().then(|| set.service_account.clone()),
             volumes: texts(&volumes, "name"),
             init_containers: texts(&init_containers, "name"),
             command: command.is_some(),
@@ -55,17 +55,17 @@ impl Injection {
                 record.labels.insert(key.to_owned(), value.clone());
             }
         }
-        match (&set.data, &reading.placement.parting) {
+        match (&set.data, &parsed.placement.sub_path_owner) {
             (DataSource::Shared { mount_path, .. }, SubPathOwner::Ours) => record.sub_paths.push(mount_path.clone()),
             (_, SubPathOwner::InPlace { member }) => record.in_place = Some(member.clone()),
             _ => {}
         }
         for probe in Probe::ALL.into_iter().filter(|_| is_agent) {
-            if !reading.container.field.get(probe.field())?.is_there() {
+            if !parsed.container.field.get(probe.field())?.is_there() {
                 record.probes.push(probe);
             }
         }
-        let index = reading.container.index;
+        let index = parsed.container.index;
         record.created = created(&record, own, index);
         Ok(Self { index, volumes, init_containers, command, environment, mounts, record })
     }

@@ -147,18 +147,18 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     let pin = revision::Pin::of(object, old, record.as_ref(), settings, revisions)?;
     let settled = Settled::of(pin.shape, record.as_ref());
     check::image(&own, &settled)?;
-    let reading = ParsedSet::of(&own, &settled)?;
-    check::conflicts(&reading)?;
+    let parsed = ParsedSet::of(&own, &settled)?;
+    check::conflicts(&parsed)?;
     if record.is_none() {
-        check::new_conflicts(&reading)?;
+        check::new_conflicts(&parsed)?;
     }
     match old {
-        Some(old) => update::check(old, &reading, pin.shape)?,
-        None if record.is_none() => check::new_names(&reading)?,
+        Some(old) => update::check(old, &parsed, pin.shape)?,
+        None if record.is_none() => check::new_names(&parsed)?,
         // Put back from a copy: it was admitted once.
         None => {}
     }
-    let injection = Injection::of(&reading, &own, &pin)?;
+    let injection = Injection::of(&parsed, &own, &pin)?;
 
     let mut edits = Edits::new(object);
     if let Some(record) = &record {
@@ -166,18 +166,18 @@ fn decide(request: &Request<'_>, revisions: Revisions) -> Result<Outcome, Reason
     }
     injection.write(&mut edits);
     pin.write(&mut edits);
-    let mut warnings = warnings::of_set(&own, &reading)?;
+    let mut warnings = warnings::of_set(&own, &parsed)?;
     if let Some(old) = stored_set {
         let told = warnings::already_warned(old);
         warnings.retain(|warning| !told.contains(warning));
     }
-    let audit = audit(&reading, &pin);
+    let audit = audit(&parsed, &pin);
     let patch = edits.into_patch();
     Ok(if patch.0.is_empty() { Outcome::Untouched { warnings } } else { Outcome::Patched { patch, warnings, audit } })
 }
 
-fn audit(reading: &ParsedSet<'_>, pin: &revision::Pin) -> Vec<(&'static str, String)> {
-    let contract = match reading.set.contract {
+fn audit(parsed: &ParsedSet<'_>, pin: &revision::Pin) -> Vec<(&'static str, String)> {
+    let contract = match parsed.set.contract {
         Contract::Agent => "agent",
         Contract::Image => "image",
     };

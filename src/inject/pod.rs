@@ -75,7 +75,7 @@ const USER: u32 = 65532;
 
 /// The init container that copies the agent into the pod. It passes the restricted Pod Security level whatever the rest of
 /// the pod does.
-pub(super) fn init_container(pin: &Pin, reading: &ParsedSet<'_>) -> Result<Value, Error> {
+pub(super) fn init_container(pin: &Pin, parsed: &ParsedSet<'_>) -> Result<Value, Error> {
     let mut container = json!({
         "name": pod::INIT_CONTAINER,
         "image": pin.image,
@@ -91,7 +91,7 @@ pub(super) fn init_container(pin: &Pin, reading: &ParsedSet<'_>) -> Result<Value
         },
     });
     // OpenShift gives each namespace users of its own and refuses any other: where the pod names none, the image's own does.
-    let user = reading.object.at(&["spec", "template", "spec", "securityContext", "runAsUser"])?;
+    let user = parsed.object.at(&["spec", "template", "spec", "securityContext", "runAsUser"])?;
     let is_root = user.value().and_then(Value::as_u64) == Some(0);
     if (pin.shape == Shape::First || is_root)
         && let Some(context) = container.get_mut("securityContext").and_then(Value::as_object_mut)
@@ -99,7 +99,7 @@ pub(super) fn init_container(pin: &Pin, reading: &ParsedSet<'_>) -> Result<Value
         context.insert("runAsUser".to_owned(), json!(USER));
         context.insert("runAsGroup".to_owned(), json!(USER));
     }
-    let resources = resources(&reading.container);
+    let resources = resources(&parsed.container);
     if let (Some(container), false) = (container.as_object_mut(), resources.is_empty()) {
         container.insert("resources".to_owned(), Value::Object(resources));
     }

@@ -10,7 +10,7 @@ use crate::set::{
     data::{BEFORE_18, Hidden, Pgdata, Placement, SubPathOwner, contains_path},
     error::named,
     json::at,
-    known::{self, Arguments},
+    known,
     record::{Record, member_directory},
     shape::{Settled, Shape},
 };
@@ -45,8 +45,8 @@ pub(super) fn check(old: &Value, new: &ParsedSet<'_>, shape: Shape) -> Result<()
         None => (old.clone(), Settled { container: Some(new.set.container.clone()), ..Settled::of(shape, None) }),
     };
     let to = Location::of(new, true)?;
-    let reading = match ParsedSet::of(&own, &settled) {
-        Ok(reading) => reading,
+    let parsed = match ParsedSet::of(&own, &settled) {
+        Ok(parsed) => parsed,
         // It ran without a volume, or beside it: the rows, if there are any, are in the container.
         Err(
             Error::NoData { .. }
@@ -60,11 +60,11 @@ pub(super) fn check(old: &Value, new: &ParsedSet<'_>, shape: Shape) -> Result<()
         // Whatever it was, pgset did not run it.
         Err(_) => return Ok(()),
     };
-    check_version(&reading, new)?;
+    check_version(&parsed, new)?;
     if record.is_none() && new.set.contract == Contract::Agent {
-        outlives_the_roll_out(&reading, new)?;
+        outlives_the_roll_out(&parsed, new)?;
     }
-    let from = Location::of(&reading, record.is_some())?;
+    let from = Location::of(&parsed, record.is_some())?;
     if from.is_temporary && to.is_temporary {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub(super) fn check(old: &Value, new: &ParsedSet<'_>, shape: Shape) -> Result<()
         return Err(moves(new, &from, &to));
     }
     // Of an image that nobody knows, its own PGDATA may be on the volume.
-    let is_known = known::arguments(reading.container.image) != Arguments::Unknown;
+    let is_known = known::arguments(parsed.container.image).is_some();
     let is_outside = from.pgdata.as_deref().is_some_and(|pgdata| !contains_path(&from.mount_path, pgdata));
     if record.is_none() && is_known && is_outside {
         return Err(Reason::DataInContainer { name: new.set.name.clone(), namespace: namespace_flag(new) });
@@ -80,7 +80,7 @@ pub(super) fn check(old: &Value, new: &ParsedSet<'_>, shape: Shape) -> Result<()
     if let (Some(old), Some(new_pgdata)) = (&from.pgdata, &to.pgdata)
         && from.on_volume(old) != to.on_volume(new_pgdata)
     {
-        hidden_rows(&reading, new)?;
+        hidden_rows(&parsed, new)?;
         let (from, to) = (named(old), named(new_pgdata));
         return Err(Reason::PgdataMoves { container: named(&new.set.container), from, to });
     }
@@ -138,12 +138,12 @@ fn namespace_flag(new: &ParsedSet<'_>) -> String {
 }
 
 impl Location {
-    fn of(reading: &ParsedSet<'_>, is_injected: bool) -> Result<Self, Error> {
-        let Placement { data, parting, pgdata, source, temporary, hidden: _ } = &reading.placement;
+    fn of(parsed: &ParsedSet<'_>, is_injected: bool) -> Result<Self, Error> {
+        let Placement { data, sub_path_owner, pgdata, source, temporary, hidden: _ } = &parsed.placement;
         let mount_path = data.mount_path();
-        let written = reading.container.mounts()?.into_iter().rev().find(|mount| mount.path == mount_path);
+        let written = parsed.container.mounts()?.into_iter().rev().find(|mount| mount.path == mount_path);
         let written = written.and_then(|mount| mount.sub_path.or(mount.sub_path_expr).map(str::to_owned));
-        let (directory, pgdata) = match (parting, pgdata) {
+        let (directory, pgdata) = match (sub_path_owner, pgdata) {
             (SubPathOwner::Ours, pgdata) if is_injected => (Some(member_directory()), pgdata),
             (_, pgdata) => (written, pgdata),
         };
@@ -152,8 +152,8 @@ impl Location {
             Pgdata::Images(usual) => Some(usual.clone()),
             Pgdata::Ours(pgdata) if is_injected => Some(pgdata.clone()),
             // The image of 18 or newer does not start beside a mount there (`docker_error_old_databases`): nothing has been written.
-            Pgdata::Ours(pgdata) if pgdata == BEFORE_18 && reading.container.family.major() >= Some(18) => None,
-            Pgdata::Ours(_) => Some(reading.container.family.usual_pgdata()),
+            Pgdata::Ours(pgdata) if pgdata == BEFORE_18 && parsed.container.family.major() >= Some(18) => None,
+            Pgdata::Ours(_) => Some(parsed.container.family.usual_pgdata()),
             // The kubelet knows; and with pgset it is the same, if it is on the volume.
             Pgdata::Fallback(_) => None,
         };
@@ -162,7 +162,7 @@ impl Location {
             directory,
             mount_path: mount_path.trim_end_matches('/').to_owned(),
             pgdata,
-            contract: reading.set.contract,
+            contract: parsed.set.contract,
             is_temporary: temporary.is_some(),
         })
     }

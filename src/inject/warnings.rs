@@ -16,7 +16,7 @@ use crate::{
         error::named,
         image::Reference,
         json::{Field, at},
-        known::{self, Arguments},
+        known,
         record::Record,
         shape::Settled,
         validation::nearly_ours,
@@ -44,22 +44,22 @@ impl Warnings {
 }
 
 /// Of an object that becomes or stays a set.
-pub(super) fn of_set(own: &Value, reading: &ParsedSet<'_>) -> Result<Vec<String>, Reason> {
+pub(super) fn of_set(own: &Value, parsed: &ParsedSet<'_>) -> Result<Vec<String>, Reason> {
     let mut warnings = Warnings::default();
     misplaced(&mut warnings, own);
-    passwords(&mut warnings, reading)?;
-    data(&mut warnings, reading)?;
-    image(&mut warnings, reading)?;
-    unseen_environment(&mut warnings, reading)?;
-    if reading.set.contract == Contract::Agent {
-        port(&mut warnings, reading)?;
-        host_network(&mut warnings, reading)?;
-        startup(&mut warnings, reading)?;
-        grace_period(&mut warnings, reading)?;
-        synchronous(&mut warnings, reading);
+    passwords(&mut warnings, parsed)?;
+    data(&mut warnings, parsed)?;
+    image(&mut warnings, parsed)?;
+    unseen_environment(&mut warnings, parsed)?;
+    if parsed.set.contract == Contract::Agent {
+        port(&mut warnings, parsed)?;
+        host_network(&mut warnings, parsed)?;
+        startup(&mut warnings, parsed)?;
+        grace_period(&mut warnings, parsed)?;
+        synchronous(&mut warnings, parsed);
     }
-    retention(&mut warnings, reading)?;
-    service_name(&mut warnings, reading);
+    retention(&mut warnings, parsed)?;
+    service_name(&mut warnings, parsed);
     Ok(warnings.0)
 }
 
@@ -67,8 +67,8 @@ pub(super) fn of_set(own: &Value, reading: &ParsedSet<'_>) -> Result<Vec<String>
 pub(super) fn already_warned(old: &Value) -> Vec<String> {
     let Ok(Some(record)) = Record::of(old) else { return Vec::new() };
     let own = record.undone(old);
-    let reading = ParsedSet::of(&own, &Settled::by_object(old, Some(&record))).map_err(Reason::from);
-    reading.and_then(|reading| of_set(&own, &reading)).unwrap_or_default()
+    let parsed = ParsedSet::of(&own, &Settled::by_object(old, Some(&record))).map_err(Reason::from);
+    parsed.and_then(|parsed| of_set(&own, &parsed)).unwrap_or_default()
 }
 
 /// Of an object that speaks of pgset without asking for injection.
@@ -117,7 +117,7 @@ fn misplaced(warnings: &mut Warnings, object: &Value) {
     }
 }
 
-fn passwords(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
+fn passwords(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
     let names = [
         env::POSTGRES_PASSWORD,
         env::PG_ROOT_PASSWORD,
@@ -126,27 +126,27 @@ fn passwords(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Err
         env::PG_PRIMARY_PASSWORD,
     ];
     for name in names {
-        if reading.container.variable(name)?.is_some_and(|it| it.literal.is_some_and(|value| !value.is_empty())) {
+        if parsed.container.variable(name)?.is_some_and(|it| it.literal.is_some_and(|value| !value.is_empty())) {
             warnings.push(&format!("{name} is written in clear text: keep it in a Secret (valueFrom.secretKeyRef)"));
         }
     }
     Ok(())
 }
 
-fn data(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    let placement = &reading.placement;
+fn data(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    let placement = &parsed.placement;
     if let Some(kind) = placement.temporary {
         warnings.push(&format!("the data volume is {kind}: a copy is lost with its pod, all rows with the last pod"));
     }
-    if let SubPathOwner::InPlace { .. } = placement.parting {
+    if let SubPathOwner::InPlace { .. } = placement.sub_path_owner {
         in_place(warnings, &placement.source);
     }
     if let DataSource::Shared { volume, mount_path } = &placement.data {
-        let pod = reading.object.at(&["spec", "template", "spec"])?;
+        let pod = parsed.object.at(&["spec", "template", "spec"])?;
         for list in ["initContainers", "containers"] {
             for container in pod.get(list)?.items()? {
                 let name = container.get("name")?.text()?.unwrap_or_default();
-                if list == "containers" && name == reading.container.name {
+                if list == "containers" && name == parsed.container.name {
                     continue;
                 }
                 let mounts = container.get("volumeMounts")?.items()?;
@@ -158,7 +158,8 @@ fn data(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
                 }
             }
         }
-        if placement.pgdata == Pgdata::Users(Some(mount_path.clone())) && placement.parting == SubPathOwner::Ours {
+        if placement.pgdata == Pgdata::Users(Some(mount_path.clone())) && placement.sub_path_owner == SubPathOwner::Ours
+        {
             warnings.push("PGDATA is the mount itself, a directory of root's: better a directory below it");
         }
     }
@@ -174,24 +175,24 @@ fn in_place(warnings: &mut Warnings, source: &Value) {
     }
 }
 
-fn image(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    let container = &reading.container;
+fn image(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    let container = &parsed.container;
     let tag = Reference::of(container.image).tag;
     if !container.image.contains('@') && matches!(tag, "" | "latest") {
         let image = named(container.image);
         warnings.push(&format!("image {image} names no version: another pull may bring another major version"));
     }
     let is_images = container.command()?.is_empty() && container.arguments()?.is_empty();
-    if reading.set.contract == Contract::Agent && is_images && known::arguments(container.image) == Arguments::Unknown {
+    if parsed.set.contract == Contract::Agent && is_images && known::arguments(container.image).is_none() {
         warnings.push("the image's CMD is not run any more: if it has arguments, write them as the container's args");
     }
     Ok(())
 }
 
-fn host_network(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    let field = reading.object.at(&["spec", "template", "spec", "hostNetwork"])?;
+fn host_network(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    let field = parsed.object.at(&["spec", "template", "spec", "hostNetwork"])?;
     if field.value() == Some(&Value::Bool(true)) {
-        let port = reading.set.port;
+        let port = parsed.set.port;
         warnings.push(&format!(
             "hostNetwork: {port} and {AGENT_PORT} must be free on each node, which can have one member only"
         ));
@@ -200,9 +201,9 @@ fn host_network(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), 
 }
 
 /// PostgreSQL's port without a word is 5432, and a containerPort binds nobody.
-fn port(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    let port = reading.set.port;
-    if port != POSTGRES_PORT && reading.container.told_port()?.is_none() {
+fn port(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    let port = parsed.set.port;
+    if port != POSTGRES_PORT && parsed.container.told_port()?.is_none() {
         warnings.push(&format!(
             "PostgreSQL is started on the containerPort, {port}, also if it has listened on 5432 so far"
         ));
@@ -210,8 +211,8 @@ fn port(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn unseen_environment(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    if reading.set.contract == Contract::Image && reading.container.has_unseen_environment()? {
+fn unseen_environment(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    if parsed.set.contract == Contract::Image && parsed.container.has_unseen_environment()? {
         warnings.push(
             "with envFrom, pgset adds no users, passwords or database: see that PG_USER and the others are there",
         );
@@ -220,9 +221,9 @@ fn unseen_environment(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Resul
 }
 
 /// A replica's first start takes as long as the clone of the whole database.
-fn startup(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
+fn startup(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
     const ENOUGH: i64 = 600;
-    let probe = reading.container.field.get("startupProbe")?;
+    let probe = parsed.container.field.get("startupProbe")?;
     if !probe.is_there() {
         return Ok(());
     }
@@ -238,9 +239,9 @@ fn startup(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error
     Ok(())
 }
 
-fn grace_period(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
+fn grace_period(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
     const ENOUGH: i64 = 15;
-    let field = reading.object.at(&["spec", "template", "spec", "terminationGracePeriodSeconds"])?;
+    let field = parsed.object.at(&["spec", "template", "spec", "terminationGracePeriodSeconds"])?;
     if let Some(seconds) = field.number(0, i64::MAX)?.filter(|seconds| *seconds < ENOUGH) {
         warnings.push(&format!(
             "terminationGracePeriodSeconds: {seconds} is short for a clean handover: better {ENOUGH} or more"
@@ -249,9 +250,9 @@ fn grace_period(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), 
     Ok(())
 }
 
-fn synchronous(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
-    let (wanted, replicas) = (reading.set.synchronous, reading.set.replicas);
-    if wanted > 0 && wanted >= replicas && reading.set.synchronous_strict {
+fn synchronous(warnings: &mut Warnings, parsed: &ParsedSet<'_>) {
+    let (wanted, replicas) = (parsed.set.synchronous, parsed.set.replicas);
+    if wanted > 0 && wanted >= replicas && parsed.set.synchronous_strict {
         warnings.push(&format!(
             "{} {wanted} needs {wanted} replicas beside the master: commits wait",
             annotation::SYNCHRONOUS
@@ -266,8 +267,8 @@ fn synchronous(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
 }
 
 /// `spec.serviceName` can't be changed: who is adopted with another set's name is not refused.
-fn service_name(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
-    let set = &reading.set;
+fn service_name(warnings: &mut Warnings, parsed: &ParsedSet<'_>) {
+    let set = &parsed.set;
     if names::is_kept_for_another_set(&set.headless_service, &set.name) {
         warnings.push(&format!(
             "serviceName {} is kept for another set: pgset makes no such Service",
@@ -277,11 +278,11 @@ fn service_name(warnings: &mut Warnings, reading: &ParsedSet<'_>) {
 }
 
 /// Claims made from a template may go with the set, or with its members.
-fn retention(warnings: &mut Warnings, reading: &ParsedSet<'_>) -> Result<(), Error> {
-    if reading.placement.source.get("volumeClaimTemplate").is_none() {
+fn retention(warnings: &mut Warnings, parsed: &ParsedSet<'_>) -> Result<(), Error> {
+    if parsed.placement.source.get("volumeClaimTemplate").is_none() {
         return Ok(());
     }
-    let policy = reading.object.at(&["spec", "persistentVolumeClaimRetentionPolicy"])?;
+    let policy = parsed.object.at(&["spec", "persistentVolumeClaimRetentionPolicy"])?;
     for (field, when) in [
         ("whenDeleted", "deleting the StatefulSet deletes all of its data"),
         ("whenScaled", "scaling down deletes the data of the members that go, scaling to 0 all of it"),

@@ -1,6 +1,6 @@
 //! The words of a container's command: how they lead to PostgreSQL, and what they set.
 
-use super::known::{is_entry_point, name_of};
+use super::known::{after_entry_points, name_of};
 
 /// What a command starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +14,13 @@ pub(crate) enum ServerArguments<'a> {
 impl<'a> ServerArguments<'a> {
     /// Of the container's command and its arguments.
     pub(crate) fn of(command: &[&'a str], arguments: &[&'a str]) -> Self {
-        let words: Vec<&str> = command.iter().chain(arguments).copied().collect();
-        let entry_points = words.iter().take_while(|word| is_entry_point(word)).count();
-        let words = words.get(entry_points..).unwrap_or_default();
+        let all: Vec<&str> = command.iter().chain(arguments).copied().collect();
+        let words = after_entry_points(&all);
+        let has_entry_point = words.len() < all.len();
         match words {
             [] => Self::Of(Vec::new()),
             // The image's entry point puts `postgres` before arguments.
-            [first, ..] if first.starts_with('-') && (entry_points > 0 || command.is_empty()) => {
+            [first, ..] if first.starts_with('-') && (has_entry_point || command.is_empty()) => {
                 Self::Of(words.to_vec())
             }
             [first, arguments @ ..] if name_of(first) == "postgres" => Self::Of(arguments.to_vec()),

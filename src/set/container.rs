@@ -4,12 +4,14 @@ use std::cell::OnceCell;
 
 use super::{
     Contract, Error,
+    annotations::Annotations,
     arguments::{ServerArguments, number, settings},
+    entries,
     error::{listed, named},
     image::{Family, is_official},
     json::Field,
     known,
-    shape::Shape,
+    shape::{Settled, Shape},
 };
 use crate::names::{env::PGPORT, pod::POSTGRES_PORT};
 
@@ -96,14 +98,22 @@ impl<'a> Variable<'a> {
 }
 
 impl<'a> Container<'a> {
+    /// The PostgreSQL container of a set, and who implements `PG_MODE=set` in it.
+    pub(crate) fn of_set(
+        object: &Field<'a>,
+        annotations: Annotations<'_>,
+        settled: &Settled,
+        set: &str,
+    ) -> Result<(Self, Contract), Error> {
+        let annotation = annotations.get(&entries::CONTAINER);
+        let container = Self::choose(object, annotation.as_deref(), settled.container.as_deref(), set)?;
+        let contract = annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract());
+        Ok((container, contract))
+    }
+
     /// The container that the annotation names; else the one that was injected; else the only one; else the one that is PostgreSQL's by
     /// its image, then by its port or name, and then by the set's name.
-    pub(crate) fn choose(
-        object: &Field<'a>,
-        annotation: Option<&str>,
-        injected: Option<&str>,
-        set: &str,
-    ) -> Result<Self, Error> {
+    fn choose(object: &Field<'a>, annotation: Option<&str>, injected: Option<&str>, set: &str) -> Result<Self, Error> {
         let mut containers = Vec::new();
         for (index, field) in object.at(&["spec", "template", "spec", "containers"])?.items()?.into_iter().enumerate() {
             let name = field.get("name")?.text()?.unwrap_or_default();
@@ -149,7 +159,7 @@ impl<'a> Container<'a> {
     }
 
     /// Who implements `PG_MODE=set` where no annotation says so.
-    pub(crate) fn usual_contract(&self) -> Contract {
+    fn usual_contract(&self) -> Contract {
         match self.family {
             Family::Crunchy => Contract::Image,
             Family::Official(_) | Family::RedHat(_) | Family::TimescaleHa(_) => Contract::Agent,

@@ -10,7 +10,7 @@ use super::{
     error::{listed, named},
     image::Family,
     json::Field,
-    known::{self, Arguments},
+    known,
     shape::{Settled, Shape},
     volumes::{Kind, Volume, volumes},
 };
@@ -22,7 +22,7 @@ pub(crate) struct Placement {
     /// The public view.
     pub(crate) data: DataSource,
     /// Where the members' directories are parted.
-    pub(crate) parting: SubPathOwner,
+    pub(crate) sub_path_owner: SubPathOwner,
     /// Whether pgset has to set PGDATA.
     pub(crate) pgdata: Pgdata,
     /// The volume itself, to see whether it is still the same after an edit.
@@ -220,7 +220,7 @@ impl<'a> Search<'_, 'a> {
             }
             (Some(mount), _, None) => {
                 let (mount_path, usual) = (named(mount.path.trim_end_matches('/')), self.usual_directory());
-                let is_unsure = known::arguments(self.container.image) == Arguments::Unknown
+                let is_unsure = known::arguments(self.container.image).is_none()
                     || !matches!(self.pgdata, PgdataSource::Nothing)
                     || self.container.has_unseen_environment().unwrap_or_default();
                 Error::DataElsewhere {
@@ -265,7 +265,7 @@ impl<'a> Search<'_, 'a> {
         }
         Ok(Placement {
             data: DataSource::Claim { claim: claim.to_owned() },
-            parting: SubPathOwner::Ours,
+            sub_path_owner: SubPathOwner::Ours,
             pgdata: self.pgdata_on(pod::DATA_PATH, &SubPathOwner::Ours)?,
             source: json!({ "persistentVolumeClaim": { "claimName": claim } }),
             temporary: None,
@@ -278,7 +278,7 @@ impl<'a> Search<'_, 'a> {
         // A mount without a volume is refused by the API server itself.
         let Volume { kind, source } = volume.unwrap_or(Volume { kind: Kind::PerMember, source: Value::Null });
         let shared = kind == Kind::Shared && self.contract == Contract::Agent;
-        let parting = if shared { self.parting(mount)? } else { SubPathOwner::None };
+        let sub_path_owner = if shared { self.sub_path_owner(mount)? } else { SubPathOwner::None };
         let (volume, mount_path) = (mount.volume.to_owned(), mount.path.to_owned());
         Ok(Placement {
             data: if shared {
@@ -286,8 +286,8 @@ impl<'a> Search<'_, 'a> {
             } else {
                 DataSource::Own { volume, mount_path }
             },
-            pgdata: self.pgdata_on(mount.path, &parting)?,
-            parting,
+            pgdata: self.pgdata_on(mount.path, &sub_path_owner)?,
+            sub_path_owner,
             source,
             temporary: if let Kind::PerPod(kind) = kind { Some(kind) } else { None },
             hidden: self.hidden(mount.path),
@@ -295,7 +295,7 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// How the members' directories on a shared volume are parted.
-    fn parting(&self, mount: &Mount<'_>) -> Result<SubPathOwner, Error> {
+    fn sub_path_owner(&self, mount: &Mount<'_>) -> Result<SubPathOwner, Error> {
         let (container, volume) = (named(self.container.name), named(mount.volume));
         let mount_path = named(mount.path);
         match (mount.sub_path, mount.sub_path_expr) {
@@ -339,7 +339,7 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// Who sets PGDATA for data on this mount.
-    fn pgdata_on(&self, mount_path: &str, parting: &SubPathOwner) -> Result<Pgdata, Error> {
+    fn pgdata_on(&self, mount_path: &str, sub_path_owner: &SubPathOwner) -> Result<Pgdata, Error> {
         let usual = self.usual_directory();
         if self.contract == Contract::Image {
             return Ok(Pgdata::Images(usual));
@@ -363,24 +363,25 @@ impl<'a> Search<'_, 'a> {
                 })
             }
             PgdataSource::Path(pgdata) => Ok(Pgdata::Users(Some(pgdata.to_owned()))),
-            PgdataSource::Nothing => self.pgdata_by_pgset(mount_path, parting, usual),
+            PgdataSource::Nothing => self.pgdata_by_pgset(mount_path, sub_path_owner, usual),
         }
     }
 
     /// The same where the user wrote none.
-    fn pgdata_by_pgset(&self, mount_path: &str, parting: &SubPathOwner, usual: String) -> Result<Pgdata, Error> {
+    fn pgdata_by_pgset(&self, mount_path: &str, sub_path_owner: &SubPathOwner, usual: String) -> Result<Pgdata, Error> {
         let ours = || Ok(Pgdata::Ours(format!("{mount_path}/{}", pod::DATA_DIRECTORY)));
         if self.settled.shape >= Shape::Recorded {
             // What it was once it stays, whatever the image is called by now.
             if let Some(pgdata) = self.settled.pgdata.as_deref().filter(|pgdata| contains_path(mount_path, pgdata)) {
                 return Ok(Pgdata::Ours(pgdata.to_owned()));
             }
-            if let Some(pgdata) = self.pgdata_of_official(mount_path).filter(|_| *parting != SubPathOwner::Ours) {
+            if let Some(pgdata) = self.pgdata_of_official(mount_path).filter(|_| *sub_path_owner != SubPathOwner::Ours)
+            {
                 return Ok(pgdata);
             }
         }
         // The kubelet makes a sub-path's directory as root, with mode 0777: PostgreSQL wants one of its own below.
-        if mount_path == usual && *parting == SubPathOwner::Ours {
+        if mount_path == usual && *sub_path_owner == SubPathOwner::Ours {
             return ours();
         }
         if contains_path(mount_path, &usual) {
@@ -388,7 +389,7 @@ impl<'a> Search<'_, 'a> {
             let is_scripts = matches!(self.container.family, Family::RedHat(_));
             return Ok(if is_scripts { Pgdata::Ours(usual) } else { Pgdata::Images(usual) });
         }
-        if *parting != SubPathOwner::Ours && self.container.has_unseen_environment()? {
+        if *sub_path_owner != SubPathOwner::Ours && self.container.has_unseen_environment()? {
             return Err(Error::PgdataUnseen {
                 container: named(self.container.name),
                 mount_path: named(mount_path),

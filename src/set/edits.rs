@@ -34,7 +34,7 @@ pub(crate) struct Edits {
     /// The operations that are as they will be told.
     operations: Vec<PatchOperation>,
     /// Those after them, whose values still stand in the document.
-    standing: Vec<PendingEdit>,
+    pending: Vec<PendingEdit>,
 }
 
 /// What was put into the document, and is taken from there in the end, with whatever has been put into it by then: copies of what is
@@ -79,7 +79,7 @@ impl PendingEdit {
 impl Edits {
     /// No edits yet.
     pub(crate) fn new(object: &Value) -> Self {
-        Self { document: object.clone(), operations: Vec::new(), standing: Vec::new() }
+        Self { document: object.clone(), operations: Vec::new(), pending: Vec::new() }
     }
 
     /// The object as it is after the edits so far.
@@ -193,22 +193,22 @@ impl Edits {
 
     /// Remembers what was put somewhere. What was put into something new goes with that.
     fn note(&mut self, new: PendingEdit) {
-        if !self.standing.iter().any(|outer| outer.holds(new.place())) {
-            self.standing.push(new);
+        if !self.pending.iter().any(|outer| outer.holds(new.place())) {
+            self.pending.push(new);
         }
     }
 
     /// Before another value takes a place with what was put in it.
     fn clear(&mut self, place: &Pointer) {
-        if self.standing.iter().any(|inner| inner.is_below(place)) {
+        if self.pending.iter().any(|inner| inner.is_below(place)) {
             self.settle(|value| value.clone());
         }
     }
 
     /// Takes, or copies, the values from where they stand.
     fn settle(&mut self, get: impl Fn(&mut Value) -> Value) {
-        for standing in std::mem::take(&mut self.standing) {
-            match standing {
+        for pending in std::mem::take(&mut self.pending) {
+            match pending {
                 PendingEdit::Value { place, replaces } => {
                     let value = find_mut(&mut self.document, &place).map(&get).unwrap_or_default();
                     self.operations.push(put(place, replaces, value));

@@ -48,21 +48,12 @@ const KNOWN: [Known; 16] = [
     plain("cloudnative-pg/postgresql"), // github.com/cloudnative-pg/postgres-containers: no entry point at all
 ];
 
-/// What the agent can be told of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arguments {
-    /// Nobody knows what is in the image's CMD.
-    Unknown,
-    /// It has these arguments behind `postgres`.
-    Known(&'static [&'static str]),
-}
-
-/// What an image's CMD has behind `postgres`.
-pub(crate) fn arguments(image: &str) -> Arguments {
+/// What an image's CMD has behind `postgres`; `None` if nobody knows.
+pub(crate) fn arguments(image: &str) -> Option<&'static [&'static str]> {
     let reference = Reference::of(image);
     let known = KNOWN.iter().find(|known| reference.is(known.repository)).map(|known| known.arguments);
     let is_plain = is_official(image) || is_red_hats(&reference);
-    known.or(is_plain.then_some(&[][..])).map_or(Arguments::Unknown, Arguments::Known)
+    known.or(is_plain.then_some(&[]))
 }
 
 /// Red Hat's images, which are sclorg's (github.com/sclorg/postgresql-container): by the folders that they are found in.
@@ -73,8 +64,14 @@ pub(crate) fn is_red_hats(reference: &Reference<'_>) -> bool {
         || (reference.name == "postgresql" && is_in(&["openshift"]))
 }
 
+/// The words of a command behind the entry points that it begins with.
+pub(crate) fn after_entry_points<S: AsRef<str>>(words: &[S]) -> &[S] {
+    let entry_points = words.iter().take_while(|word| is_entry_point(word.as_ref())).count();
+    words.get(entry_points..).unwrap_or_default()
+}
+
 /// A program that hands over to `postgres` behind it, by whatever path: the agent does what it does, or runs it itself.
-pub(crate) fn is_entry_point(program: &str) -> bool {
+fn is_entry_point(program: &str) -> bool {
     const ENTRY_POINTS: [&str; 4] =
         ["docker-entrypoint.sh", "immich-docker-entrypoint.sh", "container-entrypoint", "run-postgresql"];
     ENTRY_POINTS.contains(&name_of(program))
@@ -126,7 +123,7 @@ pub(crate) fn is_postgresql(image: &str) -> bool {
     ];
     let reference = Reference::of(image);
     let has = |words: &[&str]| words.iter().any(|word| reference.name.contains(word));
-    let is_known = matches!(arguments(image), Arguments::Known(_)) || Family::of(image) == Family::Crunchy;
+    let is_known = arguments(image).is_some() || Family::of(image) == Family::Crunchy;
     is_known || (has(&WORDS) && !has(&OTHERS))
 }
 
@@ -205,16 +202,16 @@ mod tests {
 
     #[test]
     fn a_known_images_arguments_are_kept_and_a_strangers_are_unknown() {
-        let age = Arguments::Known(&["-c", "shared_preload_libraries=age"]);
+        let age: Option<&[&str]> = Some(&["-c", "shared_preload_libraries=age"]);
         for (image, known) in [
             ("apache/age:release_PG16_1.5.0", age),
             ("docker.io/apache/age", age),
-            ("postgres:17", Arguments::Known(&[])),
-            ("docker.io/library/postgres:17", Arguments::Known(&[])),
-            ("timescale/timescaledb:latest-pg16", Arguments::Known(&[])),
-            ("quay.io/sclorg/postgresql-15-c9s", Arguments::Known(&[])),
-            ("my/postgres:stable", Arguments::Unknown),
-            ("my/age:1", Arguments::Unknown),
+            ("postgres:17", Some(&[])),
+            ("docker.io/library/postgres:17", Some(&[])),
+            ("timescale/timescaledb:latest-pg16", Some(&[])),
+            ("quay.io/sclorg/postgresql-15-c9s", Some(&[])),
+            ("my/postgres:stable", None),
+            ("my/age:1", None),
         ] {
             assert_eq!(arguments(image), known, "{image}");
         }

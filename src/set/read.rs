@@ -38,9 +38,7 @@ impl<'a> ParsedSet<'a> {
         let object = Field::root(own);
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
-        let injected = settled.container.as_deref();
-        let container = Container::choose(&object, annotations.get(&entries::CONTAINER).as_deref(), injected, name)?;
-        let contract = annotations.get(&entries::CONTRACT).unwrap_or(container.usual_contract());
+        let (container, contract) = Container::of_set(&object, annotations, settled, name)?;
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
         let mut role_label = role_label(annotations.get(&entries::ROLE_LABEL).as_deref(), contract, &labels, name);
         if settled.shape >= Shape::Recorded && role_label.key != names::label::ROLE && says_primary(&container, name)? {

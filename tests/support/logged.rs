@@ -33,14 +33,19 @@ impl Log {
         let lines = Lines::default();
         let written = lines.clone();
         let form = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false);
-        let subscriber = form.with_writer(move || written.clone()).finish();
+        let all = form.with_max_level(tracing::Level::TRACE);
+        let subscriber = all.with_writer(move || written.clone()).finish();
         Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
-    /// What was logged so far.
+    /// What was logged so far, at any level.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The same, line by line.
     pub fn lines(&self) -> Vec<Value> {
-        let text = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The one line with that message.
