@@ -3,6 +3,8 @@
 //! `ARCHITECTURE.md` follows a review, a set and a member's moment through these modules, and says which may import which.
 
 pub mod agent;
+pub mod archiver;
+pub mod backup;
 pub mod certs;
 pub mod children;
 pub mod cli;

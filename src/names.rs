@@ -36,6 +36,20 @@ pub mod annotation {
     pub const SWITCHOVER: &str = "pgset.dev/switchover";
     /// For how many seconds the master's Lease is good after its last renewal.
     pub const LEASE_SECONDS: &str = "pgset.dev/lease-seconds";
+    /// Where base backups and the WAL go; absent, none are made.
+    pub const BACKUP: &str = "pgset.dev/backup";
+    /// When base backups are made.
+    pub const BACKUP_SCHEDULE: &str = "pgset.dev/backup-schedule";
+    /// How far back every moment can be restored.
+    pub const BACKUP_KEEP: &str = "pgset.dev/backup-keep";
+    /// Whatever makes it another order than the last: a base backup is made now.
+    pub const BACKUP_NOW: &str = "pgset.dev/backup-now";
+    /// After so long what a quiet database has written is archived as well.
+    pub const ARCHIVE_TIMEOUT: &str = "pgset.dev/archive-timeout";
+    /// Where the backups are that a new set begins with.
+    pub const RESTORE_FROM: &str = "pgset.dev/restore-from";
+    /// Up to which moment a new set repeats the history of the one that it is restored from.
+    pub const RECOVER_TO: &str = "pgset.dev/recover-to";
     /// The version of the injection that the set is pinned to; written by the webhook, `latest` asks for an upgrade.
     pub const REVISION: &str = "pgset.dev/revision";
     /// What was injected, so that exactly that can be taken out again; written by the webhook.
@@ -157,6 +171,8 @@ pub mod pod {
     pub const MEMBERS_DIRECTORY: &str = "pgsql_tmp.pgset";
     /// The folder below [`ACCESS_PATH`] with the passwords of a Secret that is called as 0.1.0 called it.
     pub const OLDER_CREDENTIALS: &str = "older";
+    /// The folder below [`ACCESS_PATH`] with the keys of the Secret for backups.
+    pub const BACKUP_CREDENTIALS: &str = "backup";
     /// The agent's port: probes, metrics and what members ask each other. Patroni's number, which people have in their
     /// network policies already.
     pub const AGENT_PORT: u16 = 8008;
@@ -201,6 +217,29 @@ pub mod credential {
     pub const ALL: [&str; 4] = [SUPERUSER, REPLICATION, AGENT, USER];
 }
 
+/// Keys of the `<set>-pgset-backup` Secret, which the set's owner makes: they are called as the clouds' own tools call them in their
+/// environment. Each is a file below [`pod::BACKUP_CREDENTIALS`].
+pub mod store {
+    /// The certificate authorities that a store's certificate may be of, besides those that everybody knows.
+    pub const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+    /// The key of a Google service account.
+    pub const GOOGLE_KEY: &str = "GOOGLE_APPLICATION_CREDENTIALS_JSON";
+    /// All keys.
+    pub const ALL: [&str; 11] = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL",
+        CA_BUNDLE,
+        GOOGLE_KEY,
+        "AZURE_STORAGE_ACCOUNT_NAME",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_ENDPOINT",
+    ];
+}
+
 /// Roles inside PostgreSQL.
 pub mod role {
     /// The agent's own superuser: over the local socket only, so that the name of the user's superuser need not be known.
@@ -241,8 +280,10 @@ pub mod lease {
     pub const ORDER_REFUSED: &str = "pgset.dev/order-refused";
     /// What the master knows of the other members: a list in JSON, for people and programs that look at the set.
     pub const MEMBERS: &str = "pgset.dev/members";
+    /// What the master knows of the set's backups: JSON, for people and programs that look at the set.
+    pub const BACKUPS: &str = "pgset.dev/backups";
     /// Those that come and go with masters, and that the controller has no use for.
-    pub const OF_THE_MASTER: [&str; 13] = [
+    pub const OF_THE_MASTER: [&str; 14] = [
         ADDRESS,
         PORT,
         TIMELINE,
@@ -256,6 +297,7 @@ pub mod lease {
         ORDER_DONE,
         ORDER_REFUSED,
         MEMBERS,
+        BACKUPS,
     ];
 }
 
@@ -323,6 +365,12 @@ pub fn older_credentials(set: &str) -> String {
     format!("{set}-credentials")
 }
 
+/// `<set>-pgset-backup`: the Secret with the credentials of the store that backups go to.
+#[must_use]
+pub fn backup_credentials(set: &str) -> String {
+    format!("{set}-pgset-backup")
+}
+
 /// Whether a Service's name is kept for the master or the replicas of another set than this one: `<another>-master`,
 /// `<another>-replica`.
 #[must_use]
@@ -347,6 +395,12 @@ pub fn leader(set: &str) -> String {
 #[must_use]
 pub fn clone_application(pod: &str) -> String {
     format!("clone_{pod}")
+}
+
+/// What a base backup is called on the server that it is made of. The name of no member, as a clone's is.
+#[must_use]
+pub fn backup_application(pod: &str) -> String {
+    format!("backup_{pod}")
 }
 
 /// The replication slot of a member: `pgset_` and the pod's name, in the letters that PostgreSQL allows in a slot's name.

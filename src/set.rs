@@ -2,6 +2,7 @@
 
 pub(crate) mod annotations;
 pub(crate) mod arguments;
+pub mod backup;
 pub(crate) mod container;
 pub(crate) mod data;
 pub(crate) mod edits;
@@ -14,6 +15,7 @@ mod read;
 pub(crate) mod record;
 pub(crate) mod shape;
 pub(crate) mod validation;
+mod values;
 mod volumes;
 
 use std::collections::BTreeMap;

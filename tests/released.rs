@@ -111,3 +111,20 @@ fn leaving_gives_the_users_own_back() {
         assert_eq!(bytes(&ejected(&stored)), bytes(&own), "{name}");
     }
 }
+
+#[test]
+fn a_set_whose_servers_archive_nothing_is_told_to_move_before_it_has_backups() {
+    for Released { name, stored, .. } in all() {
+        let (mut wish, is_agents) = (stored.clone(), stored.to_string().contains("\"/pgset/pgset\""));
+        annotate(&mut wish, "pgset.dev/backup", "s3://bucket/prefix");
+        let answer = admitted_with(LATER, &wish, Some(&stored));
+        match (is_agents, name.starts_with("0.1.0/")) {
+            (true, true) => {
+                let text = answer.unwrap_err().to_string();
+                assert!(text.contains(&format!("write pgset.dev/revision: {REVISION}")), "{name}: {text}");
+            }
+            (true, false) => assert_eq!(answer.unwrap()["spec"], stored["spec"], "{name}: nothing restarts"),
+            (false, _) => assert!(answer.unwrap_err().to_string().contains("contract image"), "{name}"),
+        }
+    }
+}

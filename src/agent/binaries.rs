@@ -46,6 +46,12 @@ impl Binaries {
         Ok(Self { directory, entry_point: entry_point(), home })
     }
 
+    /// Where PostgreSQL's programs are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where one of PostgreSQL's programs is.
     #[must_use]
     pub fn path(&self, program: &str) -> PathBuf {

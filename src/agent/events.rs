@@ -49,6 +49,18 @@ pub enum Reason {
     Reinitialized,
     /// An order to switch over is not followed.
     OrderRefused,
+    /// Backups are asked for, and can't be made.
+    BackupRefused,
+    /// A base backup was not made.
+    BackupFailed,
+    /// A base backup is complete.
+    BackupComplete,
+    /// The WAL is not archived.
+    ArchiveFailing,
+    /// What is in the archive is not this set's.
+    ArchiveAlarm,
+    /// A new set can't be made of the backups that it is to be made of.
+    RestoreFailed,
 }
 
 impl Reason {
@@ -65,6 +77,12 @@ impl Reason {
             Self::Rewound => "Rewound",
             Self::Reinitialized => "Reinitialized",
             Self::OrderRefused => names::ORDER_REFUSED,
+            Self::BackupRefused => "BackupRefused",
+            Self::BackupFailed => "BackupFailed",
+            Self::BackupComplete => "BackupComplete",
+            Self::ArchiveFailing => "ArchiveFailing",
+            Self::ArchiveAlarm => "ArchiveAlarm",
+            Self::RestoreFailed => "RestoreFailed",
         }
     }
 }

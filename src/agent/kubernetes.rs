@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::slots::Members;
 use crate::election::order::Order;
 use crate::names;
+use crate::set::backup::{Backup, Restore};
 use crate::set::entries;
 
 /// Why there is no client.
@@ -76,6 +77,10 @@ pub struct Wishes {
     pub is_ordered: bool,
     /// Who is to lead next.
     pub order: Option<Order>,
+    /// The backups.
+    pub backup: Option<Backup>,
+    /// With what a new set begins.
+    pub restore: Option<Restore>,
 }
 
 impl Wishes {
@@ -94,6 +99,8 @@ impl Wishes {
             maximum_lag: entries::MAXIMUM_LAG.among(&annotations),
             synchronous_strict: entries::SYNCHRONOUS_STRICT.among(&annotations),
             is_ordered,
+            backup: Backup::among(&annotations),
+            restore: Restore::among(&annotations),
             order: annotations.get(names::annotation::SWITCHOVER).and_then(|text| Order::parse(text)),
         }
     }

@@ -30,6 +30,7 @@ use super::fencer::Moment;
 use super::fencing;
 use super::notes::Leadership;
 use super::promises::Promises;
+use crate::backup::summary;
 use crate::election::lease_record::{self, HolderIdentity, LeaseRecord, LeaseTimings, Told};
 use crate::election::members;
 use crate::election::sight::{self, Sight};
@@ -360,6 +361,7 @@ impl LeaderElector {
         let mut lease = lease_record::renewed(held, master, self.told.borrow().as_ref(), self.times, Timestamp::now());
         if master.is_some() {
             members::write(&mut lease, &noted.members);
+            summary::write(&mut lease, noted.backups.as_ref());
         }
         lease
     }

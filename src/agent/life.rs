@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, warn};
 
 use super::as_before::{self, Found, Kind, Refusal};
+use super::backup::Keeper;
 use super::binaries::Binaries;
 use super::configuration::{self, Configuration, run_directory};
 use super::data::{self, DataDirectory};
@@ -63,12 +64,6 @@ pub enum Unsettled {
     OffVolume(OffVolume),
     /// There is no such user, or the data is not his.
     User(privileges::Error),
-}
-
-/// The data directory is not this life's any more: with the first process of the container everything in it ends.
-fn end(lost: &Lost) -> ! {
-    error!("{lost}: the container ends");
-    end_container()
 }
 
 /// What all stages of the agent's life use.
@@ -143,7 +138,12 @@ impl Life {
         let lock_proves = lock.is_held() && owner::has_locks_for_all(data.path());
         let slate = owner::Volume::new(path, &uid, !lock_proves);
         let me = owner::Note { pod, uid, token, beat: 0 };
-        Ownership::start(slate, me, lock_proves, owner::TIMES, fencer.clone(), |lost| end(&lost)).map_err(Error::Start)
+        Ownership::start(slate, me, lock_proves, owner::TIMES, fencer.clone(), |lost: Lost| {
+            // With the first process of the container everything in it ends.
+            error!("{lost}: the container ends");
+            end_container()
+        })
+        .map_err(Error::Start)
     }
 
     /// Owns the data directory, and lives there. Returns how it ended, and whether nothing of this life writes there any more.
@@ -178,7 +178,8 @@ impl Life {
         };
         let outcome = match outcome {
             Ok(()) => {
-                self.be_a_member(found, data, binaries.clone(), fencer.clone(), questions, shutdown.as_mut()).await?
+                Box::pin(self.be_a_member(found, data, binaries.clone(), fencer.clone(), questions, shutdown.as_mut()))
+                    .await?
             }
             Err(refusal) => Parting::Refused(refusal),
         };
@@ -241,15 +242,10 @@ impl Life {
             electorate: electorate.clone(),
             earlier,
         });
-        let (label, labeller) = role_label::start(
-            client.clone(),
-            &configuration.namespace,
-            configuration.me.clone(),
-            configuration.role_label.clone(),
-        );
+        let Configuration { namespace, me, role_label, .. } = &configuration;
+        let (label, labeller) = role_label::start(client.clone(), namespace, me.clone(), role_label.clone());
         let (route, router) = route::start(&client, &configuration, leadership.watch());
-        let (set, follower) =
-            kubernetes::follow_set(client.clone(), &configuration.namespace, configuration.set.clone());
+        let (set, follower) = kubernetes::follow_set(client.clone(), namespace, configuration.set.clone());
         let (ballot, ballots) = mpsc::channel(BALLOTS);
         let responder = Responder {
             view: leadership.watch(),
@@ -260,7 +256,7 @@ impl Life {
         };
         let authentication = binaries.authentication(&processes).await;
         let provisioner = Provisioner { configuration, binaries, processes, data, authentication };
-        let member = Member::new(Parts {
+        let parts = Parts {
             provisioner,
             client,
             leadership,
@@ -274,7 +270,9 @@ impl Life {
             notes,
             electorate,
             ballots,
-        });
+        };
+        let archiver = Keeper::of(&parts);
+        let member = Member::new(parts);
         tokio::select! {
             parting = member.live(shutdown) => Ok(parting),
             _ = keeper => Err(Error::Ended("keeper of the Lease")),
@@ -282,6 +280,7 @@ impl Life {
             _ = follower => Err(Error::Ended("watch of the set")),
             () = responder.run(questions) => Err(Error::Ended("responder")),
             _ = router => Err(Error::Ended("keeper of the route")),
+            () = archiver.run() => Err(Error::Ended("keeper of the archiver")),
         }
     }
 

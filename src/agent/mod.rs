@@ -2,6 +2,7 @@
 
 mod arguments;
 mod as_before;
+mod backup;
 mod binaries;
 mod configuration;
 mod control;
@@ -27,6 +28,7 @@ mod privileges;
 mod processes;
 mod promises;
 mod provisioner;
+mod recovery;
 mod responder;
 mod rewind;
 mod role_label;

@@ -1,5 +1,5 @@
-//! What a member has to know again after its container has started anew, on its data volume: its leadership, its vote, and which
-//! leadership it tried to take.
+//! What a member has to know again after its container has started anew, on its data volume: its leadership, its vote, which
+//! leadership it tried to take, and whether the set has backups.
 //!
 //! Written before anything depends on it. A note that can't be read is none: then the member asks the Lease, as ever.
 
@@ -16,6 +16,7 @@ use super::data::{DataDirectory, Error};
 use crate::election::lineage::Database;
 use crate::election::promise::Attempt;
 use crate::election::vote::Version;
+use crate::set::backup::Backup;
 
 /// The leadership that this member had last.
 const LEADERSHIP: &str = ".pgset-leadership";
@@ -24,6 +25,9 @@ const VOTE: &str = ".pgset-vote";
 
 /// The leadership that this member tried to take last.
 const ATTEMPT: &str = ".pgset-attempt";
+
+/// What the set's owner wants of its backups.
+const BACKUP: &str = ".pgset-backup";
 
 /// A leadership, so that the master goes on after a restart of its container though the API server does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +44,20 @@ pub struct Leadership {
     pub database: Database,
 }
 
+/// What the set's owner wants of its backups, once that was heard: none is an answer, too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Absent if he wants none.
+    pub backup: Option<Backup>,
+}
+
 /// A member's notes.
 #[derive(Clone, Debug)]
 pub struct Notes {
     leadership: PathBuf,
     vote: PathBuf,
     attempt: PathBuf,
+    backup: PathBuf,
 }
 
 // === impl Notes ===
@@ -54,7 +66,12 @@ impl Notes {
     /// Of the member with this data directory.
     #[must_use]
     pub fn of(data: &DataDirectory) -> Self {
-        Self { leadership: data.named(LEADERSHIP), vote: data.named(VOTE), attempt: data.named(ATTEMPT) }
+        Self {
+            leadership: data.named(LEADERSHIP),
+            vote: data.named(VOTE),
+            attempt: data.named(ATTEMPT),
+            backup: data.named(BACKUP),
+        }
     }
 
     /// The leadership that was noted last.
@@ -82,6 +99,17 @@ impl Notes {
     /// There is no leadership to go on with.
     pub fn remove_leadership(&self) -> Result<(), Error> {
         remove(&self.leadership).map_err(failed(&self.leadership))
+    }
+
+    /// What was wanted of backups when that was heard last; absent if it never was.
+    #[must_use]
+    pub fn backup(&self) -> Option<Wanted> {
+        read(&self.backup)
+    }
+
+    /// Notes what is wanted of backups: a member whose container starts anew while the API server is away lets no WAL go unarchived.
+    pub fn write_backup(&self, wanted: &Wanted) -> Result<(), Error> {
+        write(&self.backup, wanted)
     }
 
     /// The vote that was given last.

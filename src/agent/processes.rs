@@ -143,6 +143,11 @@ impl Process {
         Ok(status)
     }
 
+    /// What it says on standard error, if that was piped and nobody has taken it yet.
+    pub fn take_errors(&mut self) -> Option<tokio::process::ChildStderr> {
+        self.child.stderr.take()
+    }
+
     /// Its number.
     #[must_use]
     pub fn number(&self) -> i32 {

@@ -15,7 +15,7 @@ use super::processes::Processes;
 use super::rewind::{Outcome, Rewind};
 use super::settings::Authentication;
 use super::slots::Members;
-use super::{nss_wrapper, postgres_shim, postmasters, server, settings, sql, synchronous};
+use super::{nss_wrapper, postgres_shim, postmasters, recovery, server, settings, sql, synchronous};
 use crate::election::lineage::Database;
 use crate::election::vote::Quorum;
 use crate::election::{DataState, Master};
@@ -78,6 +78,9 @@ pub enum Error {
     /// The data that is to be rewound is not what it was.
     #[error("the data that was to be rewound has changed meanwhile")]
     DataChanged,
+    /// A database that is restored.
+    #[error(transparent)]
+    Recovery(#[from] recovery::Error),
     /// What is left of an earlier server.
     #[error(transparent)]
     Stuck(#[from] postmasters::Stuck),
@@ -324,7 +327,7 @@ impl Provisioner {
     }
 
     /// How this member reaches a master, and by which name; the password goes into a file that dies with the pod.
-    fn connection(&self, master: &Master, name: &str) -> Result<String> {
+    pub(super) fn connection(&self, master: &Master, name: &str) -> Result<String> {
         let passfile = run_directory().join("passfile");
         let user = &self.configuration.replication_user;
         let line = settings::passfile_line(user, &Passwords::read()?.replication);

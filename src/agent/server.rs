@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -12,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::backup::{ARCHIVE_COMMAND, archives, has_archive_library};
 use super::binaries::Binaries;
 use super::configuration::{Configuration, run_directory};
 use super::data::{self, DataDirectory};
@@ -85,6 +87,8 @@ pub struct Settings {
     overrides: Vec<String>,
     /// `-c` values in front of the user's own arguments, which may say otherwise.
     defaults: Vec<String>,
+    /// The archive is left to pgset: there is no command of the user's own.
+    pub archives: bool,
 }
 
 // === impl Settings ===
@@ -92,7 +96,7 @@ pub struct Settings {
 impl Settings {
     /// Asks PostgreSQL itself, which knows every file and argument of the user's.
     pub async fn ask(binaries: &Binaries, processes: &Processes, data: &Path, arguments: &[String]) -> Result<Self> {
-        const NAMES: [&str; 10] = [
+        const NAMES: [&str; 12] = [
             "data_directory",
             "port",
             "hba_file",
@@ -103,6 +107,8 @@ impl Settings {
             "max_replication_slots",
             SLOT_LIMIT,
             KEPT,
+            "archive_mode",
+            "archive_command",
         ];
         let questions = NAMES.map(|name| async move {
             let mut command = binaries.command("postgres");
@@ -114,19 +120,27 @@ impl Settings {
             }
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         });
-        let answers = futures::future::try_join_all(questions).await?;
+        let library = has_archive_library(binaries, processes, data, arguments);
+        let (answers, has_library) = tokio::join!(futures::future::try_join_all(questions), library);
+        let answers = answers?;
         let answer = |name: &str| {
             NAMES.iter().position(|known| *known == name).and_then(|at| answers.get(at)).map_or("", String::as_str)
         };
         let socket_directory =
             answer("unix_socket_directories").split(',').next().unwrap_or_default().trim().trim_matches('"');
+        let archives = archives(answer) && !has_library;
+        let mut defaults = defaults(answer(SLOT_LIMIT), answer(KEPT), volume_size(&data.join("pg_wal")));
+        if archives {
+            defaults.extend(["archive_mode=always".to_owned(), format!("archive_command={ARCHIVE_COMMAND}")]);
+        }
         Ok(Self {
+            archives,
             data_directory: PathBuf::from(answer("data_directory")),
             port: answer("port").to_owned(),
             access_file: PathBuf::from(answer("hba_file")),
             socket_directory: PathBuf::from(if socket_directory.is_empty() { "/tmp" } else { socket_directory }),
             overrides: overrides(answer),
-            defaults: defaults(answer(SLOT_LIMIT), answer(KEPT), volume_size(&data.join("pg_wal"))),
+            defaults,
         })
     }
 
@@ -239,6 +253,8 @@ pub struct Server {
     pid_file: PathBuf,
     /// Its settings.
     pub settings: Settings,
+    /// It is to read its files again once it can hear of it.
+    reload_due: AtomicBool,
 }
 
 /// All that has to be asked before a server starts. It takes its time, and leadership may end meanwhile.
@@ -279,9 +295,10 @@ impl Ready {
     }
 
     fn start(mut self) -> Result<Server> {
+        note_stopping(false);
         let started = self.processes.start(&mut self.command);
         let process = started.map_err(|source| Error::Run { program: "postgres", source })?;
-        Ok(Server { process, pid_file: self.pid_file, settings: self.settings })
+        Ok(Server { process, pid_file: self.pid_file, settings: self.settings, reload_due: AtomicBool::default() })
     }
 }
 
@@ -325,13 +342,21 @@ impl Server {
     /// It says itself that it accepts connections. Cheaper than asking, and it leaves no "starting up" in the server's log.
     #[must_use]
     pub fn accepts_connections(&self) -> bool {
-        fs::read_to_string(&self.pid_file)
-            .is_ok_and(|text| text.lines().nth(7).is_some_and(|state| ["ready", "standby"].contains(&state.trim())))
+        let accepts = state(&self.pid_file).is_some_and(|state| ["ready", "standby"].contains(&state.as_str()));
+        if accepts && self.reload_due.swap(false, Ordering::Relaxed) {
+            self.process.signal(Signal::SIGHUP);
+        }
+        accepts
     }
 
-    /// Lets it read its files of settings again.
+    /// Lets it read its files of settings again. One that has not come so far as to listen to signals would die of this one: it says in its
+    /// pid file when it has.
     pub fn reload(&self) {
-        self.process.signal(Signal::SIGHUP);
+        if state(&self.pid_file).is_some() {
+            self.process.signal(Signal::SIGHUP);
+        } else {
+            self.reload_due.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Stops it and waits. An immediate stop that takes too long ends the agent itself, and with the first process of the container
@@ -339,6 +364,7 @@ impl Server {
     pub async fn stop(&mut self, how: Stop) {
         match how {
             Stop::Fast => {
+                note_stopping(true);
                 self.process.signal(Signal::SIGINT);
                 let _ = self.process.wait().await;
             }
@@ -351,6 +377,23 @@ impl Server {
             }
         }
     }
+}
+
+/// What a server says of itself in its pid file.
+fn state(pid_file: &Path) -> Option<String> {
+    Some(fs::read_to_string(pid_file).ok()?.lines().nth(7)?.trim().to_owned())
+}
+
+/// Whether a server accepts writes, by its own account.
+pub(super) fn is_ready(pid_file: &Path) -> bool {
+    state(pid_file).as_deref() == Some("ready")
+}
+
+/// A server that stops gives its archive command the last segments, and waits. What a store that hangs does not take at once is archived by
+/// the others, or at the next start.
+fn note_stopping(stops: bool) {
+    let path = run_directory().join(crate::archiver::STOPPING);
+    let _ = if stops { fs::write(path, "") } else { fs::remove_file(path) };
 }
 
 #[cfg(test)]
@@ -392,6 +435,7 @@ mod tests {
             port: port.to_owned(),
             overrides: Vec::new(),
             defaults: Vec::new(),
+            archives: false,
         }
     }
 
@@ -448,6 +492,22 @@ mod tests {
     #[test]
     fn what_the_user_chose_and_works_is_left_alone() {
         assert_eq!(overrides(answers(false)), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_listen_to_signals_yet_is_told_later_to_read_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid_file = directory.path().join("postmaster.pid");
+        let process = Processes::default().start(Command::new("sleep").arg("60")).unwrap();
+        let settings = settings(directory.path().to_owned(), "5432");
+        let mut server = Server { process, pid_file: pid_file.clone(), settings, reload_due: AtomicBool::default() };
+        server.reload();
+        assert!(!server.accepts_connections());
+        assert!(timeout(Duration::from_millis(100), server.ended()).await.is_err(), "the signal would have ended it");
+        fs::write(&pid_file, "1\n\n\n\n\n\n\nready\n").unwrap();
+        assert!(server.accepts_connections());
+        let ended = timeout(Duration::from_secs(5), server.ended()).await.expect("it gets the signal then").unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(1));
     }
 
     #[tokio::test]

@@ -465,7 +465,7 @@ fn replication_role(user: &str, password: &str) -> String {
 }
 
 /// What `pg_rewind` does on the master of a member that comes back, without being a superuser; as PostgreSQL's documentation has it. It reads
-/// the data directory's files and no others.
+/// the data directory's files and no others. And a replica's base backup needs the segment that it ends with.
 fn leave_to_rewind(user: &str) -> String {
     let user = identifier(user);
     let functions = [
@@ -473,6 +473,7 @@ fn leave_to_rewind(user: &str) -> String {
         "pg_stat_file(text, boolean)",
         "pg_read_binary_file(text)",
         "pg_read_binary_file(text, bigint, bigint, boolean)",
+        "pg_switch_wal()",
     ]
     .map(|function| format!("pg_catalog.{function}"))
     .join(", ");

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::events::{Reason, Teller};
+use crate::backup::report::Report;
 use crate::errors::with_causes;
 use crate::invariants::{self, Invariant};
 use crate::names;
@@ -55,6 +56,10 @@ pub struct Status {
     pub timeline: Option<u32>,
     /// Bytes received and not yet replayed (replica).
     pub replay_lag_bytes: i64,
+    /// PostgreSQL leaves its archive to pgset; not known before its first start.
+    pub archives: Option<bool>,
+    /// How the archive is, where backups are wanted.
+    pub backup: Option<Box<Report>>,
     /// When the main loop last turned; absent while it waits for something without a limit, such as PostgreSQL's shutdown.
     pub last_tick: Option<Instant>,
 }
@@ -100,6 +105,8 @@ impl StatusHandle {
             system_identifier: None,
             timeline: None,
             replay_lag_bytes: 0,
+            archives: None,
+            backup: None,
             last_tick: Some(Instant::now()),
         };
         Self { status: Arc::new(ArcSwap::from_pointee(status)), counts: Counts::default() }
@@ -200,10 +207,48 @@ async fn metrics(State(status_handle): State<StatusHandle>) -> impl IntoResponse
     registry.register("postgres_starts", "Starts of PostgreSQL since the container started", starts);
     registry.register("promotions", "Promotions since the container started", promotions);
     registry.register("fences", "Stops of PostgreSQL because the Lease could not be kept", fences);
+    if let Some(report) = &status.backup {
+        backups(&mut registry, report);
+    }
     invariants::register(&mut registry, &Invariant::OF_MEMBER);
     let mut text = String::new();
     let code = if encode(&mut text, &registry).is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (code, [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
+
+/// How the archive is, as this member knows it.
+fn backups(registry: &mut Registry, report: &Report) {
+    let mut gauge = |name: &str, help: &str, value: i64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    gauge("backups", "Complete base backups of the set", i64::try_from(report.backups.len()).unwrap_or(i64::MAX));
+    if let Some(newest) = report.backups.last() {
+        gauge(
+            "backup_completed_timestamp_seconds",
+            "When the newest base backup was complete",
+            newest.ended.as_second(),
+        );
+        gauge("backup_size_bytes", "Bytes of the database in the newest base backup", bytes(newest.size));
+        gauge("backup_stored_bytes", "Bytes that the newest base backup takes in the store", bytes(newest.stored));
+    }
+    if let Some((_, at)) = &report.archived {
+        gauge(
+            "wal_archived_timestamp_seconds",
+            "When this member last saw a file of the WAL safely stored",
+            at.as_second(),
+        );
+    }
+    gauge(
+        "wal_waiting_files",
+        "Files of the WAL that wait to be archived on this member's volume",
+        i64::try_from(report.waiting).unwrap_or(i64::MAX),
+    );
+    let is_well = report.trouble.is_none() && report.alarm.is_none();
+    gauge("wal_archiving_ok", "1 while nothing goes wrong with the archiving of the WAL", is_well.into());
+    gauge("backup_ok", "0 if this member's last base backup failed", report.failed.is_none().into());
 }
 
 #[cfg(test)]
@@ -260,6 +305,19 @@ mod tests {
         assert_eq!(ask(&status_handle, "/livez").await.0, StatusCode::SERVICE_UNAVAILABLE);
         status_handle.update(|status| status.last_tick = None);
         assert_eq!(ask(&status_handle, "/livez").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn metrics_tell_of_backups_where_there_are_to_be_some() {
+        let status_handle = StatusHandle::new();
+        assert!(!ask(&status_handle, "/metrics").await.1.contains("pgset_backups"));
+        let trouble = Some(("no route".to_owned(), k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        status_handle
+            .update(|status| status.backup = Some(Box::new(Report { waiting: 3, trouble, ..Report::default() })));
+        let (_, text) = ask(&status_handle, "/metrics").await;
+        for line in ["pgset_backups 0", "pgset_wal_waiting_files 3", "pgset_wal_archiving_ok 0", "pgset_backup_ok 1"] {
+            assert!(text.lines().any(|it| it == line), "{line} in {text}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The command line: one file per command.
 
 pub mod agent;
+mod archiver;
+mod backup;
 mod check;
 mod cluster;
 pub mod copy;
@@ -33,6 +35,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Run PostgreSQL as a member of a set: the first process of its container.
     Agent(agent::Arguments),
+    /// Bring WAL and base backups to a store, or back: what the agent and PostgreSQL run.
+    #[command(hide = true)]
+    Archiver(archiver::Arguments),
     /// Copy this program into a volume (the init container's job).
     Copy(copy::Arguments),
     /// Show what the webhook makes of manifests, without a cluster.
@@ -51,6 +56,8 @@ enum Command {
     Switchover(order::Switchover),
     /// Say who leads where nobody does.
     Failover(order::Failover),
+    /// Say which backups a set has, or make one now.
+    Backup(backup::Arguments),
     /// Print what is to be deleted to take pgset away, unless sets depend on it.
     Uninstall(uninstall::Arguments),
 }
@@ -72,10 +79,12 @@ pub fn main() -> ExitCode {
         Command::Eject(arguments) => eject::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
         // These have exit codes of their own.
+        Command::Archiver(arguments) => return archiver::run(arguments),
         Command::Check(arguments) => return check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Status(arguments) => return status::run(&arguments),
         Command::Switchover(arguments) => return order::switch_over(&arguments),
+        Command::Backup(arguments) => return backup::run(&arguments),
         Command::Failover(arguments) => return order::fail_over(&arguments),
         Command::Uninstall(arguments) => uninstall::run(&arguments),
     };

@@ -43,9 +43,17 @@ fn access(set: &Set, shape: Shape) -> Value {
             if set.credentials == names::credentials(&set.name) {
                 sources.push(secret(&names::older_credentials(&set.name), pod::OLDER_CREDENTIALS));
             }
+            sources.push(store(set));
         }
     }
     json!({ "name": pod::ACCESS_VOLUME, "projected": { "sources": sources } })
+}
+
+/// The credentials of the store that backups go to. They may come and change while the pod runs, so that turning backups on restarts nothing.
+fn store(set: &Set) -> Value {
+    let item = |key: &&str| json!({ "key": key, "path": format!("{}/{key}", pod::BACKUP_CREDENTIALS) });
+    let items: Vec<Value> = names::store::ALL.iter().map(item).collect();
+    json!({ "secret": { "name": names::backup_credentials(&set.name), "optional": true, "items": items } })
 }
 
 /// The keys of a Secret that become files in a folder.

@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::{
     Error,
-    entries::{self, Entry, Values},
+    entries::{self, Entry},
     error::{named, quoted},
     json::Field,
     validation::nearest,
+    values::Values,
 };
 use crate::names::{self, annotation};
 

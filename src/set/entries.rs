@@ -3,13 +3,15 @@
 //! A new one is a key in [`annotation`], an entry here and in [`OF_A_SET`], and a golden file that sets it; `tests/annotations.rs` writes the
 //! README's table from [`rows`] and says what is missing. Whoever needs what it says asks for it by its entry.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Contract, Error, Failover,
+    backup::{self, Location, Schedule, Target},
     error::quoted,
     json::Field,
-    validation::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key},
+    validation::{is_dns_label, is_dns_subdomain, is_order, is_role_key, is_token},
+    values::{Bytes, Number, Parsed, Text, Values, Words},
 };
 use crate::names::annotation;
 
@@ -133,6 +135,86 @@ pub(crate) const LEASE_SECONDS: Entry<Number> = Entry {
     default: "`6`",
 };
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The members read this one and the next six from the `StatefulSet` as it is, so that none of them restarts anything.
+pub(crate) const BACKUP: Entry<Parsed<Option<Location>>> = Entry {
+    key: annotation::BACKUP,
+    values: Parsed {
+        parse: |text| Location::parse(text).map(Some),
+        default: || None,
+        allowed: "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or file:///PATH of a directory that is mounted in the container",
+    },
+    says: "where base backups and the WAL go: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, or `file:///path` of a \
+           mounted directory ([how](docs/backup.md))",
+    default: "absent: no backups",
+};
+
+pub(crate) const BACKUP_SCHEDULE: Entry<Parsed<Schedule>> = Entry {
+    key: annotation::BACKUP_SCHEDULE,
+    values: Parsed {
+        parse: Schedule::parse,
+        default: Schedule::default,
+        allowed: "the five fields of a crontab (minute, hour, day, month, day of the week), in UTC",
+    },
+    says: "five fields as in a crontab, in UTC: when a base backup is made",
+    default: "`0 3 * * *`",
+};
+
+pub(crate) const BACKUP_KEEP: Entry<Parsed<Duration>> = Entry {
+    key: annotation::BACKUP_KEEP,
+    values: Parsed {
+        parse: |text| backup::duration(text).filter(|keep| *keep >= HOUR),
+        default: || HOUR * 24 * 14,
+        allowed: "a time of at least an hour, such as 36h, 14d or 8w",
+    },
+    says: "how far back every moment can be restored (`36h`, `14d`, `8w`): what that takes stays, and nothing else",
+    default: "`14d`",
+};
+
+pub(crate) const BACKUP_NOW: Entry<Text> = Entry {
+    key: annotation::BACKUP_NOW,
+    values: Text(
+        is_token,
+        "a word that makes this order another one than the last, such as the time: 2026-11-25T14:00:00Z",
+    ),
+    says: "a word that makes it another order than the last (`2026-11-25T14:00:00Z`): a base backup is made, once. `pgset backup now` writes it",
+    default: "absent",
+};
+
+pub(crate) const ARCHIVE_TIMEOUT: Entry<Parsed<Duration>> = Entry {
+    key: annotation::ARCHIVE_TIMEOUT,
+    values: Parsed {
+        parse: |text| {
+            let range = Duration::from_secs(5)..=HOUR * 24;
+            backup::duration(text).filter(|timeout| range.contains(timeout))
+        },
+        default: || Duration::from_secs(60),
+        allowed: "a time from 5s to 24h, such as 60s or 5m",
+    },
+    says: "after so long what a quiet database has written is archived as well (`30s`, `5m`)",
+    default: "`60s`",
+};
+
+pub(crate) const RESTORE_FROM: Entry<Parsed<Option<Location>>> = Entry {
+    key: annotation::RESTORE_FROM,
+    values: BACKUP.values,
+    says: "where another set's backups are: a new set begins with its data; without effect on one that has data",
+    default: "absent: a new set begins with an empty database",
+};
+
+pub(crate) const RECOVER_TO: Entry<Parsed<Target>> = Entry {
+    key: annotation::RECOVER_TO,
+    values: Parsed {
+        parse: Target::parse,
+        default: || Target::Latest,
+        allowed: "latest, a time with its zone such as 2026-11-24T14:03:00Z, a position in the WAL such as 1A/2B00028, or the name of a restore point",
+    },
+    says: "up to where a restore goes: `latest`, a time (`2026-11-24T14:03:00Z`), a position in the WAL (`1A/2B00028`) or the \
+           name of a restore point",
+    default: "`latest`",
+};
+
 /// Read where it is needed, and answered there.
 const ANYTHING: Text = Text(|_| true, "");
 
@@ -155,7 +237,7 @@ const FOLLOW: Entry<Text> = Entry {
 };
 
 /// The annotations that belong on a `StatefulSet` and nowhere else, as the documents list them.
-pub(crate) const OF_A_SET: [&dyn Known; 17] = [
+pub(crate) const OF_A_SET: [&dyn Known; 24] = [
     &INJECT,
     &CONTRACT,
     &CONTAINER,
@@ -170,6 +252,13 @@ pub(crate) const OF_A_SET: [&dyn Known; 17] = [
     &SYNCHRONOUS,
     &SYNCHRONOUS_STRICT,
     &LEASE_SECONDS,
+    &BACKUP,
+    &BACKUP_SCHEDULE,
+    &BACKUP_KEEP,
+    &BACKUP_NOW,
+    &ARCHIVE_TIMEOUT,
+    &RESTORE_FROM,
+    &RECOVER_TO,
     &REVISION,
     &INJECTED,
     &STATUS,
@@ -237,101 +326,5 @@ impl<V: Values> Known for Entry<V> {
             return Ok(());
         }
         Err(Error::Annotation { annotation: self.key, value: quoted(found), allowed: self.values.allowed() })
-    }
-}
-
-/// What an annotation may say.
-pub(crate) trait Values {
-    /// What it means.
-    type Value;
-
-    /// What a text means, if it is allowed.
-    fn parse(&self, text: &str) -> Option<Self::Value>;
-
-    /// What it means that there is none.
-    fn default(&self) -> Self::Value;
-
-    /// What is allowed, as a denial says it.
-    fn allowed(&self) -> String;
-}
-
-/// One of these words, and what each means; behind them the default.
-pub(crate) struct Words<T: 'static>(&'static [(&'static str, T)], T);
-
-impl<T: Copy> Values for Words<T> {
-    type Value = T;
-
-    fn parse(&self, text: &str) -> Option<T> {
-        self.0.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
-    }
-
-    fn default(&self) -> T {
-        self.1
-    }
-
-    fn allowed(&self) -> String {
-        self.0.iter().map(|(word, _)| quoted(word)).collect::<Vec<_>>().join(" or ")
-    }
-}
-
-/// A text of a closed grammar, and what it is.
-pub(crate) struct Text(fn(&str) -> bool, &'static str);
-
-impl Values for Text {
-    type Value = Option<String>;
-
-    fn parse(&self, text: &str) -> Option<Self::Value> {
-        (self.0)(text).then(|| Some(text.to_owned()))
-    }
-
-    fn default(&self) -> Self::Value {
-        None
-    }
-
-    fn allowed(&self) -> String {
-        self.1.to_owned()
-    }
-}
-
-/// A whole number.
-pub(crate) struct Number {
-    low: u32,
-    high: u32,
-    default: u32,
-}
-
-impl Values for Number {
-    type Value = u32;
-
-    fn parse(&self, text: &str) -> Option<u32> {
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|number| is_plain && (self.low..=self.high).contains(number))
-    }
-
-    fn default(&self) -> u32 {
-        self.default
-    }
-
-    fn allowed(&self) -> String {
-        format!("a whole number from {} to {}", self.low, self.high)
-    }
-}
-
-/// A number of bytes, and the default.
-pub(crate) struct Bytes(u64);
-
-impl Values for Bytes {
-    type Value = u64;
-
-    fn parse(&self, text: &str) -> Option<u64> {
-        bytes(text)
-    }
-
-    fn default(&self) -> u64 {
-        self.0
-    }
-
-    fn allowed(&self) -> String {
-        "a number of bytes such as 0, 512Ki, 16Mi or 1Gi".to_owned()
     }
 }

@@ -176,6 +176,40 @@ pub enum Error {
         /// Where it is mounted.
         mount_path: String,
     },
+    /// Nobody in the container makes backups.
+    #[error(
+        "annotation {key} asks pgset's agent for something, but contract image runs no agent: back the database up by the image's own means, or \
+         write {contract}: agent, and remove the annotation otherwise",
+        contract = annotation::CONTRACT
+    )]
+    BackupByImage {
+        /// The annotation.
+        key: &'static str,
+    },
+    /// The set's injection is of a pgset that knew no backups.
+    #[error(
+        "annotation {key} asks for what the injection of 0.1.0 has not: move the set to a later one first, which restarts its members one by one: \
+         write {revision}: {current}",
+        revision = annotation::REVISION,
+        current = env!("CARGO_PKG_VERSION")
+    )]
+    BackupBeforeRevision {
+        /// The annotation.
+        key: &'static str,
+    },
+    /// The backups that a set is made of would be mixed with its own.
+    #[error(
+        "annotation {to} is {backup}, and {from} is {restore}: a restored set goes on in a history of its own, and would mix it with the one that \
+         it comes from; give it a place of its own in {to}",
+        to = annotation::BACKUP,
+        from = annotation::RESTORE_FROM
+    )]
+    RestoreIntoOriginal {
+        /// The place of its own backups.
+        backup: String,
+        /// Where it comes from.
+        restore: String,
+    },
     /// The annotation names a volume that the container does not mount.
     #[error(
         "annotation {key} is {volume}, but container {container} mounts {mounted}; name one of these, or mount the volume",
@@ -372,6 +406,9 @@ impl Error {
             Self::SetLabel { .. } => "set_label",
             Self::ServiceAccount { .. } => "service_account",
             Self::ClaimAndVolume { .. } => "claim_and_volume",
+            Self::BackupByImage { .. } | Self::BackupBeforeRevision { .. } | Self::RestoreIntoOriginal { .. } => {
+                "backup"
+            }
             Self::NotMounted { .. } | Self::NotForData { .. } | Self::Undeclared { .. } => "volume",
             Self::NoData { .. } | Self::DataElsewhere { .. } | Self::NeverMounted { .. } => "no_data_volume",
             Self::FixedSubPath { .. } | Self::SharedSubPath { .. } => "shared_sub_path",

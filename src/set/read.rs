@@ -39,6 +39,7 @@ impl<'a> ParsedSet<'a> {
         let annotations = Annotations::read(own)?;
         let name = name(&object)?;
         let (container, contract) = Container::of_set(&object, annotations, settled, name)?;
+        check_backups(annotations, contract, settled.shape)?;
         let labels = labels(&object.at(&["spec", "template", "metadata", "labels"])?)?;
         let mut role_label = role_label(annotations.get(&entries::ROLE_LABEL).as_deref(), contract, &labels, name);
         if settled.shape >= Shape::Recorded && role_label.key != names::label::ROLE && says_primary(&container, name)? {
@@ -78,6 +79,23 @@ impl<'a> ParsedSet<'a> {
             pod_labels,
         };
         Ok(Self { set, object, container, placement, service_account })
+    }
+}
+
+fn check_backups(annotations: Annotations<'_>, contract: Contract, shape: Shape) -> Result<(), Error> {
+    let (backup, restore) = (annotations.get(&entries::BACKUP), annotations.get(&entries::RESTORE_FROM));
+    let asked = [(entries::BACKUP.key, &backup), (entries::RESTORE_FROM.key, &restore)];
+    match asked.into_iter().find(|(_, location)| location.is_some()) {
+        Some((key, _)) if contract == Contract::Image => return Err(Error::BackupByImage { key }),
+        Some((key, _)) if shape < Shape::Recorded => return Err(Error::BackupBeforeRevision { key }),
+        _ => {}
+    }
+    match (backup, restore) {
+        (Some(backup), Some(restore)) if backup.overlaps(&restore) => Err(Error::RestoreIntoOriginal {
+            backup: quoted(&backup.to_string()),
+            restore: quoted(&restore.to_string()),
+        }),
+        _ => Ok(()),
     }
 }
 

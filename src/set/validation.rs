@@ -40,11 +40,19 @@ pub(crate) fn is_label_key(text: &str) -> bool {
         && bytes.iter().all(|byte| edge(byte) || b"-_.".contains(byte))
 }
 
+/// A plain word.
+fn is_word(word: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    !word.is_empty() && word.len() <= 200 && word.bytes().all(is_plain)
+}
+
+/// A plain word that may name something: it begins with a letter or a digit.
+pub(crate) fn is_token(text: &str) -> bool {
+    is_word(text) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
 /// An order to switch over: a member's name or `any`, and plain words behind it, a blank between two.
 pub(crate) fn is_order(text: &str) -> bool {
-    let is_word = |word: &str| {
-        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
-    };
     let is_member = |word: &str| {
         let ordinal = word.rsplit_once('-').map(|(_, ordinal)| ordinal);
         is_dns_label(word) && ordinal.is_some_and(|ordinal| ordinal.bytes().all(|byte| byte.is_ascii_digit()))

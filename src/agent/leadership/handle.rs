@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::view::LeaseSnapshot;
 use crate::agent::fencing;
+use crate::backup::summary::Summary;
 use crate::election::epoch::Epoch;
 use crate::election::lease_record::{LastWord, Progress, Taking, Told};
 use crate::election::vote::Version;
@@ -41,6 +42,7 @@ pub struct Handle {
 pub(super) struct Noted {
     pub(super) progress: Progress,
     pub(super) members: Vec<members::Seen>,
+    pub(super) backups: Option<Summary>,
 }
 
 impl Handle {
@@ -161,6 +163,15 @@ impl Handle {
     /// What the announced master knows of the other members: goes along with the next renewal.
     pub fn note_members(&self, members: Vec<members::Seen>) {
         self.noted.send_modify(|noted| noted.members = members);
+    }
+
+    /// What the announced master knows of the set's backups: goes along with the next renewal.
+    pub fn note_backups(&self, backups: Option<Summary>) {
+        self.noted.send_if_modified(|noted| {
+            let is_news = noted.backups != backups;
+            noted.backups = backups;
+            is_news
+        });
     }
 
     /// Where the announced master's timeline branched off, as it was last noted.

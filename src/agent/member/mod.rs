@@ -1,5 +1,6 @@
 //! The main loop of a member: what it meets becomes an event, and what [`step`] makes of that is done.
 
+mod archiving;
 mod candidacy;
 mod ending;
 mod facts;
@@ -127,6 +128,7 @@ pub struct Member {
     refusal: Option<Refusal>,
     shortage: Shortage,
     oldest_wal_due: Instant,
+    archiving: archiving::Archiving,
     /// What it remembers.
     state: State<Instant>,
     postgres: Postgres,
@@ -156,6 +158,7 @@ impl Member {
             teller,
             found,
             set,
+            archiving: archiving::Archiving::of(notes.backup()),
             noted_vote: promises.voted(),
             promises,
             notes,
@@ -349,10 +352,7 @@ impl Member {
                 info!(system = %database.system, "the Lease knew no database: this replica's is the set's, and its master may lead");
                 self.release(Some(LastWord { database: Some(database), ..LastWord::default() })).await;
             }
-            Action::Bootstrap => {
-                self.tell("making a new database");
-                self.postgres = Postgres::Bootstrapping(tokio::spawn(self.provisioner.clone().bootstrap()));
-            }
+            Action::Bootstrap => self.bootstrap()?,
             Action::Clone(master) => self.clone_from(master),
             Action::Rewind(master) => self.rewind(master),
             Action::Reinitialize(master) => self.reinitialize(master, &decision.ground.data).await,
@@ -371,6 +371,26 @@ impl Member {
             Action::Fence => self.fence().await,
             Action::AbandonClone => self.stop_at_once().await,
         }
+        Ok(())
+    }
+
+    /// Makes the set's database, or brings that of another set's backups.
+    fn bootstrap(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(wishes) = self.set.borrow().clone() else {
+            return Err("the set was not heard of yet: it says with which data it begins".into());
+        };
+        let provisioner = self.provisioner.clone();
+        let task = match wishes.restore {
+            None => {
+                self.tell("making a new database");
+                tokio::spawn(provisioner.bootstrap())
+            }
+            Some(restore) => {
+                self.tell(format!("restoring {} to {}", restore.from, restore.target));
+                tokio::spawn(provisioner.restore(self.set.clone(), self.teller.clone(), self.status_handle.clone()))
+            }
+        };
+        self.postgres = Postgres::Bootstrapping(task);
         Ok(())
     }
 

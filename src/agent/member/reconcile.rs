@@ -10,6 +10,7 @@ use super::postgres::{Postgres, Role, Running};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
 use crate::agent::{leadership, role_label, route, sql};
+use crate::backup::summary::Summary;
 use crate::election::Master;
 use crate::election::lease_record::Progress;
 use crate::election::step::Event;
@@ -33,7 +34,7 @@ impl Member {
             warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
         match running.connect(self.provisioner.configuration.port).await {
-            Ok(()) => {}
+            Ok(()) => self.archiving.keep_timeout(running, &self.provisioner, &self.set),
             Err(why) if matches!(running.role, Role::Replica { .. }) && self.provisioner.data.is_promoted() => {
                 return self.note_promotion(&with_causes(&why));
             }
@@ -91,6 +92,7 @@ impl Member {
         if let Some(announced) = announced {
             send_clients_here(&self.leadership, &self.route);
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
+            self.leadership.note_backups(self.status_handle.current().backup.as_deref().map(Summary::of));
             if !self.status_handle.current().ready {
                 self.route.look_again();
             }

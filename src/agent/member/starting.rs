@@ -35,9 +35,10 @@ impl Member {
         };
         info!(role = role.name(), "starting PostgreSQL");
         self.status_handle.counts.starts.inc();
-        let name = role.name();
+        let (name, archives) = (role.name(), server.settings.archives);
         self.status_handle.update(|status| {
             status.role = name;
+            status.archives = Some(archives);
             "PostgreSQL is starting".clone_into(&mut status.message);
         });
         let access_rules_at = server.settings.access_rules_changed_at();

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    backup::summary::{self, Summary},
     election::{
         lease_record::{HolderIdentity, LeaseRecord},
         lineage::Database,
@@ -41,6 +42,8 @@ pub struct Leadership {
     pub seen: Option<Vec<Seen>>,
     /// Why an order was refused, with its text before it.
     pub order_refused: Option<String>,
+    /// What the master tells of the set's backups.
+    pub backups: Option<Summary>,
 }
 
 /// Who holds a Lease.
@@ -78,6 +81,7 @@ impl Leadership {
             is_announced,
             database: claim.set,
             order_refused: claim.order_refused,
+            backups: summary::read(&lease),
             seen: members::read(&lease).filter(|_| is_announced && !is_silent),
             holder,
         }

@@ -12,7 +12,7 @@ use super::{
     view::{Event, Health, View},
     waits::memory,
 };
-use crate::{election::members::in_seconds, set::Contract};
+use crate::{backup::summary::Summary, election::members::in_seconds, set::Contract};
 
 /// The table's head.
 const HEAD: [&str; 8] = ["MEMBER", "ROLE", "STATE", "TIMELINE", "LAG", "DELAY", "SYNCHRONOUS", "SINCE"];
@@ -42,6 +42,11 @@ impl View {
             line("lease", &leadership.in_words(self.now));
             if let Some(database) = &leadership.database {
                 line("database", &memory(database));
+            }
+        }
+        if let Some(backups) = self.leadership.as_ref().and_then(|leadership| leadership.backups.as_ref()) {
+            for words in backups_in_words(backups, self.now) {
+                line("backup", &words);
             }
         }
         for wait in &self.waits {
@@ -82,6 +87,7 @@ impl View {
             "ready": self.ready,
             "master": master.map(|master| &master.pod).or(labelled.map(|row| &row.pod)),
             "lease": self.leadership.as_ref().map(Leadership::to_json),
+            "backups": self.leadership.as_ref().and_then(|leadership| leadership.backups.as_ref()),
             "members": self.members.iter().map(Row::to_json).collect::<Vec<_>>(),
             "waits": self.waits.iter().map(|wait| json!({
                 "reason": wait.reason.as_str(), "says": wait.says, "cure": wait.cure,
@@ -186,6 +192,22 @@ impl Event {
     }
 }
 
+fn backups_in_words(summary: &Summary, now: Timestamp) -> Vec<String> {
+    let ago = |then: Timestamp| age(since(then, now));
+    let newest = summary.backups.last();
+    let newest = newest.map_or_else(
+        || "none yet".to_owned(),
+        |it| format!("{} of {}, complete {} ago", it.id, summary.count, ago(it.ended)),
+    );
+    let archived = summary.archived_at.map_or_else(|| "nothing yet".to_owned(), |at| format!("{} ago", ago(at)));
+    let mut words = vec![format!(
+        "{}: {newest}; the WAL was archived {archived}, {} files wait",
+        summary.location, summary.waiting
+    )];
+    words.extend(summary.trouble.clone());
+    words
+}
+
 fn table(members: &[Row], now: Timestamp) -> String {
     let head = HEAD.map(str::to_owned);
     let lines: Vec<[String; 8]> = std::iter::once(head).chain(members.iter().map(|row| row.cells(now))).collect();
@@ -231,7 +253,7 @@ pub fn seconds(duration: Duration) -> String {
 }
 
 /// How long something lasts, in its two largest units, as kubectl writes ages. (jiff, which is here with `k8s-openapi`, writes all units.)
-fn age(duration: Duration) -> String {
+pub fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

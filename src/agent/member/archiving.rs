@@ -1,0 +1,53 @@
+//! After how long what a quiet database has written is archived as well: PostgreSQL's `archive_timeout`, while the set has backups.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::postgres::Running;
+use crate::agent::kubernetes::Wishes;
+use crate::agent::notes::Wanted;
+use crate::agent::provisioner::Provisioner;
+use crate::errors::with_causes;
+
+/// What was said to PostgreSQL.
+pub(super) struct Archiving {
+    /// What an earlier life of this container left in the settings, or this one wrote.
+    written: Option<Duration>,
+    /// For which server, by its process, it was seen to last.
+    server: i32,
+}
+
+// === impl Archiving ===
+
+impl Archiving {
+    /// As it was noted last.
+    pub(super) fn of(noted: Option<Wanted>) -> Self {
+        Self { written: noted.and_then(|noted| noted.backup).map(|backup| backup.archive_timeout), server: 0 }
+    }
+
+    /// Sees to it that the settings say what the set wants. A value that the user has set himself stays while there are no backups.
+    pub(super) fn keep_timeout(
+        &mut self,
+        running: &Running,
+        provisioner: &Provisioner,
+        wishes: &watch::Receiver<Option<Wishes>>,
+    ) {
+        let Some(backup) = wishes.borrow().as_ref().map(|wishes| wishes.backup.clone()) else { return };
+        let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| backup.archive_timeout);
+        let server = running.server.number();
+        if (wanted, server) == (self.written, self.server) || (wanted, self.written) == (None, None) {
+            return;
+        }
+        match provisioner.write_archive_timeout(wanted) {
+            Ok(true) => {
+                info!(seconds = wanted.map(|timeout| timeout.as_secs()), "archive_timeout is set anew");
+                running.server.reload();
+            }
+            Ok(false) => {}
+            Err(why) => return warn!(error = with_causes(&why), "failed to set archive_timeout"),
+        }
+        (self.written, self.server) = (wanted, server);
+    }
+}

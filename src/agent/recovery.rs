@@ -1,0 +1,277 @@
+//! A database is made of another set's backups: a base backup is brought, and PostgreSQL repeats what followed, up to the moment that was asked for.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::configuration::run_directory;
+use super::data::Origin;
+use super::events::{Reason, Teller};
+use super::kubernetes::Wishes;
+use super::provisioner::{self, Provisioner};
+use super::status::StatusHandle;
+use super::{server, settings};
+use crate::errors::with_causes;
+use crate::names;
+use crate::set::backup::Restore;
+
+/// How often it is looked whether PostgreSQL has come to the moment.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// When a restore that failed is tried again, at first and at last.
+const TRY_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
+/// What the base backup's own set left in its settings, and what recovery needed.
+const FORGOTTEN: [&str; 10] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "synchronous_standby_names",
+    "archive_timeout",
+    "restore_command",
+    "recovery_target_timeline",
+    "recovery_target_action",
+    "recovery_target_time",
+    "recovery_target_lsn",
+    "recovery_target_name",
+];
+/// What begins the names of what an agent keeps beside or in a data directory.
+const AGENTS_OWN: &str = ".pgset-";
+/// So many lines of PostgreSQL's log are looked through for why it ended.
+const LAST_LINES: usize = 20;
+
+/// Why no database was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The base backup.
+    #[error("{0}")]
+    Base(String),
+    /// PostgreSQL.
+    #[error("PostgreSQL did not come to {target}: {reason}")]
+    Recovery {
+        /// The moment.
+        target: String,
+        /// Its last words.
+        reason: String,
+    },
+    /// A file.
+    #[error("failed to write {}", path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program.
+    #[error("failed to run {program}")]
+    Run {
+        /// Which one.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the archiver says of a base backup that it has brought.
+#[derive(Deserialize)]
+struct Restored {
+    id: String,
+    settings: Vec<(String, String)>,
+}
+
+// === impl Provisioner ===
+
+impl Provisioner {
+    /// Makes the set's database of another set's backups. What stands in the way is told, and tried again until the set says otherwise: what is in a
+    /// store, and who may read it, is put right elsewhere.
+    pub async fn restore(
+        self,
+        mut wishes: watch::Receiver<Option<Wishes>>,
+        teller: Teller,
+        status_handle: StatusHandle,
+    ) -> Result<(), provisioner::Error> {
+        let mut pause = TRY_AGAIN_AFTER[0];
+        loop {
+            let wanted = wishes.borrow_and_update().as_ref().and_then(|wishes| wishes.restore.clone());
+            let Some(restore) = wanted else { return self.bootstrap().await };
+            let Err(why) = self.restore_once(&restore).await else { return Ok(()) };
+            let why = with_causes(&why);
+            warn!(error = why, "the database was not restored, trying again");
+            teller.tell(Reason::RestoreFailed, &why);
+            status_handle
+                .update(|status| status.message = format!("the database was not restored, trying again: {why}"));
+            tokio::select! {
+                () = sleep(pause) => pause = TRY_AGAIN_AFTER[1].min(pause * 2),
+                _ = wishes.changed() => pause = TRY_AGAIN_AFTER[0],
+            }
+        }
+    }
+
+    /// It appears in its place only when it is complete, on a timeline of its own.
+    async fn restore_once(&self, restore: &Restore) -> Result<(), provisioner::Error> {
+        let staging = self.data.new_staging()?;
+        bring(self, restore, &staging).await?;
+        self.make_agent_role(&staging).await?;
+        self.data.install(Origin::Bootstrap)?;
+        info!("the restored database is complete");
+        Ok(())
+    }
+}
+
+/// Restores into an empty directory: what is there afterwards is whole, was stopped cleanly, and is on a timeline of its own.
+async fn bring(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<()> {
+    let Restored { id, settings } = bring_base(provisioner, restore, directory).await?;
+    info!(backup = id, target = %restore.target, "the base backup is here: PostgreSQL repeats what followed");
+    prepare(restore, &settings, directory)?;
+    recover(provisioner, restore, directory).await?;
+    forget(directory)
+}
+
+async fn bring_base(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<Restored> {
+    let mut command = Command::new(names::pod::AGENT_PATH);
+    command.args(["archiver", "restore", "--from"]).arg(restore.from.to_string());
+    command.arg("--to").arg(restore.target.to_string()).arg("--postgres").arg(provisioner.binaries.path("postgres"));
+    command.arg(directory);
+    let run = |source| Error::Run { program: "pgset archiver", source };
+    let output = provisioner.processes.output(&mut command).await.map_err(run)?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let reason = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+        return Err(Error::Base(reason.trim_start_matches("pgset: ").to_owned()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| Error::Base(error.to_string()))
+}
+
+fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> Result<()> {
+    let write = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Write { path, source }
+    };
+    let entries = fs::read_dir(directory).map_err(write(directory))?;
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(AGENTS_OWN)) {
+        let path = entry.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(write(&path))?;
+    }
+    for name in ["standby.signal", "postmaster.pid", "postmaster.opts"] {
+        let _ = fs::remove_file(directory.join(name));
+    }
+    let fetch = format!("{} archiver fetch --from {} %f %p", names::pod::AGENT_PATH, restore.from);
+    let path = directory.join(settings::AUTO_FILE);
+    let mut text = fs::read_to_string(&path).unwrap_or_default();
+    for name in FORGOTTEN {
+        text = settings::without_setting(&text, name);
+    }
+    let target = target.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let all: Vec<(&str, &str)> = target.chain([("restore_command", fetch.as_str())]).collect();
+    settings::write(&path, &settings::with_settings(&text, &all)).map_err(write(&path))?;
+    let signal = directory.join("recovery.signal");
+    fs::File::create(&signal).map(drop).map_err(write(&signal))
+}
+
+fn forget(directory: &Path) -> Result<()> {
+    let path = directory.join(settings::AUTO_FILE);
+    let mut text = fs::read_to_string(&path).unwrap_or_default();
+    for name in FORGOTTEN {
+        text = settings::without_setting(&text, name);
+    }
+    settings::write(&path, &text).map(drop).map_err(|source| Error::Write { path, source })
+}
+
+/// Lets PostgreSQL recover where nobody can connect to it, up to its promotion, and stops it.
+async fn recover(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<()> {
+    let run = |source| Error::Run { program: "postgres", source };
+    let socket = run_directory().join("recovery");
+    fs::create_dir_all(&socket).map_err(|source| Error::Write { path: socket.clone(), source })?;
+    let mut command = provisioner.binaries.command("postgres");
+    command.arg("-D").arg(directory).args(&provisioner.configuration.server.others);
+    command.args(["-c", &server::data_directory(directory), "-c", "listen_addresses=", "-c", "archive_mode=off"]);
+    // Nobody reads meanwhile, and the settings may be smaller than those of the set that the backup is of.
+    command.args(["-c", "hot_standby=off", "-c", "synchronous_standby_names=", "-c", "logging_collector=off"]);
+    command.arg("-c").arg(format!("unix_socket_directories={}", socket.display()));
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut server = provisioner.processes.start(&mut command).map_err(run)?;
+    let mut lines = server.take_errors().map(|errors| BufReader::new(errors).lines());
+    let mut last = VecDeque::new();
+    let pid_file = directory.join("postmaster.pid");
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            line = next_line(&mut lines) => {
+                eprintln!("{line}");
+                last.push_back(line);
+                if last.len() > LAST_LINES {
+                    last.pop_front();
+                }
+            }
+            ended = server.wait() => {
+                let status = ended.map_err(run)?;
+                if status.success() && is_stopping {
+                    return Ok(());
+                }
+                let fatal = last.iter().rfind(|line| line.contains("FATAL:")).or(last.back());
+                let reason = fatal.cloned().unwrap_or_else(|| status.to_string());
+                return Err(Error::Recovery { target: restore.target.to_string(), reason });
+            }
+            () = sleep(LOOK_EVERY), if !is_stopping => {
+                if server::is_ready(&pid_file) && !directory.join("recovery.signal").exists() {
+                    is_stopping = true;
+                    server.signal(Signal::SIGINT);
+                }
+            }
+        }
+    }
+}
+
+async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process::ChildStderr>>>) -> String {
+    if let Some(known) = lines
+        && let Ok(Some(line)) = known.next_line().await
+    {
+        return line;
+    }
+    *lines = None;
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::backup::{Location, Target};
+
+    #[test]
+    fn what_the_backups_own_set_left_is_taken_out_and_recovery_is_put_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(settings::AUTO_FILE);
+        fs::write(&path, "work_mem = '8MB'\nprimary_conninfo = 'host=db-0'\nsynchronous_standby_names = 'ANY 1 (x)'\n")
+            .unwrap();
+        for name in ["standby.signal", "postmaster.pid", ".pgset-leadership"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let restore = Restore { from: Location::parse("s3://bucket/db").unwrap(), target: Target::Latest };
+        let target = [("recovery_target_timeline".to_owned(), "latest".to_owned())];
+        prepare(&restore, &target, directory.path()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "work_mem = '8MB'\nrecovery_target_timeline = 'latest'\n\
+             restore_command = '/pgset/pgset archiver fetch --from s3://bucket/db %f %p'\n"
+        );
+        let mut left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["postgresql.auto.conf", "recovery.signal"]);
+        forget(directory.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "work_mem = '8MB'\n");
+    }
+}

@@ -1,0 +1,43 @@
+//! Deletes what nobody needs any more.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use tracing::info;
+
+use super::store::{Error, Store};
+use crate::backup::index::Index;
+use crate::backup::keep::expired;
+use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX, WAL};
+
+/// Deletes backups and WAL that no moment within the time to keep needs, the claims of what is done, and what broken backups left.
+pub async fn sweep(store: &Store, backups: &[Index], keep: Duration) -> Result<(), Error> {
+    let wal = store.list(WAL).await?;
+    let files: Vec<_> = wal.iter().filter_map(|object| layout::wal_file(object.key.rsplit('/').next()?)).collect();
+    let gone = expired(backups, &files, Timestamp::now(), keep);
+    let all: BTreeSet<_> = backups.iter().map(|backup| backup.id.as_str()).collect();
+    let newest = backups.iter().map(|backup| backup.id.as_str()).max().unwrap_or_default();
+    let mut parts = Vec::new();
+    for object in store.list(BACKUPS).await? {
+        let Some(id) = object.key.split('/').nth(1) else { continue };
+        // One that is younger than the newest complete one may be in the making.
+        let is_broken = !all.contains(id) && id < newest;
+        if is_broken || gone.backups.iter().any(|expired| expired == id) {
+            parts.push(object.key);
+        }
+    }
+    // The index first: without it the rest is no backup.
+    parts.sort_by_key(|key| !key.ends_with(INDEX));
+    let claims = store.list(CLAIMS).await?;
+    let is_done = |key: &str| backups.iter().any(|backup| key.split('/').nth(1) == Some(backup.due.as_str()));
+    let claims = claims.into_iter().map(|object| object.key).filter(|key| is_done(key));
+    let (count, segments) = (gone.backups.len(), gone.wal.len());
+    for key in parts.into_iter().chain(gone.wal.into_iter().map(layout::wal)).chain(claims) {
+        store.delete(&key).await?;
+    }
+    if count + segments > 0 {
+        info!(backups = count, segments, "what nobody needs any more is deleted");
+    }
+    Ok(())
+}

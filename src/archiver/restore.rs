@@ -1,0 +1,200 @@
+//! Out of the store: a base backup into a directory, and segment by segment the WAL behind it.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use ring::digest::{Context, SHA256};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::backups;
+use super::packed::{self, hexadecimal};
+use super::store::{self, Credentials, Store};
+use crate::backup::index::Index;
+use crate::backup::layout::{self, TAR, WAL};
+use crate::backup::moment::{self, Unreachable, backup_for};
+use crate::backup::wal::{Segment, WalFile};
+use crate::backup::{chain, history};
+use crate::set::backup::{Location, Restore, Target};
+
+/// So many pieces of a backup wait to be unpacked.
+const PIECES: usize = 8;
+
+/// Why nothing is restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What is in it.
+    #[error("{0}")]
+    Backups(String),
+    /// The moment.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// The image's PostgreSQL is another.
+    #[error(
+        "the backup is PostgreSQL {found}'s, and this image has {here}: restore with an image of that major version"
+    )]
+    Version {
+        /// The backup's version.
+        found: String,
+        /// The image's.
+        here: String,
+    },
+    /// The backup.
+    #[error(
+        "the base backup {id} in the store is not what was written: {why}; restore from another one (pgset.dev/recover-to)"
+    )]
+    Damaged {
+        /// Which one.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The WAL.
+    #[error(
+        "the WAL segment {missing} is missing in the store, though later ones up to {last} are there: a restore can't go beyond it. Say a moment \
+         before it (pgset.dev/recover-to)"
+    )]
+    Hole {
+        /// The first that is missing.
+        missing: Segment,
+        /// The last that is there.
+        last: Segment,
+    },
+    /// The disk.
+    #[error("failed to write the base backup below {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was restored, and how PostgreSQL goes on from it.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The backup.
+    pub index: Index,
+    /// The settings by which PostgreSQL stops at the moment that was asked for.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+/// Writes the base backup that leads to a moment into an empty directory.
+pub async fn restore_base(
+    restore: &Restore,
+    credentials: &Path,
+    version: &str,
+    directory: &Path,
+) -> Result<Restored, Error> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = Store::open(&restore.from, &Credentials::read(credentials))?;
+    let backups = backups(&store).await.map_err(Error::Backups)?;
+    let index = backup_for(&backups, &restore.target)?.clone();
+    if major(&index.version) != major(version) {
+        return Err(Error::Version { found: index.version, here: version.to_owned() });
+    }
+    if restore.target == Target::Latest {
+        check_chain(&store, &index).await?;
+    }
+    info!(backup = index.id, "restoring a base backup");
+    let damaged = |why: String| Error::Damaged { id: index.id.clone(), why };
+    let mut stream = store.read(&layout::backup(&index.id, TAR)).await?.ok_or_else(|| damaged("it is gone".into()))?;
+    let (pieces, packed) = mpsc::channel::<Vec<u8>>(PIECES);
+    let place = directory.to_owned();
+    let unpacking = spawn_blocking(move || unpack(packed, &place));
+    let (mut digest, mut length) = (Context::new(&SHA256), 0);
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        length += piece.len() as u64;
+        digest.update(&piece);
+        // Whoever unpacks says himself what went wrong.
+        if pieces.send(piece).await.is_err() {
+            break;
+        }
+    }
+    drop(pieces);
+    let unpacked = unpacking.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    match unpacked {
+        Err(error) if matches!(error.raw_os_error(), Some(28 | 122)) => {
+            return Err(Error::Write { path: directory.to_owned(), source: error });
+        }
+        Err(error) => return Err(damaged(error.to_string())),
+        Ok(()) => {}
+    }
+    if (length, hexadecimal(digest.finish().as_ref())) != (index.stored, index.sha256.clone()) {
+        return Err(damaged("bytes were changed or lost".into()));
+    }
+    Ok(Restored { settings: moment::settings(&restore.target), index })
+}
+
+/// Up to the end means up to the end: a segment that is missing on the way is told before anything is made.
+async fn check_chain(store: &Store, index: &Index) -> Result<(), Error> {
+    let listed = store.list(WAL).await?;
+    let files: Vec<_> = listed.iter().filter_map(|object| layout::wal_file(object.key.rsplit('/').next()?)).collect();
+    let newest = chain::newest_timeline(&files, index);
+    let history =
+        if newest > 1 { read(store, WalFile::History(newest)).await?.unwrap_or_default() } else { Vec::new() };
+    let history = history::parse(&String::from_utf8_lossy(&history));
+    match chain::hole(index, &files, newest, &history) {
+        None => Ok(()),
+        Some((missing, last)) => Err(Error::Hole { missing, last }),
+    }
+}
+
+/// A file of the WAL as it was; absent if there is none.
+async fn read(store: &Store, file: WalFile) -> Result<Option<Vec<u8>>, Error> {
+    let Some(bytes) = store.get(&layout::wal(file)).await? else { return Ok(None) };
+    let mut content = Vec::new();
+    packed::unpack(&bytes, &mut content)
+        .map_err(|why| Error::Backups(format!("{file} in the store is damaged: {why}")))?;
+    Ok(Some(content))
+}
+
+fn major(version: &str) -> &str {
+    version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default()
+}
+
+/// What comes in pieces, as one stream.
+struct Pieces {
+    from: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at >= self.piece.len() {
+            let Some(piece) = self.from.blocking_recv() else { return Ok(0) };
+            (self.piece, self.at) = (piece, 0);
+        }
+        let count = self.piece.get(self.at..).unwrap_or_default().read(buffer)?;
+        self.at += count;
+        Ok(count)
+    }
+}
+
+fn unpack(packed: mpsc::Receiver<Vec<u8>>, directory: &Path) -> io::Result<()> {
+    let mut tar = zstd::Decoder::new(Pieces { from: packed, piece: Vec::new(), at: 0 })?;
+    let mut archive = tar::Archive::new(&mut tar);
+    archive.set_preserve_permissions(true);
+    archive.set_overwrite(false);
+    archive.unpack(directory)?;
+    // Up to the end, so that what is checked is all of it.
+    io::copy(&mut tar, &mut io::sink()).map(drop)
+}
+
+/// Brings one file of the WAL, as PostgreSQL's `restore_command` asks. False if there is none.
+pub async fn fetch_segment(from: &Location, credentials: &Path, file: WalFile, to: &Path) -> Result<bool, Error> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = Store::open(from, &Credentials::read(credentials))?;
+    let Some(content) = read(&store, file).await? else { return Ok(false) };
+    fs::write(to, content).map_err(|source| Error::Write { path: to.to_owned(), source })?;
+    Ok(true)
+}

@@ -1,0 +1,20 @@
+//! What lies where in the store that a set's backups go to, what has to stay there, and with what a restore begins. Pure.
+//!
+//! ```text
+//! PREFIX/set.json                    whose it is: the first to write it owns the prefix
+//! PREFIX/wal/NAME.zst                segments and histories, as PostgreSQL names them
+//! PREFIX/backups/ID/base.tar.zst     a base backup, as pg_basebackup makes it
+//! PREFIX/backups/ID/backup.json      what it is; written last, so that what has none is none
+//! PREFIX/claims/...                  who makes the next one
+//! ```
+
+pub mod assignment;
+pub mod chain;
+pub mod history;
+pub mod index;
+pub mod keep;
+pub mod layout;
+pub mod moment;
+pub mod report;
+pub mod summary;
+pub mod wal;

@@ -1,0 +1,133 @@
+//! What a master tells of the set's backups on its Lease, for people and programs that look at the set. Nothing is decided by it.
+
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::index::Index;
+use super::report::Report;
+use crate::names::lease::BACKUPS;
+
+/// So many backups are told, the newest ones: it goes with every renewal.
+const MOST: usize = 20;
+/// So much is told of what goes wrong.
+const LONGEST: usize = 400;
+
+/// What is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Summary {
+    /// Where they go.
+    pub location: String,
+    /// The last file of the WAL that the master has seen safely stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archived: Option<String>,
+    /// When it saw that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archived_at: Option<Timestamp>,
+    /// How many files wait on its volume.
+    pub waiting: usize,
+    /// What goes wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble_since: Option<Timestamp>,
+    /// How many backups there are.
+    pub count: usize,
+    /// The newest of them, the oldest first.
+    pub backups: Vec<Told>,
+}
+
+/// A base backup, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// What it is called.
+    pub id: String,
+    /// When it was complete.
+    pub ended: Timestamp,
+    /// How long it took, in seconds.
+    pub seconds: u64,
+    /// Its timeline.
+    pub timeline: u32,
+    /// Bytes of the database.
+    pub size: u64,
+    /// Bytes of what is stored.
+    pub stored: u64,
+}
+
+// === impl Summary ===
+
+impl Summary {
+    /// Of what the archiver told.
+    #[must_use]
+    pub fn of(report: &Report) -> Self {
+        let trouble = report
+            .alarm
+            .clone()
+            .or_else(|| report.trouble.as_ref().or(report.failed.as_ref()).map(|(why, _)| why.clone()));
+        let since = report.trouble.as_ref().or(report.failed.as_ref()).map(|(_, since)| *since);
+        Self {
+            location: report.location.clone(),
+            archived: report.archived.as_ref().map(|(file, _)| file.clone()),
+            archived_at: report.archived.as_ref().map(|(_, at)| *at),
+            waiting: report.waiting,
+            trouble_since: since.filter(|_| trouble.is_some()),
+            trouble: trouble.map(|text| text.chars().take(LONGEST).collect()),
+            count: report.backups.len(),
+            backups: report.backups.iter().rev().take(MOST).rev().map(Told::of).collect(),
+        }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn of(index: &Index) -> Self {
+        let Index { id, started, ended, timeline, size, stored, .. } = index;
+        let seconds = u64::try_from(ended.duration_since(*started).as_secs()).unwrap_or(0);
+        Self { id: id.clone(), ended: *ended, seconds, timeline: *timeline, size: *size, stored: *stored }
+    }
+}
+
+/// Tells it on a Lease, or takes off what an earlier word says.
+pub fn write(lease: &mut LeaseObject, summary: Option<&Summary>) {
+    let text = summary.and_then(|summary| serde_json::to_string(summary).ok());
+    let notes = lease.metadata.annotations.get_or_insert_default();
+    match text {
+        Some(text) => notes.insert(BACKUPS.to_owned(), text),
+        None => notes.remove(BACKUPS),
+    };
+}
+
+/// What a Lease says. Anybody who may write Leases may have written it: what makes no sense is as if it were not there.
+#[must_use]
+pub fn read(lease: &LeaseObject) -> Option<Summary> {
+    serde_json::from_str(lease.metadata.annotations.as_ref()?.get(BACKUPS)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::index::tests::backup;
+
+    #[test]
+    fn a_lease_tells_the_newest_backups_and_what_goes_wrong() {
+        let now: Timestamp = "2026-11-30T15:00:00Z".parse().unwrap();
+        let report = Report {
+            location: "s3://bucket/db".into(),
+            archived: Some(("000000010000000000000003".into(), now)),
+            trouble: Some(("no route".into(), now)),
+            backups: (1..=25).map(|day| backup(day, 1, day.into())).collect(),
+            ..Report::default()
+        };
+        let mut lease = LeaseObject::default();
+        write(&mut lease, Some(&Summary::of(&report)));
+        let told = read(&lease).unwrap();
+        assert_eq!((told.count, told.backups.len()), (25, MOST));
+        assert_eq!(told.backups.last().map(|it| (it.id.as_str(), it.seconds)), Some(("20261125", 3600)));
+        assert_eq!(told.trouble.as_deref(), Some("no route"));
+        write(&mut lease, None);
+        assert_eq!(read(&lease), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! `pgset backup`: what backups a set has, and one more now.
+
+use std::{
+    fmt::Write as _,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{api::coordination::v1::Lease as LeaseObject, jiff::Timestamp};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{
+    FAILURE,
+    cluster::{self, Cluster, Connection, Unread, text},
+    set_name::SetName,
+    status::told::{age, bytes, plain, seconds},
+};
+use crate::{
+    backup::summary::{self, Summary},
+    names::{self, annotation},
+};
+
+/// It could not be told, or not be ordered.
+const UNTOLD: u8 = 2;
+/// How often it is looked whether a backup is complete.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The flags of `pgset backup`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What is told is what the set's master writes on its Lease; docs/backup.md explains it, and how a set is restored.
+
+Exit codes: 0 done, 1 no backups are asked for, or none was made in time, 2 it could not be told or ordered.
+
+Examples:
+  pgset backup list sts/postgres -n shop    the newest backups, and how the archive is
+  pgset backup now sts/postgres --wait      one more, and wait until it is complete")]
+pub struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Say which backups there are, and how the archive is
+    List(List),
+    /// Make a base backup now
+    Now(Now),
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The set: sts/NAME
+    #[arg(value_name = "sts/NAME")]
+    set: SetName,
+    /// The namespace [default: the one of the context]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    which: Which,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct Now {
+    #[command(flatten)]
+    which: Which,
+    /// Wait until it is complete
+    #[arg(short, long)]
+    wait: bool,
+    /// For how long to wait; the backup goes on after that
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: u32,
+}
+
+/// How it is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// A row for each backup
+    Table,
+    /// One JSON object
+    Json,
+}
+
+type Error = Box<dyn std::error::Error>;
+
+/// A set, and the way to it.
+struct Place {
+    cluster: Cluster,
+    namespace: String,
+    name: String,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let outcome = super::install_crypto_provider().map_err(Error::from).and_then(|()| {
+        cluster::block_on(async {
+            match &arguments.task {
+                Task::List(list) => list.tell().await,
+                Task::Now(now) => now.order().await,
+            }
+        })?
+    });
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(why)) => {
+            eprintln!("pgset: {why}");
+            ExitCode::from(FAILURE)
+        }
+        Err(why) => super::failed(why.as_ref(), UNTOLD),
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    async fn of(which: &Which) -> Result<Self, Error> {
+        let cluster = Cluster::connect(&which.connection).await?;
+        let namespace = which.namespace.clone().unwrap_or_else(|| cluster.namespace().to_owned());
+        let SetName(name) = which.set.clone();
+        Ok(Self { cluster, namespace, name })
+    }
+
+    fn path(&self) -> String {
+        format!("/apis/apps/v1/namespaces/{}/statefulsets/{}", self.namespace, self.name)
+    }
+
+    /// The set, if it has backups.
+    async fn set(&self) -> Result<Result<Value, String>, Error> {
+        let title = format!("StatefulSet {}/{}", self.namespace, self.name);
+        match self.cluster.get(&self.path()).await {
+            Ok(object) if text(&object, &location_pointer()).is_empty() => Ok(Err(format!(
+                "{title}: no backups are asked for; write {}: s3://BUCKET/PREFIX on it (docs/backup.md)",
+                annotation::BACKUP
+            ))),
+            Ok(object) => Ok(Ok(object)),
+            Err(Unread::Absent) => Err(format!("there is no {title}; name its namespace by -n").into()),
+            Err(why) => {
+                Err(format!("failed to read {title}, which takes the right to get statefulsets.apps: {why}").into())
+            }
+        }
+    }
+
+    async fn summary(&self) -> Result<Option<Summary>, Error> {
+        let lease = names::leader(&self.name);
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{lease}", self.namespace);
+        match self.cluster.get(&path).await {
+            Ok(found) => Ok(summary::read(&serde_json::from_value::<LeaseObject>(found)?)),
+            Err(Unread::Absent) => Ok(None),
+            Err(why) => {
+                Err(format!("failed to read the Lease {lease}, which takes the right to get leases: {why}").into())
+            }
+        }
+    }
+}
+
+fn location_pointer() -> String {
+    format!("/metadata/annotations/{}", annotation::BACKUP.replace('/', "~1"))
+}
+
+// === impl List ===
+
+impl List {
+    async fn tell(&self) -> Result<Result<(), String>, Error> {
+        let place = Place::of(&self.which).await?;
+        if let Err(why) = place.set().await? {
+            return Ok(Err(why));
+        }
+        let Some(summary) = place.summary().await? else {
+            return Ok(Err(format!("{}: its master has not told anything of its backups yet", place.name)));
+        };
+        match self.output {
+            Output::Table => print!("{}", in_words(&summary, Timestamp::now())),
+            Output::Json => println!("{}", serde_json::to_string_pretty(&summary)?),
+        }
+        Ok(Ok(()))
+    }
+}
+
+// === impl Now ===
+
+impl Now {
+    async fn order(&self) -> Result<Result<(), String>, Error> {
+        let place = Place::of(&self.which).await?;
+        if let Err(why) = place.set().await? {
+            return Ok(Err(why));
+        }
+        // The time tells one order from another, and people when it was given.
+        let order = format!("{:.3}", Timestamp::now());
+        let patch = json!({"metadata": {"annotations": {annotation::BACKUP_NOW: order}}});
+        if let Err(why) = place.cluster.merge(&place.path(), &patch).await {
+            return Err(format!(
+                "failed to write {}, which takes the right to patch statefulsets.apps: {why}",
+                annotation::BACKUP_NOW
+            )
+            .into());
+        }
+        println!("ordered: {} {order:?}", annotation::BACKUP_NOW);
+        if !self.wait {
+            return Ok(Ok(()));
+        }
+        let since = Instant::now();
+        let asked_at: Timestamp = order.parse()?;
+        while since.elapsed() < Duration::from_secs(self.timeout.into()) {
+            let summary = place.summary().await?.unwrap_or_default();
+            if let Some(made) = summary.backups.iter().rev().find(|backup| backup.ended >= asked_at) {
+                println!(
+                    "{} is complete: {} of {}, in {} s",
+                    made.id,
+                    bytes(made.stored),
+                    bytes(made.size),
+                    made.seconds
+                );
+                return Ok(Ok(()));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        let why = place.summary().await?.and_then(|summary| summary.trouble);
+        let why = why.unwrap_or_else(|| "the log of the members says more".to_owned());
+        Ok(Err(format!("no backup was complete within {} s, and it goes on: {why}", self.timeout)))
+    }
+}
+
+/// For people.
+fn in_words(summary: &Summary, now: Timestamp) -> String {
+    let ago = |then: Timestamp| {
+        let passed = now.duration_since(then);
+        age(if passed.is_negative() { Duration::ZERO } else { passed.unsigned_abs() })
+    };
+    let mut text = format!("{}: {} base backups\n", plain(&summary.location), summary.count);
+    let rows: Vec<[String; 6]> =
+        std::iter::once(["BACKUP", "COMPLETE", "TOOK", "TIMELINE", "DATABASE", "STORED"].map(str::to_owned))
+            .chain(summary.backups.iter().map(|backup| {
+                [
+                    plain(&backup.id),
+                    format!("{} ago", ago(backup.ended)),
+                    seconds(Duration::from_secs(backup.seconds)),
+                    backup.timeline.to_string(),
+                    bytes(backup.size),
+                    bytes(backup.stored),
+                ]
+            }))
+            .collect();
+    let width = |column: usize| rows.iter().map(|row| row.get(column).map_or(0, String::len)).max().unwrap_or(0);
+    if summary.count > 0 {
+        text.push('\n');
+        for row in &rows {
+            let cells: Vec<String> =
+                row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+        }
+        text.push('\n');
+    }
+    let archived = match (&summary.archived, summary.archived_at) {
+        (Some(file), Some(at)) => format!("up to {}, {} ago", plain(file), ago(at)),
+        _ => "nothing was archived since the master's archiver began".to_owned(),
+    };
+    let _ = writeln!(text, "  archived  {archived}");
+    let _ = writeln!(text, "  waiting   {} files of the WAL", summary.waiting);
+    if let Some(trouble) = &summary.trouble {
+        let since = summary.trouble_since.map(|since| format!("for {}: ", ago(since))).unwrap_or_default();
+        let _ = writeln!(text, "  trouble   {since}{}", plain(trouble));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::summary::Told;
+
+    #[test]
+    fn backups_and_what_goes_wrong_are_told_in_words() {
+        let now: Timestamp = "2026-11-30T15:00:00Z".parse().unwrap();
+        let told = |id: &str| Told {
+            id: id.into(),
+            ended: "2026-11-30T03:00:41Z".parse().unwrap(),
+            seconds: 41,
+            timeline: 2,
+            size: 1 << 30,
+            stored: 200 << 20,
+        };
+        let summary = Summary {
+            location: "s3://bucket/db".into(),
+            archived: Some("000000020000000000000007".into()),
+            archived_at: "2026-11-30T14:59:30Z".parse().ok(),
+            waiting: 3,
+            trouble: Some("no route\nto host".into()),
+            trouble_since: "2026-11-30T14:59:00Z".parse().ok(),
+            count: 1,
+            backups: vec![told("20261130T030000Z-db-1")],
+        };
+        let text = in_words(&summary, now);
+        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+        assert_eq!(lines[2], "BACKUP                 COMPLETE    TOOK  TIMELINE  DATABASE  STORED");
+        assert_eq!(lines[3], "20261130T030000Z-db-1  11h59m ago  41 s  2         1.0 GB    200 MB", "{text}");
+        assert!(
+            lines.last().is_some_and(|line| line.contains("trouble") && line.ends_with(": no route to host")),
+            "{text}"
+        );
+    }
+}

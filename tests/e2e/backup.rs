@@ -1,0 +1,328 @@
+//! Backups: turned on without a restart, with no hole through changes of the master, and restored to any moment of them.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    lab::{self, Database, Namespace, SOON, START, open_to_all, pgset, wait_until},
+    manifests::{Set, set},
+    store::{S3, SECRET_KEY},
+};
+
+/// How long a base backup of a database without rows may take, with the segment that it ends with.
+const MADE: Duration = Duration::from_secs(180);
+
+/// A directory that all members see at `/backup`.
+fn store(ns: &Namespace<'_>) -> PathBuf {
+    let directory = ns.export().join("backups");
+    open_to_all(&directory);
+    ns.claim_on("backups", &directory);
+    directory
+}
+
+fn mounted(set: Set) -> Set {
+    set.shared_volume("backups", "backups", "/backup")
+}
+
+fn backed_up(set: Set, to: &str) -> Set {
+    set.annotation("pgset.dev/backup", to).annotation("pgset.dev/archive-timeout", "5s")
+}
+
+/// What `pgset backup list -o json` says.
+fn listed(ns: &Namespace<'_>, set: &str) -> Result<Value, String> {
+    let said = pgset(&format!("backup list sts/{set} -n {} -o json", ns.name)).map_err(|said| said.err)?;
+    serde_json::from_str(&said.out).map_err(|error| error.to_string())
+}
+
+fn wait_backups(ns: &Namespace<'_>, set: &str, count: u64) -> Value {
+    wait_until(MADE, &format!("{count} base backups of {set}"), || {
+        let told = listed(ns, set)?;
+        if told["count"].as_u64() >= Some(count) { Ok(told) } else { Err(told.to_string()) }
+    })
+}
+
+/// The database's clock, between what is committed and what is not yet.
+fn moment(db: &Database<'_>) -> String {
+    db.master(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+}
+
+/// Waits until all that is committed now is in the store.
+fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
+    let segment = db.master("select pg_walfile_name(pg_current_wal_lsn())");
+    db.master("select pg_switch_wal()");
+    let file = wal.join(format!("{segment}.zst"));
+    wait_until(SOON * 2, &format!("{} is there", file.display()), || {
+        if file.exists() { Ok(()) } else { Err(format!("{:#?}", names(wal))) }
+    });
+}
+
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The identity of each of a set's pods, and how often its container has started.
+fn lives(ns: &Namespace<'_>, set: &str) -> Vec<String> {
+    let life =
+        |pod: &Value| format!("{} {}", pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]);
+    ns.pods(set).iter().map(|pod| life(&ns.get(&format!("pod {pod}")))).collect()
+}
+
+#[test]
+fn backups_come_and_go_without_a_restart_and_a_new_set_is_any_moment_of_the_old_one() {
+    let lab = lab::shared();
+    let ns = lab.namespace("backup");
+    let directory = store(&ns);
+    let plain = mounted(set("pgset"));
+    let db = ns.two_members(&plain);
+    db.master("create table visits as select 'before backups' as what");
+    let lives_before = lives(&ns, "pgset");
+
+    ns.apply(&backed_up(plain.clone(), "file:///backup/db").manifest());
+    let told = wait_backups(&ns, "pgset", 1);
+    assert_eq!(told["location"], "file:///backup/db");
+    db.wait_for("pgset-master", "show archive_timeout", "5s");
+    db.master("insert into visits values ('first')");
+    let first = moment(&db);
+    db.master("insert into visits values ('second')");
+    pgset(&format!("switchover sts/pgset -n {} --wait", ns.name)).unwrap();
+    db.master("insert into visits values ('third')");
+    pgset(&format!("switchover sts/pgset -n {} --wait", ns.name)).unwrap();
+    db.master("insert into visits values ('fourth')");
+    let wal = directory.join("db/wal");
+    wait_archived(&db, &wal);
+    assert!(names(&wal).contains(&"00000003.history.zst".to_owned()), "{:#?}", names(&wal));
+    let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
+    let password = lab::decoded(secret.as_str().unwrap()).unwrap();
+
+    let restored = |name: &str, to: &str| {
+        let from =
+            set(name).annotation("pgset.dev/restore-from", "file:///backup/db").annotation("pgset.dev/recover-to", to);
+        let own = backed_up(mounted(from), &format!("file:///backup/{name}"));
+        ns.apply(&own.manifest());
+    };
+    restored("then", &first);
+    restored("latest", "latest");
+    let rows = "select string_agg(what, ', ' order by what) from visits";
+    for (name, wanted) in
+        [("then", "before backups, first"), ("latest", "before backups, first, fourth, second, third")]
+    {
+        ns.wait_ready(name, 2);
+        let copy = ns.database_as(name, "postgres", &password, "postgres");
+        copy.wait_for(&format!("{name}-master"), rows, wanted);
+        copy.wait_for(&format!("{name}-replica"), rows, wanted);
+        copy.master("insert into visits values ('of the copy')");
+        wait_backups(&ns, name, 1);
+    }
+    assert_eq!(db.master("select count(*) from visits"), "5", "the original is as it was");
+
+    ns.apply(&plain.manifest());
+    db.wait_for("pgset-master", "show archive_timeout", "0");
+    db.master("create table later as select 1");
+    db.master("select pg_switch_wal()");
+    let waiting = "select count(*) from pg_ls_archive_statusdir() where name like '%.ready'";
+    db.wait_for("pgset-master", waiting, "0");
+    assert_eq!(lives(&ns, "pgset"), lives_before, "nothing was restarted");
+}
+
+#[test]
+fn a_prefix_that_is_another_sets_is_refused_and_stays_as_it_is() {
+    let lab = lab::shared();
+    let ns = lab.namespace("two-prefixes");
+    let directory = store(&ns);
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&backed_up(mounted(set("pgset").replicas(1)), "file:///backup/db").manifest());
+    wait_backups(&ns, "pgset", 1);
+    let owner = fs::read_to_string(directory.join("db/set.json")).unwrap();
+
+    ns.apply(&backed_up(mounted(set("other").replicas(1)), "file:///backup/db").manifest());
+    ns.wait_ready("other", 1);
+    wait_until(START, "the second set says whose the prefix is", || {
+        let events = ns.events("StatefulSet", "other");
+        let is_told = |event: &&String| event.starts_with("BackupFailed: ") && event.contains("/pgset ");
+        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    let db = ns.database("other");
+    db.master("create table t as select 1");
+    assert_eq!(fs::read_to_string(directory.join("db/set.json")).unwrap(), owner);
+    assert_eq!(names(&directory.join("db/backups")).len(), 1);
+}
+
+#[test]
+fn what_was_changed_or_lost_in_the_store_is_named_and_not_restored() {
+    let lab = lab::shared();
+    let ns = lab.namespace("damaged");
+    let directory = store(&ns);
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&backed_up(mounted(set("pgset").replicas(1)), "file:///backup/db").manifest());
+    wait_backups(&ns, "pgset", 1);
+    let db = ns.database("pgset");
+    db.master("create table visits as select 'first' as what");
+    let wal = directory.join("db/wal");
+    for _ in 0..3 {
+        db.master("insert into visits values ('more')");
+        wait_archived(&db, &wal);
+    }
+
+    let segments: Vec<_> = names(&wal).into_iter().filter(|name| name.len() == 28).collect();
+    let lost = segments[segments.len() - 2].clone();
+    fs::rename(wal.join(&lost), directory.join(&lost)).unwrap();
+    let told = |set: &str, what: &str| {
+        wait_until(START, &format!("{set} says {what}"), || {
+            let events = ns.events("StatefulSet", set);
+            let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains(what);
+            events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+        });
+    };
+    let restored =
+        |name: &str| mounted(set(name).replicas(1).annotation("pgset.dev/restore-from", "file:///backup/db"));
+    ns.apply(&restored("hole").manifest());
+    told("hole", lost.trim_end_matches(".zst"));
+    fs::rename(directory.join(&lost), wal.join(&lost)).unwrap();
+    // It is tried again by itself.
+    ns.wait_ready("hole", 1);
+
+    let backup = directory.join("db/backups").join(&names(&directory.join("db/backups"))[0]).join("base.tar.zst");
+    let mut bytes = fs::read(&backup).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&backup, bytes).unwrap();
+    ns.apply(&restored("changed").manifest());
+    told("changed", "is not what was written");
+}
+
+#[test]
+fn a_server_that_archives_by_itself_goes_on_so_and_it_is_told_why_there_are_no_backups() {
+    let lab = lab::shared();
+    let ns = lab.namespace("own-archive");
+    store(&ns);
+    ns.shared_claim("pgset-pvc");
+    let own = json!(["-c", "archive_mode=on", "-c", "archive_command=test ! -f /backup/%f && cp %p /backup/%f"]);
+    ns.apply(&backed_up(mounted(set("pgset").replicas(1)), "file:///backup/db").container("args", own).manifest());
+    ns.wait_ready("pgset", 1);
+    let db = ns.database("pgset");
+    assert_eq!(db.master("show archive_mode"), "on");
+    wait_until(SOON, "it is told", || {
+        let events = ns.events("StatefulSet", "pgset");
+        let is_told = |event: &&String| event.starts_with("BackupRefused: ");
+        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    db.master("select pg_switch_wal()");
+    db.wait_for("pgset-master", "select archived_count > 0, failed_count from pg_stat_archiver", "t|0");
+    assert_eq!(db.master("show archive_timeout"), "0");
+}
+
+#[test]
+fn an_object_store_that_is_away_costs_no_write_and_leaves_no_hole() {
+    let lab = lab::shared();
+    let ns = lab.namespace("s3");
+    let mut s3 = S3::start(&ns, "pgset", 17070);
+    let db = ns.two_members(&backed_up(set("pgset"), &S3::location("db")));
+    wait_backups(&ns, "pgset", 1);
+    db.master("create table visits as select 0 as n");
+    let wal = s3.objects("db/wal");
+    wait_archived(&db, &wal);
+
+    s3.stop();
+    for n in 1..=4 {
+        db.master(&format!("insert into visits values ({n})"));
+        db.master("select pg_switch_wal()");
+    }
+    let told = wait_until(MADE, "it is told that files wait", || {
+        let told = listed(&ns, "pgset")?;
+        let is_told = told["trouble"].is_string() && told["waiting"].as_u64() >= Some(4);
+        if is_told { Ok(told) } else { Err(told.to_string()) }
+    });
+    let away = Instant::now();
+    pgset(&format!("switchover sts/pgset -n {}", ns.name)).unwrap();
+    assert!(away.elapsed() < SOON, "a hand-over waits for no store: {:?}", away.elapsed());
+    db.master("insert into visits values (5)");
+    s3.start_again();
+    wait_until(MADE, "nothing waits any more", || {
+        let told = listed(&ns, "pgset")?;
+        if told["waiting"] == 0 && told["trouble"].is_null() { Ok(()) } else { Err(told.to_string()) }
+    });
+    wait_archived(&db, &wal);
+
+    let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
+    let password = lab::decoded(secret.as_str().unwrap()).unwrap();
+    let keys = ns.get("secret pgset-pgset-backup")["data"].clone();
+    ns.apply(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "copy-pgset-backup"}, "data": keys})
+            .to_string(),
+    );
+    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &S3::location("db")).manifest());
+    ns.wait_ready("copy", 1);
+    let copy = ns.database_as("copy", "postgres", &password, "postgres");
+    copy.wait_for("copy-master", "select string_agg(n::text, ',' order by n) from visits", "0,1,2,3,4,5");
+
+    for pod in ["pgset-0", "pgset-1", "copy-0"] {
+        assert!(!ns.kubectl(&format!("logs {pod} --all-containers")).contains(SECRET_KEY), "{pod}'s log");
+        let argv = ns.shell(pod, "postgres", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").unwrap().out;
+        assert!(argv.contains("archiver serve") || pod == "copy-0", "{argv}");
+        assert!(!argv.contains(SECRET_KEY), "{pod}: {argv}");
+    }
+    let seen = ns.kubectl("get events,leases,statefulsets,pods --output=yaml") + &told.to_string();
+    assert!(!seen.contains(SECRET_KEY));
+}
+
+/// The commands of `docs/restore-by-hand.md`, with what the page leaves to its reader.
+fn by_hand(id: &str, moment: &str) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/restore-by-hand.md")).unwrap();
+    let commands = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    for word in ["/ID/", "2026-11-24 14:03:00+00", "/backup/db"] {
+        assert!(commands.contains(word), "{word} is not in the page any more");
+    }
+    format!("set -e\n{commands}")
+        .replace("/ID/", &format!("/{id}/"))
+        .replace("2026-11-24 14:03:00+00", moment)
+}
+
+#[test]
+fn the_page_on_restoring_by_hand_does_what_it_says_to_the_letter() {
+    let lab = lab::shared();
+    let ns = lab.namespace("by-hand");
+    store(&ns);
+    let db = ns.two_members(&backed_up(mounted(set("pgset")), "file:///backup/db"));
+    let told = wait_backups(&ns, "pgset", 1);
+    db.master("create table visits as select 'first' as what");
+    let then = moment(&db);
+    db.master("insert into visits values ('second')");
+    wait_archived(&db, &ns.export().join("backups/db/wal"));
+    ns.kubectl("delete statefulset pgset --timeout=60s");
+
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "by-hand"},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": "lab"}, "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsUser": 999, "runAsGroup": 999, "fsGroup": 999},
+            "containers": [{
+                "name": "by-hand", "image": "postgres:17", "command": ["sleep", "infinity"],
+                "volumeMounts": [{"name": "backups", "mountPath": "/backup"}, {"name": "restore", "mountPath": "/restore"}],
+            }],
+            "volumes": [
+                {"name": "backups", "persistentVolumeClaim": {"claimName": "backups"}},
+                {"name": "restore", "emptyDir": {}},
+            ],
+        },
+    });
+    ns.apply(&pod.to_string());
+    ns.kubectl("wait --for=condition=Ready pod/by-hand --timeout=60s");
+    let id = told["backups"][0]["id"].as_str().unwrap();
+    let script = by_hand(id, &then.replace('T', " ").replace('Z', "+00"));
+    let quiet = format!("({script}) >/restore/log 2>&1 || {{ cat /restore/log; exit 1; }}");
+    let said = ns.shell("by-hand", "by-hand", &quiet);
+    said.unwrap_or_else(|said| panic!("{}{}\n{script}", said.out, said.err));
+    let rows = "psql -U postgres -XAtc \"select string_agg(what, ', ') from visits\" -c 'select pg_is_in_recovery()'";
+    wait_until(SOON, "the restored server has the rows of that moment", || {
+        let seen = ns.shell("by-hand", "by-hand", rows).map_err(|said| said.err)?.out;
+        if seen == "first\nf" { Ok(()) } else { Err(seen) }
+    });
+}
