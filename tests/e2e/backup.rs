@@ -280,9 +280,7 @@ fn by_hand(id: &str, moment: &str) -> String {
     for word in ["/ID/", "2026-11-24 14:03:00+00", "/backup/db"] {
         assert!(commands.contains(word), "{word} is not in the page any more");
     }
-    format!("set -e\n{commands}")
-        .replace("/ID/", &format!("/{id}/"))
-        .replace("2026-11-24 14:03:00+00", moment)
+    format!("set -e\n{commands}").replace("/ID/", &format!("/{id}/")).replace("2026-11-24 14:03:00+00", moment)
 }
 
 #[test]
