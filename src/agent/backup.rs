@@ -147,7 +147,6 @@ impl Keeper {
             set: configuration.set.clone(),
             pod: configuration.me.pod.clone(),
             backup,
-            archives,
             role,
             system: status.system_identifier.as_ref().and_then(|text| text.parse().ok()).map(SystemIdentifier),
             members: wishes.borrow().as_ref().map_or(1, |wishes| wishes.members.count),

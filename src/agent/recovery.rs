@@ -170,10 +170,7 @@ fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> 
     }
     let fetch = format!("{} archiver fetch --from {} %f %p", names::pod::AGENT_PATH, restore.from);
     let path = directory.join(settings::AUTO_FILE);
-    let mut text = fs::read_to_string(&path).unwrap_or_default();
-    for name in FORGOTTEN {
-        text = settings::without_setting(&text, name);
-    }
+    let text = without_forgotten(&path);
     let target = target.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let all: Vec<(&str, &str)> = target.chain([("restore_command", fetch.as_str())]).collect();
     settings::write(&path, &settings::with_settings(&text, &all)).map_err(write(&path))?;
@@ -181,13 +178,15 @@ fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> 
     fs::File::create(&signal).map(drop).map_err(write(&signal))
 }
 
+/// What a file of settings says besides.
+fn without_forgotten(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    FORGOTTEN.iter().fold(text, |text, name| settings::without_setting(&text, name))
+}
+
 fn forget(directory: &Path) -> Result<()> {
     let path = directory.join(settings::AUTO_FILE);
-    let mut text = fs::read_to_string(&path).unwrap_or_default();
-    for name in FORGOTTEN {
-        text = settings::without_setting(&text, name);
-    }
-    settings::write(&path, &text).map(drop).map_err(|source| Error::Write { path, source })
+    settings::write(&path, &without_forgotten(&path)).map(drop).map_err(|source| Error::Write { path, source })
 }
 
 /// Lets PostgreSQL recover where nobody can connect to it, up to its promotion, and stops it.

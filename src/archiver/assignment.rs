@@ -68,7 +68,6 @@ pub(super) mod tests {
             set: "db".into(),
             pod: "db-0".into(),
             backup,
-            archives: true,
             role: Role::Master,
             system: Some(crate::election::SystemIdentifier(1)),
             members: 1,

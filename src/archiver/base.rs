@@ -106,12 +106,13 @@ struct WalRange {
     end: String,
 }
 
-/// Makes a base backup of this member. What a broken one leaves in the store has no index, and is swept away later.
+/// Makes a base backup of this member, of which so many bytes are expected. What a broken one leaves in the store has no index, and is swept away later.
 pub async fn back_up(
     store: &Store,
     assignment: &Assignment,
     system: SystemIdentifier,
     due: &str,
+    expected: u64,
     progress: &Progress,
 ) -> Result<Index> {
     let started = Timestamp::now();
@@ -120,11 +121,7 @@ pub async fn back_up(
     let version = version(&assignment.binaries).await?;
     let _held = hold_wal(assignment).map(Ends).map_err(|error| warn!(%error, "the WAL of the backup is not held"));
     let mut child = start(assignment, &id)?;
-    let expected = spawn_blocking({
-        let data = assignment.data_directory.clone();
-        move || size_of(&data)
-    });
-    let part = part_size(expected.await.unwrap_or_default());
+    let part = part_size(expected);
     let streamed = tokio::select! {
         streamed = stream(store, &mut child, &id, part, progress) => streamed,
         why = stalled(progress) => Err(why),
@@ -180,9 +177,13 @@ fn part_size(expected: u64) -> usize {
     usize::try_from((expected / MOST_PARTS).max(PART)).unwrap_or(usize::MAX)
 }
 
-/// Bytes that a backup of this directory will have, about: for whoever waits for it.
-#[must_use]
-pub fn size_of(directory: &Path) -> u64 {
+/// Bytes that a backup of this directory will have, about. Looked at beside the thread that archives: a large database takes its time.
+pub async fn expected_size(data_directory: &Path) -> u64 {
+    let directory = data_directory.to_owned();
+    spawn_blocking(move || size_of(&directory)).await.unwrap_or_default()
+}
+
+fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(found) if found.is_dir() && entry.file_name() != "pg_wal" => size_of(&entry.path()),

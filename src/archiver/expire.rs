@@ -9,12 +9,11 @@ use tracing::info;
 use super::store::{Error, Store};
 use crate::backup::index::Index;
 use crate::backup::keep::expired;
-use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX, WAL};
+use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX};
 
 /// Deletes backups and WAL that no moment within the time to keep needs, the claims of what is done, and what broken backups left.
 pub async fn sweep(store: &Store, backups: &[Index], keep: Duration) -> Result<(), Error> {
-    let wal = store.list(WAL).await?;
-    let files: Vec<_> = wal.iter().filter_map(|object| layout::wal_file(object.key.rsplit('/').next()?)).collect();
+    let files = store.wal_files().await?;
     let gone = expired(backups, &files, Timestamp::now(), keep);
     let all: BTreeSet<_> = backups.iter().map(|backup| backup.id.as_str()).collect();
     let newest = backups.iter().map(|backup| backup.id.as_str()).max().unwrap_or_default();

@@ -239,14 +239,10 @@ impl Archiver {
         let told = |error: store::Error| with_causes(&error);
         let Some(mut claim) = claims.claim(store, &due, &assignment.pod).await.map_err(told)? else { return Ok(false) };
         let progress = base::Progress::default();
-        let mut running = Running {
-            id: due.clone(),
-            since: Timestamp::now(),
-            read: 0,
-            expected: base::size_of(&assignment.data_directory),
-        };
+        let expected = base::expected_size(&assignment.data_directory).await;
+        let mut running = Running { id: due.clone(), since: Timestamp::now(), read: 0, expected };
         let outcome = {
-            let mut work = std::pin::pin!(base::back_up(store, assignment, *system, &due, &progress));
+            let mut work = std::pin::pin!(base::back_up(store, assignment, *system, &due, expected, &progress));
             let mut keep = std::pin::pin!(claim.keep());
             loop {
                 running.read = progress.read.load(Ordering::Relaxed);

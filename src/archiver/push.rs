@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep};
 
 use super::packed::{self, SEAL_LENGTH, Seal};
 use super::store::{self, Created, Store};
-use crate::backup::history::{self, is_left_in};
+use crate::backup::history::is_left_in;
 use crate::backup::layout;
 use crate::backup::wal::WalFile;
+use crate::election::lineage::{Branch, branches};
 
 /// A replica leaves it to the master to bring a segment, for so long: then nothing is sent twice.
 const LEAVES_IT_TO_MASTER: Duration = Duration::from_secs(10);
@@ -106,7 +107,7 @@ async fn blocking<T: Send + 'static>(path: &Path, work: fn(&Path) -> io::Result<
 }
 
 /// The newest history in `pg_wal` that goes back beyond a timeline; empty if there is none.
-fn newest_history(pg_wal: &Path, timeline: u32) -> Vec<history::Branch> {
+fn newest_history(pg_wal: &Path, timeline: u32) -> Vec<Branch> {
     let Ok(entries) = fs::read_dir(pg_wal) else { return Vec::new() };
     let newer = entries.flatten().filter_map(|entry| match entry.file_name().to_str()?.parse() {
         Ok(WalFile::History(of)) if of > timeline => Some((of, entry.path())),
@@ -114,8 +115,8 @@ fn newest_history(pg_wal: &Path, timeline: u32) -> Vec<history::Branch> {
     });
     let mut newer: Vec<_> = newer.collect();
     newer.sort();
-    let read = |(_, path): &(u32, PathBuf)| Some(history::parse(&fs::read_to_string(path).ok()?));
-    let is_about = |branches: &Vec<history::Branch>| branches.iter().any(|branch| branch.timeline == timeline);
+    let read = |(_, path): &(u32, PathBuf)| Some(branches(&fs::read_to_string(path).ok()?));
+    let is_about = |branches: &Vec<Branch>| branches.iter().any(|branch| branch.timeline == timeline);
     newer.iter().rev().filter_map(read).find(is_about).unwrap_or_default()
 }
 

@@ -13,11 +13,12 @@ use tracing::info;
 use super::backups;
 use super::packed::{self, hexadecimal};
 use super::store::{self, Credentials, Store};
+use crate::backup::chain;
 use crate::backup::index::Index;
-use crate::backup::layout::{self, TAR, WAL};
+use crate::backup::layout::{self, TAR};
 use crate::backup::moment::{self, Unreachable, backup_for};
 use crate::backup::wal::{Segment, WalFile};
-use crate::backup::{chain, history};
+use crate::election::lineage::branches;
 use crate::set::backup::{Location, Restore, Target};
 
 /// So many pieces of a backup wait to be unpacked.
@@ -136,12 +137,11 @@ pub async fn restore_base(
 
 /// Up to the end means up to the end: a segment that is missing on the way is told before anything is made.
 async fn check_chain(store: &Store, index: &Index) -> Result<(), Error> {
-    let listed = store.list(WAL).await?;
-    let files: Vec<_> = listed.iter().filter_map(|object| layout::wal_file(object.key.rsplit('/').next()?)).collect();
+    let files = store.wal_files().await?;
     let newest = chain::newest_timeline(&files, index);
     let history =
         if newest > 1 { read(store, WalFile::History(newest)).await?.unwrap_or_default() } else { Vec::new() };
-    let history = history::parse(&String::from_utf8_lossy(&history));
+    let history = branches(&String::from_utf8_lossy(&history));
     match chain::hole(index, &files, newest, &history) {
         None => Ok(()),
         Some((missing, last)) => Err(Error::Hole { missing, last }),

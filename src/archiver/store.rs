@@ -19,6 +19,8 @@ use object_store::{
     RetryConfig, WriteMultipart,
 };
 
+use crate::backup::layout;
+use crate::backup::wal::WalFile;
 use crate::names;
 use crate::set::backup::{self, Location};
 
@@ -230,6 +232,12 @@ impl Store {
         let mut objects: Vec<_> = listed.map_ok(object).try_collect().await.map_err(Error::of)?;
         objects.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(objects)
+    }
+
+    /// The files of the WAL that are there.
+    pub async fn wal_files(&self) -> Result<Vec<WalFile>> {
+        let listed = self.list(layout::WAL).await?;
+        Ok(listed.iter().filter_map(|object| layout::wal_file(object.key.rsplit('/').next()?)).collect())
     }
 
     /// Deletes an object; one that is gone already is no error.

@@ -18,8 +18,6 @@ pub struct Assignment {
     pub pod: String,
     /// What is wanted; absent, all that PostgreSQL wants to archive is let go.
     pub backup: Option<Backup>,
-    /// Whether PostgreSQL's own settings leave the archive to pgset.
-    pub archives: bool,
     /// What the member is.
     pub role: Role,
     /// Its database, once that is known.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::history::Branch;
 use super::index::Index;
 use super::wal::{Place, Segment, WalFile};
+use crate::election::lineage::Branch;
 
 /// The newest timeline of which something is stored.
 #[must_use]

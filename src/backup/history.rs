@@ -1,26 +1,7 @@
-//! A timeline's history: on which timelines the database was before, and where it left each of them.
+//! What a timeline's history says of a segment.
 
 use super::wal::Segment;
-use crate::election::Lsn;
-
-/// Where a timeline was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Branch {
-    /// The timeline.
-    pub timeline: u32,
-    /// Up to where it is part of the history.
-    pub left_at: Lsn,
-}
-
-/// What a history file says, the oldest timeline first. What PostgreSQL does not write into such a file is left out.
-#[must_use]
-pub fn parse(text: &str) -> Vec<Branch> {
-    let branch = |line: &str| {
-        let mut words = line.split_whitespace();
-        Some(Branch { timeline: words.next()?.parse().ok()?, left_at: words.next()?.parse().ok()? })
-    };
-    text.lines().filter_map(branch).collect()
-}
+use crate::election::lineage::Branch;
 
 /// Whether the database left a segment's timeline before its end. A standby then has the segment only in part, and still gives it to the
 /// archive (`archive_mode=always`, `WalReceiverMain`): nobody needs it, since the next timeline has a copy of what counts of it.
@@ -32,6 +13,8 @@ pub fn is_left_in(segment: Segment, history: &[Branch], segment_size: u64) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election::Lsn;
+    use crate::election::lineage::branches as parse;
 
     const HISTORY: &str = "1\t0/5000098\tno recovery target specified\n\n2\t0/9000000\tbefore 2026-11-30 15:00:00+00\n";
 
