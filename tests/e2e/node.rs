@@ -68,6 +68,15 @@ impl Container {
         run(&mut command, None).map(|said| said.out).map_err(|said| said.err)
     }
 
+    /// Its processes whose command line begins so, without those that have ended and were not reaped. Nobody but the kernel is asked.
+    pub fn running(&self, command: &str) -> Vec<u32> {
+        let begins = |number: &u32| {
+            fs::read(format!("/proc/{number}/cmdline"))
+                .is_ok_and(|words| String::from_utf8_lossy(&words).replace('\0', " ").starts_with(command))
+        };
+        numbers(&self.id).filter(begins).collect()
+    }
+
     fn task(&self, arguments: &[&str]) -> Result<()> {
         ctr(&self.node, &[&["task"], arguments, &[&self.id]].concat())
     }
@@ -116,12 +125,7 @@ pub fn signal_process(number: u32, signal: &str) -> Result<()> {
 
 /// The processes in a container whose command line begins so, without those that have ended and were not reaped.
 pub fn running(namespace: &Namespace<'_>, pod: &str, container: &str, command: &str) -> Result<Vec<u32>> {
-    let id = Container::of(namespace, pod, container)?.id;
-    let begins = |number: &u32| {
-        fs::read(format!("/proc/{number}/cmdline"))
-            .is_ok_and(|words| String::from_utf8_lossy(&words).replace('\0', " ").starts_with(command))
-    };
-    Ok(numbers(&id).filter(begins).collect())
+    Ok(Container::of(namespace, pod, container)?.running(command))
 }
 
 /// A pod's network, in which something is dropped. It stays the pod's whatever becomes of its containers.
