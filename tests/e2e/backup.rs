@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     lab::{self, Database, Namespace, SOON, START, open_to_all, pgset, wait_until},
     manifests::{Set, set},
-    store::{S3, SECRET_KEY},
+    store::{Kind, SECRET_KEY, Server},
 };
 
 /// How long a base backup of a database without rows may take, with the segment that it ends with.
@@ -46,6 +46,12 @@ fn wait_backups(ns: &Namespace<'_>, set: &str, count: u64) -> Value {
     })
 }
 
+/// The superuser's password of the set `pgset`, which a set that is made from it has as well.
+fn password(ns: &Namespace<'_>) -> String {
+    let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
+    lab::decoded(secret.as_str().unwrap()).unwrap()
+}
+
 /// The database's clock, between what is committed and what is not yet.
 fn moment(db: &Database<'_>) -> String {
     db.master(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
@@ -58,6 +64,16 @@ fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
     let file = wal.join(format!("{segment}.zst"));
     wait_until(SOON * 2, &format!("{} is there", file.display()), || {
         if file.exists() { Ok(()) } else { Err(format!("{:#?}", names(wal))) }
+    });
+}
+
+/// Waits until all that is committed now is in a store where nobody sees the objects: by what the master tells.
+fn wait_told_archived(ns: &Namespace<'_>, db: &Database<'_>) {
+    let segment = db.master("select pg_walfile_name(pg_switch_wal())");
+    wait_until(MADE, &format!("{segment} is archived"), || {
+        let told = listed(ns, "pgset")?;
+        let is_archived = told["archived"].as_str() >= Some(segment.as_str()) && told["waiting"] == 0;
+        if is_archived { Ok(()) } else { Err(told.to_string()) }
     });
 }
 
@@ -99,8 +115,7 @@ fn backups_come_and_go_without_a_restart_and_a_new_set_is_any_moment_of_the_old_
     let wal = directory.join("db/wal");
     wait_archived(&db, &wal);
     assert!(names(&wal).contains(&"00000003.history.zst".to_owned()), "{:#?}", names(&wal));
-    let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
-    let password = lab::decoded(secret.as_str().unwrap()).unwrap();
+    let password = password(&ns);
 
     let restored = |name: &str, to: &str| {
         let from =
@@ -223,8 +238,8 @@ fn a_server_that_archives_by_itself_goes_on_so_and_it_is_told_why_there_are_no_b
 fn an_object_store_that_is_away_costs_no_write_and_leaves_no_hole() {
     let lab = lab::shared();
     let ns = lab.namespace("s3");
-    let mut s3 = S3::start(&ns, "pgset", 17070);
-    let db = ns.two_members(&backed_up(set("pgset"), &S3::location("db")));
+    let mut s3 = Server::start(Kind::Versitygw, &ns, "pgset", 17070);
+    let db = ns.two_members(&backed_up(set("pgset"), &s3.location("db")));
     wait_backups(&ns, "pgset", 1);
     db.master("create table visits as select 0 as n");
     let wal = s3.objects("db/wal");
@@ -251,14 +266,9 @@ fn an_object_store_that_is_away_costs_no_write_and_leaves_no_hole() {
     });
     wait_archived(&db, &wal);
 
-    let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
-    let password = lab::decoded(secret.as_str().unwrap()).unwrap();
-    let keys = ns.get("secret pgset-pgset-backup")["data"].clone();
-    ns.apply(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "copy-pgset-backup"}, "data": keys})
-            .to_string(),
-    );
-    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &S3::location("db")).manifest());
+    let password = password(&ns);
+    s3.give(&ns, "copy");
+    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &s3.location("db")).manifest());
     ns.wait_ready("copy", 1);
     let copy = ns.database_as("copy", "postgres", &password, "postgres");
     copy.wait_for("copy-master", "select string_agg(n::text, ',' order by n) from visits", "0,1,2,3,4,5");
@@ -271,6 +281,48 @@ fn an_object_store_that_is_away_costs_no_write_and_leaves_no_hole() {
     }
     let seen = ns.kubectl("get events,leases,statefulsets,pods --output=yaml") + &told.to_string();
     assert!(!seen.contains(SECRET_KEY));
+}
+
+/// A set whose backups go to such a server, and a new set that is made from them alone.
+fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16) {
+    let lab = lab::shared();
+    let ns = lab.namespace(theme);
+    let server = Server::start(kind, &ns, "pgset", port);
+    let location = server.location("db");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&backed_up(set("pgset").replicas(1), &location).manifest());
+    let told = wait_backups(&ns, "pgset", 1);
+    assert_eq!(told["location"], location);
+    assert!(told["trouble"].is_null(), "{told}");
+    let db = ns.database("pgset");
+    for n in 1..=3 {
+        let statement = if n == 1 { "create table visits as select" } else { "insert into visits select" };
+        db.master(&format!("{statement} {n} as n"));
+        wait_told_archived(&ns, &db);
+    }
+
+    server.give(&ns, "copy");
+    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &location).manifest());
+    ns.wait_ready("copy", 1);
+    let copy = ns.database_as("copy", "postgres", &password(&ns), "postgres");
+    copy.wait_for("copy-master", "select string_agg(n::text, ',' order by n) from visits", "1,2,3");
+    copy.master("insert into visits values (4)");
+    assert_eq!(db.master("select count(*) from visits"), "3", "the original is as it was");
+}
+
+#[test]
+fn what_moto_keeps_as_s3_does_comes_back() {
+    goes_there_and_comes_back(Kind::Moto, "moto", 17071);
+}
+
+#[test]
+fn what_fake_gcs_server_keeps_as_google_does_comes_back() {
+    goes_there_and_comes_back(Kind::FakeGcs, "gcs", 17072);
+}
+
+#[test]
+fn what_azurite_keeps_as_azure_does_comes_back() {
+    goes_there_and_comes_back(Kind::Azurite, "azurite", 17073);
 }
 
 /// The commands of `docs/restore-by-hand.md`, with what the page leaves to its reader.
