@@ -46,6 +46,10 @@ pub mod annotation {
     pub const BACKUP_NOW: &str = "pgset.dev/backup-now";
     /// After so long what a quiet database has written is archived as well.
     pub const ARCHIVE_TIMEOUT: &str = "pgset.dev/archive-timeout";
+    /// How much WAL may wait on the volume for a store that does not take it.
+    pub const ARCHIVE_LIMIT: &str = "pgset.dev/archive-limit";
+    /// How fast a base backup may be read.
+    pub const BACKUP_RATE: &str = "pgset.dev/backup-rate";
     /// Where the backups are that a new set begins with.
     pub const RESTORE_FROM: &str = "pgset.dev/restore-from";
     /// Up to which moment a new set repeats the history of the one that it is restored from.

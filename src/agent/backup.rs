@@ -25,6 +25,7 @@ use super::{settings, sql};
 use crate::archiver::assignment;
 use crate::backup::assignment::{Assignment, Role};
 use crate::backup::report::Report;
+use crate::backup::summary::gap_in_words;
 use crate::election::{Lease, Master, SystemIdentifier};
 use crate::errors::with_causes;
 use crate::names;
@@ -212,12 +213,24 @@ impl Keeper {
             );
             self.teller.tell(Reason::BackupComplete, &text);
         }
+        self.tell_verification(&report, status.role == "master");
         self.status_handle.update(|status| status.backup = Some(Box::new(report)));
+    }
+
+    /// Whoever leads tells it: all members read it in the store.
+    fn tell_verification(&self, report: &Report, leads: bool) {
+        let Some(found) = report.verified.as_ref().filter(|found| leads && found.failed.is_some()) else { return };
+        let backup = found.backup.as_deref().unwrap_or("the newest backup");
+        let text = format!("the trial restore of {backup} at {} {}", found.started, found.in_words());
+        self.teller.tell(Reason::VerificationFailed, &text);
     }
 
     fn tell_trouble(&mut self, report: &Report) {
         if let Some(alarm) = &report.alarm {
             return self.teller.tell(Reason::ArchiveAlarm, alarm);
+        }
+        if let Some(gap) = &report.gap {
+            self.teller.tell(Reason::ArchiveGap, &gap_in_words(&gap.first));
         }
         let Some((why, since)) = &report.trouble else { return };
         let lasts = k8s_openapi::jiff::Timestamp::now().duration_since(*since).unsigned_abs();
@@ -225,8 +238,14 @@ impl Keeper {
             return;
         }
         self.told_trouble_at = Some(Instant::now());
-        let text =
-            format!("the WAL has not been archived since {since}, {} files wait on the volume: {why}", report.waiting);
+        let left = report.left.map_or_else(
+            || "without a limit".to_owned(),
+            |left| format!("and {} MB more may, before it is let go", left >> 20),
+        );
+        let text = format!(
+            "the WAL has not been archived since {since}: {} files wait on the volume, {left} (pgset.dev/archive-limit): {why}",
+            report.waiting
+        );
         self.teller.tell(Reason::ArchiveFailing, &text);
     }
 }

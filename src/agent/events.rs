@@ -55,8 +55,12 @@ pub enum Reason {
     BackupFailed,
     /// A base backup is complete.
     BackupComplete,
+    /// A trial restore failed.
+    VerificationFailed,
     /// The WAL is not archived.
     ArchiveFailing,
+    /// WAL was let go.
+    ArchiveGap,
     /// What is in the archive is not this set's.
     ArchiveAlarm,
     /// A new set can't be made of the backups that it is to be made of.
@@ -80,10 +84,17 @@ impl Reason {
             Self::BackupRefused => "BackupRefused",
             Self::BackupFailed => "BackupFailed",
             Self::BackupComplete => "BackupComplete",
+            Self::VerificationFailed => "VerificationFailed",
             Self::ArchiveFailing => "ArchiveFailing",
+            Self::ArchiveGap => "ArchiveGap",
             Self::ArchiveAlarm => "ArchiveAlarm",
             Self::RestoreFailed => "RestoreFailed",
         }
+    }
+
+    /// Whether somebody has something to do about it.
+    const fn is_warning(self) -> bool {
+        !matches!(self, Self::BackupComplete)
     }
 }
 
@@ -145,8 +156,8 @@ impl Teller {
 
     fn event(&self, reason: Reason, note: &str, uid: Option<String>, now: Timestamp) -> Event {
         let set = Owner { namespace: self.namespace.clone(), name: self.set.clone(), uid: uid.unwrap_or_default() };
-        let (reporter, reason) = (self.pod.as_str(), reason.as_str());
-        event::event(&set, &Report { name: reporter, reporter, action: ACTION, reason, is_warning: true, note }, now)
+        let (reporter, is_warning, reason) = (self.pod.as_str(), reason.is_warning(), reason.as_str());
+        event::event(&set, &Report { name: reporter, reporter, action: ACTION, reason, is_warning, note }, now)
     }
 }
 

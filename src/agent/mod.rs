@@ -40,12 +40,14 @@ mod slots;
 mod sql;
 mod status;
 mod synchronous;
+pub mod verification;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use configuration::Flags;
+pub use recovery::NOT_NOW;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Span;

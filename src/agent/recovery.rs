@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -15,10 +16,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::binaries::Binaries;
 use super::configuration::run_directory;
 use super::data::Origin;
 use super::events::{Reason, Teller};
 use super::kubernetes::Wishes;
+use super::processes::Processes;
 use super::provisioner::{self, Provisioner};
 use super::status::StatusHandle;
 use super::{server, settings};
@@ -54,6 +57,9 @@ pub enum Error {
     /// The base backup.
     #[error("{0}")]
     Base(String),
+    /// The base backup, which may be there later.
+    #[error("{0}")]
+    NotNow(String),
     /// PostgreSQL.
     #[error("PostgreSQL did not come to {target}: {reason}")]
     Recovery {
@@ -86,10 +92,25 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the archiver says of a base backup that it has brought.
 #[derive(Deserialize)]
-struct Restored {
-    id: String,
+pub(super) struct Restored {
+    /// Which one it is.
+    pub(super) id: String,
     settings: Vec<(String, String)>,
 }
+
+/// What a recovery runs.
+#[derive(Clone, Copy)]
+pub(super) struct Programs<'a> {
+    /// The image's programs.
+    pub(super) binaries: &'a Binaries,
+    /// All child processes.
+    pub(super) processes: &'a Processes,
+    /// What the user asked of the server.
+    pub(super) arguments: &'a [String],
+}
+
+/// How the archiver's process ends where there is nothing to restore yet, or the store does not answer (`EX_TEMPFAIL`).
+pub const NOT_NOW: u8 = 75;
 
 // === impl Provisioner ===
 
@@ -122,7 +143,13 @@ impl Provisioner {
     /// It appears in its place only when it is complete, on a timeline of its own.
     async fn restore_once(&self, restore: &Restore) -> Result<(), provisioner::Error> {
         let staging = self.data.new_staging()?;
-        bring(self, restore, &staging).await?;
+        let programs = Programs {
+            binaries: &self.binaries,
+            processes: &self.processes,
+            arguments: &self.configuration.server.others,
+        };
+        let restored = bring_base(programs, restore, &staging).await?;
+        follow(programs, restore, &restored, &staging).await?;
         self.make_agent_role(&staging).await?;
         self.data.install(Origin::Bootstrap)?;
         info!("the restored database is complete");
@@ -130,26 +157,35 @@ impl Provisioner {
     }
 }
 
-/// Restores into an empty directory: what is there afterwards is whole, was stopped cleanly, and is on a timeline of its own.
-async fn bring(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<()> {
-    let Restored { id, settings } = bring_base(provisioner, restore, directory).await?;
-    info!(backup = id, target = %restore.target, "the base backup is here: PostgreSQL repeats what followed");
-    prepare(restore, &settings, directory)?;
-    recover(provisioner, restore, directory).await?;
-    forget(directory)
+/// Brings the WAL to a base backup: what is there afterwards is whole, was stopped cleanly, and is on a timeline of its own. Answers when the
+/// last transaction was committed that it has.
+pub(super) async fn follow(
+    programs: Programs<'_>,
+    restore: &Restore,
+    restored: &Restored,
+    directory: &Path,
+) -> Result<Option<Timestamp>> {
+    info!(backup = restored.id, target = %restore.target, "the base backup is here: PostgreSQL repeats what followed");
+    prepare(restore, &restored.settings, directory)?;
+    let last = recover(programs, restore, directory).await?;
+    forget(directory)?;
+    Ok(last)
 }
 
-async fn bring_base(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<Restored> {
+/// Writes the base backup that leads to a moment into an empty directory.
+pub(super) async fn bring_base(programs: Programs<'_>, restore: &Restore, directory: &Path) -> Result<Restored> {
     let mut command = Command::new(names::pod::AGENT_PATH);
     command.args(["archiver", "restore", "--from"]).arg(restore.from.to_string());
-    command.arg("--to").arg(restore.target.to_string()).arg("--postgres").arg(provisioner.binaries.path("postgres"));
+    command.arg("--to").arg(restore.target.to_string()).arg("--postgres").arg(programs.binaries.path("postgres"));
     command.arg(directory);
     let run = |source| Error::Run { program: "pgset archiver", source };
-    let output = provisioner.processes.output(&mut command).await.map_err(run)?;
+    let output = programs.processes.output(&mut command).await.map_err(run)?;
     let words = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let reason = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
-        return Err(Error::Base(reason.trim_start_matches("pgset: ").to_owned()));
+        let reason = reason.trim_start_matches("pgset: ").to_owned();
+        let is_not_now = output.status.code() == Some(NOT_NOW.into());
+        return Err(if is_not_now { Error::NotNow(reason) } else { Error::Base(reason) });
     }
     serde_json::from_slice(&output.stdout).map_err(|error| Error::Base(error.to_string()))
 }
@@ -189,19 +225,30 @@ fn forget(directory: &Path) -> Result<()> {
     settings::write(&path, &without_forgotten(&path)).map(drop).map_err(|source| Error::Write { path, source })
 }
 
-/// Lets PostgreSQL recover where nobody can connect to it, up to its promotion, and stops it.
-async fn recover(provisioner: &Provisioner, restore: &Restore, directory: &Path) -> Result<()> {
-    let run = |source| Error::Run { program: "postgres", source };
+/// A server that nobody can connect to but by a socket of the run directory, and that archives nothing and waits for no replica.
+pub(super) fn private_server(programs: Programs<'_>, directory: &Path) -> Result<(Command, PathBuf)> {
     let socket = run_directory().join("recovery");
     fs::create_dir_all(&socket).map_err(|source| Error::Write { path: socket.clone(), source })?;
-    let mut command = provisioner.binaries.command("postgres");
-    command.arg("-D").arg(directory).args(&provisioner.configuration.server.others);
+    let mut command = programs.binaries.command("postgres");
+    command.arg("-D").arg(directory).args(programs.arguments);
     command.args(["-c", &server::data_directory(directory), "-c", "listen_addresses=", "-c", "archive_mode=off"]);
-    // Nobody reads meanwhile, and the settings may be smaller than those of the set that the backup is of.
-    command.args(["-c", "hot_standby=off", "-c", "synchronous_standby_names=", "-c", "logging_collector=off"]);
+    command.args(["-c", "synchronous_standby_names=", "-c", "logging_collector=off"]);
+    // Its words are read.
+    command.args(["-c", "log_destination=stderr", "-c", "lc_messages=C", "-c", "timezone=UTC"]);
     command.arg("-c").arg(format!("unix_socket_directories={}", socket.display()));
-    command.stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut server = provisioner.processes.start(&mut command).map_err(run)?;
+    command.stdin(Stdio::null());
+    Ok((command, socket))
+}
+
+/// Lets PostgreSQL recover where nobody can connect to it, up to its promotion, and stops it. Answers when the last transaction was committed
+/// that it repeated.
+async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) -> Result<Option<Timestamp>> {
+    let run = |source| Error::Run { program: "postgres", source };
+    let (mut command, _) = private_server(programs, directory)?;
+    // Nobody reads meanwhile, and the settings may be smaller than those of the set that the backup is of.
+    command.args(["-c", "hot_standby=off"]).stderr(Stdio::piped());
+    let mut server = programs.processes.start(&mut command).map_err(run)?;
+    let mut last_commit = None;
     let mut lines = server.take_errors().map(|errors| BufReader::new(errors).lines());
     let mut last = VecDeque::new();
     let pid_file = directory.join("postmaster.pid");
@@ -210,6 +257,7 @@ async fn recover(provisioner: &Provisioner, restore: &Restore, directory: &Path)
         tokio::select! {
             line = next_line(&mut lines) => {
                 eprintln!("{line}");
+                last_commit = last_transaction(&line).or(last_commit);
                 last.push_back(line);
                 if last.len() > LAST_LINES {
                     last.pop_front();
@@ -218,7 +266,7 @@ async fn recover(provisioner: &Provisioner, restore: &Restore, directory: &Path)
             ended = server.wait() => {
                 let status = ended.map_err(run)?;
                 if status.success() && is_stopping {
-                    return Ok(());
+                    return Ok(last_commit);
                 }
                 let fatal = last.iter().rfind(|line| line.contains("FATAL:")).or(last.back());
                 let reason = fatal.cloned().unwrap_or_else(|| status.to_string());
@@ -232,6 +280,12 @@ async fn recover(provisioner: &Provisioner, restore: &Restore, directory: &Path)
             }
         }
     }
+}
+
+/// When the last transaction was committed that recovery has repeated, as PostgreSQL says at its end (`FinishWalRecovery`, `PerformWalRecovery`).
+fn last_transaction(line: &str) -> Option<Timestamp> {
+    let (_, time) = line.split_once("last completed transaction was at log time ")?;
+    time.trim().parse().ok()
 }
 
 async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process::ChildStderr>>>) -> String {
@@ -248,6 +302,13 @@ async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process:
 mod tests {
     use super::*;
     use crate::set::backup::{Location, Target};
+
+    #[test]
+    fn the_last_commit_is_read_from_postgresqls_words() {
+        let line = "2026-11-30 18:47:00 UTC [32] LOG:  last completed transaction was at log time 2026-11-30 18:46:59.123456+00";
+        assert_eq!(last_transaction(line), "2026-11-30T18:46:59.123456Z".parse().ok());
+        assert_eq!(last_transaction("LOG:  redo done at 0/3000028"), None);
+    }
 
     #[test]
     fn what_the_backups_own_set_left_is_taken_out_and_recovery_is_put_in() {

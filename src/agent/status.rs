@@ -246,9 +246,22 @@ fn backups(registry: &mut Registry, report: &Report) {
         "Files of the WAL that wait to be archived on this member's volume",
         i64::try_from(report.waiting).unwrap_or(i64::MAX),
     );
+    if let Some(left) = report.left {
+        gauge("wal_waiting_left_bytes", "Bytes of the WAL more that may wait before they are let go", bytes(left));
+    }
+    let is_gap = i64::from(report.gap.is_some());
+    gauge("wal_gap", "1 from when this member let WAL go until there is a base backup behind it", is_gap);
     let is_well = report.trouble.is_none() && report.alarm.is_none();
     gauge("wal_archiving_ok", "1 while nothing goes wrong with the archiving of the WAL", is_well.into());
     gauge("backup_ok", "0 if this member's last base backup failed", report.failed.is_none().into());
+    if let Some(found) = &report.verified {
+        gauge("backup_verified_timestamp_seconds", "When the last trial restore began", found.started.as_second());
+        gauge("backup_verified_ok", "0 if the last trial restore failed", found.failed.is_none().into());
+        gauge("backup_verified_seconds", "How long the last trial restore took", bytes(found.seconds));
+        if let Some(to) = found.restorable_to {
+            gauge("backup_restorable_timestamp_seconds", "The last commit that it had", to.as_second());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub(super) mod tests {
             keep: std::time::Duration::from_hours(24),
             archive_timeout: std::time::Duration::from_mins(1),
             order: None,
+            limit: crate::set::backup::Limit::default(),
+            rate: None,
         });
         Assignment {
             namespace: "shop".into(),

@@ -160,7 +160,7 @@ pub async fn back_up(
         timeline: last.timeline,
         begins: position(&first.start)?,
         ends: position(&last.end)?,
-        segment_size: segment_size(&assignment.data_directory),
+        segment_size: segment_size(&assignment.data_directory.join("pg_wal")),
         size: streamed.size,
         stored,
         sha256,
@@ -194,8 +194,8 @@ fn size_of(directory: &Path) -> u64 {
 }
 
 /// The size of a segment, by one that is there.
-fn segment_size(data_directory: &Path) -> u64 {
-    let entries = fs::read_dir(data_directory.join("pg_wal")).into_iter().flatten().flatten();
+pub(super) fn segment_size(pg_wal: &Path) -> u64 {
+    let entries = fs::read_dir(pg_wal).into_iter().flatten().flatten();
     let is_segment =
         |entry: &fs::DirEntry| matches!(entry.file_name().to_str().map(str::parse), Some(Ok(WalFile::Segment(_))));
     entries.filter(is_segment).find_map(|entry| Some(entry.metadata().ok()?.len())).unwrap_or(16 << 20)

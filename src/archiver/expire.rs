@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use tracing::info;
 
 use super::store::{Error, Store};
+use super::verification;
 use crate::backup::index::Index;
 use crate::backup::keep::expired;
 use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX};
@@ -32,7 +33,8 @@ pub async fn sweep(store: &Store, backups: &[Index], keep: Duration) -> Result<(
     let is_done = |key: &str| backups.iter().any(|backup| key.split('/').nth(1) == Some(backup.due.as_str()));
     let claims = claims.into_iter().map(|object| object.key).filter(|key| is_done(key));
     let (count, segments) = (gone.backups.len(), gone.wal.len());
-    for key in parts.into_iter().chain(gone.wal.into_iter().map(layout::wal)).chain(claims) {
+    let verifications = verification::expired(store).await?;
+    for key in parts.into_iter().chain(gone.wal.into_iter().map(layout::wal)).chain(claims).chain(verifications) {
         store.delete(&key).await?;
     }
     if count + segments > 0 {

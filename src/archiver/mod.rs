@@ -6,6 +6,7 @@ pub mod assignment;
 mod base;
 mod claim;
 mod expire;
+mod gap;
 mod packed;
 mod programs;
 mod push;
@@ -13,6 +14,7 @@ mod queue;
 mod restore;
 mod socket;
 mod store;
+mod verification;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,14 +28,18 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use self::claim::Claims;
+use self::gap::{Fate, Gaps};
 use self::queue::Queue;
-pub use self::restore::{Restored, fetch_segment, restore_base};
+pub use self::restore::{Error as RestoreError, Restored, fetch_segment, restore_base};
 pub use self::socket::archive_command;
 use self::store::{Created, Credentials, Store};
+pub use self::verification::note_verification;
 use crate::backup::assignment::{Assignment, Role};
+use crate::backup::due::due;
 use crate::backup::index::{FORMAT, Index, Owner};
 use crate::backup::layout::{BACKUPS, INDEX, OWNER};
 use crate::backup::report::{Report, Running};
+use crate::backup::wal::WalFile;
 use crate::election::SystemIdentifier;
 use crate::errors::with_causes;
 use crate::set::backup::{Backup, Location};
@@ -49,8 +55,6 @@ const LIST_EVERY: Duration = Duration::from_secs(60);
 const TRY_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(900)];
 /// A master leaves a backup to its replicas for so long, and each of them to the one before it.
 const LEAVES_IT_TO_REPLICAS: Duration = Duration::from_secs(20);
-/// What a set needs its first backup for is all of its backups; it is not waited for with the schedule.
-const FIRST: &str = "first";
 
 /// An archiver.
 struct Archiver {
@@ -58,6 +62,7 @@ struct Archiver {
     credentials: PathBuf,
     assignment: watch::Receiver<Option<Assignment>>,
     queue: Arc<Queue>,
+    gaps: Gaps,
     opened: Mutex<Option<Opened>>,
 }
 
@@ -92,8 +97,13 @@ pub fn run(run: &Path, credentials: &Path) -> ExitCode {
     }
 }
 
-async fn work(run: &Path, credentials: &Path) -> std::io::Result<()> {
+/// An error means that it was done before.
+fn install_crypto_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+async fn work(run: &Path, credentials: &Path) -> std::io::Result<()> {
+    install_crypto_provider();
     let (publish, assignment) = watch::channel(assignment::read(run));
     let Some(first) = assignment.borrow().clone() else { return Err(std::io::Error::other("there is no assignment")) };
     let archiver = Arc::new(Archiver {
@@ -101,6 +111,7 @@ async fn work(run: &Path, credentials: &Path) -> std::io::Result<()> {
         credentials: credentials.to_owned(),
         assignment,
         queue: Queue::new(&first.data_directory),
+        gaps: Gaps::of(run),
         opened: Mutex::default(),
     });
     let listener = socket::listen(run)?;
@@ -139,10 +150,45 @@ async fn work(run: &Path, credentials: &Path) -> std::io::Result<()> {
 // === impl Archiver ===
 
 impl Archiver {
-    async fn push(&self, file: crate::backup::wal::WalFile) -> Result<(), String> {
-        let Some(opened) = self.open().await? else { return Ok(()) };
+    async fn push(&self, file: WalFile) -> Result<(), String> {
+        let fate =
+            self.gaps.fate(self.queue.account().trouble.map(|(_, since)| since), self.left(), self.segment_size());
+        let outcome = match fate {
+            Fate::LetGo => Err("there is no more room for what waits".to_owned()),
+            Fate::Kept | Fate::TriedOnce => self.try_to_push(file).await,
+        };
+        let Err(why) = outcome else { return Ok(()) };
+        if fate == Fate::Kept {
+            return Err(why);
+        }
+        warn!(%file, why, "let go: it can't be restored");
+        // Of those that a replica lets go the master has its own.
+        if self.assignment.borrow().as_ref().is_some_and(|it| it.role == Role::Master) {
+            self.gaps.let_go(file);
+        }
+        Ok(())
+    }
+
+    async fn try_to_push(&self, file: WalFile) -> Result<(), String> {
+        let is_known = self.assignment.borrow().as_ref().is_some_and(|it| it.system.is_some());
+        let opened = self.open().await.inspect_err(|why| {
+            if is_known {
+                self.queue.failed(why);
+            }
+        });
+        let Some(opened) = opened? else { return Ok(()) };
         let is_master = opened.assignment.role == Role::Master;
         self.queue.push(&opened.store, file, is_master).await.map(drop)
+    }
+
+    /// How many bytes of WAL more may wait.
+    fn left(&self) -> Option<u64> {
+        let limit = self.assignment.borrow().as_ref()?.backup.as_ref()?.limit;
+        gap::left(limit, self.queue.pg_wal(), self.queue.waiting().len(), self.segment_size())
+    }
+
+    fn segment_size(&self) -> u64 {
+        base::segment_size(self.queue.pg_wal())
     }
 
     /// The store, if backups are wanted and the prefix is this set's. The credentials are read each time: they change when somebody changes
@@ -181,10 +227,17 @@ impl Archiver {
         let mut report = Report::default();
         let mut claims = Claims::default();
         let (mut listed_at, mut pause, mut quiet_until) = (None::<Instant>, TRY_AGAIN[0], Instant::now());
+        let mut was_away = false;
         let mut due_since: Option<(String, Instant)> = None;
         loop {
             sleep(LOOK_EVERY).await;
             self.tell(&mut report);
+            let is_away = report.trouble.is_some();
+            if was_away && !is_away {
+                // What failed with the WAL is worth another try.
+                quiet_until = Instant::now();
+            }
+            was_away = is_away;
             let is_stale = listed_at.is_none_or(|at| at.elapsed() >= LIST_EVERY);
             let due = self.due(&report.backups);
             let is_new = due.as_ref().is_some_and(|due| due_since.as_ref().is_none_or(|(known, _)| known != due));
@@ -214,7 +267,7 @@ impl Archiver {
     fn due(&self, backups: &[Index]) -> Option<String> {
         let assignment = self.assignment.borrow();
         let backup = assignment.as_ref()?.backup.as_ref()?;
-        due(backup, backups, Timestamp::now())
+        due(backup, backups, self.gaps.gap().as_ref(), Timestamp::now())
     }
 
     /// Looks at what is there, and makes a base backup if one is due and it is this member's turn. Returns whether it made one.
@@ -231,7 +284,9 @@ impl Archiver {
         let Some(opened) = self.open().await? else { return Ok(false) };
         let Turn { store, backup, assignment, system } = &opened;
         report.backups = backups(store).await?;
-        let Some(due) = due(backup, &report.backups, Timestamp::now()) else { return Ok(false) };
+        report.verified = verification::newest(store).await.map_err(|why| with_causes(&why))?;
+        self.gaps.close(&report.backups);
+        let Some(due) = self.due(&report.backups) else { return Ok(false) };
         let waited = due_since.filter(|(known, _)| *known == due).map_or(Duration::ZERO, |(_, since)| since.elapsed());
         if waited < leaves_it_for(assignment) {
             return Ok(false);
@@ -259,6 +314,7 @@ impl Archiver {
         claim.release().await;
         outcome.map_err(|why| with_causes(&why))?;
         report.backups = backups(store).await?;
+        self.gaps.close(&report.backups);
         if let Err(why) = expire::sweep(store, &report.backups, backup.keep).await {
             warn!(error = with_causes(&why), "what nobody needs any more was not deleted");
         }
@@ -277,6 +333,8 @@ impl Archiver {
         report.trouble = account.trouble;
         report.alarm = account.alarm.map(|(_, why)| why);
         report.waiting = self.queue.waiting().len();
+        report.left = self.left();
+        report.gap = self.gaps.gap();
         if let Err(error) = assignment::write_report(&self.run, report) {
             warn!(%error, "failed to tell how the archive is");
         }
@@ -286,20 +344,6 @@ impl Archiver {
 /// The one who makes a base backup is a replica, if one can: the first to be here.
 fn leaves_it_for(assignment: &Assignment) -> Duration {
     if assignment.role == Role::Master && assignment.members > 1 { LEAVES_IT_TO_REPLICAS } else { Duration::ZERO }
-}
-
-/// What a base backup is due for: an order, the first one of all, or a time of the schedule.
-fn due(backup: &Backup, backups: &[Index], now: Timestamp) -> Option<String> {
-    let is_done = |due: &str| backups.iter().any(|backup| backup.due == due);
-    let order = backup.order.as_ref().map(|order| format!("now-{}", order.replace(':', "-")));
-    if backups.is_empty() {
-        return Some(order.unwrap_or_else(|| FIRST.to_owned()));
-    }
-    order.filter(|order| !is_done(order)).or_else(|| {
-        let at = backup.schedule.last_due(now)?;
-        let is_made = backups.iter().any(|backup| backup.started >= at);
-        (!is_made).then(|| at.strftime("%Y%m%dT%H%M%SZ").to_string())
-    })
 }
 
 /// Takes a prefix that is nobody's, and refuses one that is somebody else's.
@@ -349,53 +393,6 @@ async fn backups(store: &Store) -> Result<Vec<Index>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wanted(order: Option<&str>) -> Backup {
-        let mut backup = assignment::tests::assignment(Some("s3://bucket/db")).backup.unwrap();
-        backup.order = order.map(str::to_owned);
-        backup
-    }
-
-    fn made(due: &str, started: &str) -> Index {
-        let at: Timestamp = started.parse().unwrap();
-        Index {
-            format: FORMAT,
-            id: due.into(),
-            pod: String::new(),
-            due: due.into(),
-            system: SystemIdentifier(1),
-            version: String::new(),
-            started: at,
-            ended: at,
-            timeline: 1,
-            begins: crate::election::Lsn(0),
-            ends: crate::election::Lsn(1),
-            segment_size: 16 << 20,
-            size: 0,
-            stored: 0,
-            sha256: String::new(),
-        }
-    }
-
-    #[test]
-    fn a_backup_is_due_at_first_by_order_and_by_schedule() {
-        let now = "2026-11-30T15:00:00Z".parse().unwrap();
-        assert_eq!(due(&wanted(None), &[], now).as_deref(), Some(FIRST));
-        let made_today = made(FIRST, "2026-11-30T03:00:01Z");
-        assert_eq!(due(&wanted(None), std::slice::from_ref(&made_today), now), None);
-        assert_eq!(
-            due(&wanted(None), &[made(FIRST, "2026-11-29T12:00:00Z")], now).as_deref(),
-            Some("20261130T030000Z")
-        );
-        let order = wanted(Some("2026-11-30T14:00:00Z"));
-        let done = "now-2026-11-30T14-00-00Z";
-        assert_eq!(due(&order, std::slice::from_ref(&made_today), now).as_deref(), Some(done));
-        assert_eq!(
-            due(&order, &[made_today, made(done, "2026-11-30T14:00:00Z")], now),
-            None,
-            "an order is followed once"
-        );
-    }
 
     #[tokio::test]
     async fn a_prefix_is_of_the_first_set_that_writes_there() {

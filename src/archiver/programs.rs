@@ -12,8 +12,11 @@ use crate::backup::assignment::Assignment;
 /// it forever (`XLogArchiveIsBusy`). It makes a backup whole by itself, too.
 pub(super) fn start(assignment: &Assignment, id: &str) -> io::Result<Child> {
     let mut command = Command::new(assignment.binaries.join("pg_basebackup"));
-    command.args(["--no-password", "--checkpoint=fast", "--format=tar", "--wal-method=fetch", "--pgdata=-", "--label"]);
-    command.arg(format!("pgset {id}")).arg("--dbname").arg(&assignment.connection).env("LC_ALL", "C");
+    command.args(["--no-password", "--checkpoint=fast", "--format=tar", "--wal-method=fetch", "--pgdata=-"]);
+    if let Some(rate) = assignment.backup.as_ref().and_then(|backup| backup.rate) {
+        command.arg(format!("--max-rate={}", rate / 1024));
+    }
+    command.arg(format!("--label=pgset {id}")).arg("--dbname").arg(&assignment.connection).env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 

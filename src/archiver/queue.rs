@@ -41,6 +41,15 @@ pub struct Queue {
     account: Mutex<Account>,
 }
 
+// === impl Account ===
+
+impl Account {
+    fn has_trouble(&mut self, why: String) {
+        let since = self.trouble.take().map_or_else(Timestamp::now, |(_, since)| since);
+        self.trouble = Some((why, since));
+    }
+}
+
 // === impl Queue ===
 
 impl Queue {
@@ -100,9 +109,20 @@ impl Queue {
         progress
     }
 
+    /// Where the files are.
+    #[must_use]
+    pub fn pg_wal(&self) -> &Path {
+        &self.pg_wal
+    }
+
+    /// The store can't even be asked.
+    pub fn failed(&self, why: &str) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.has_trouble(why.to_owned());
+    }
+
     fn note(&self, file: WalFile, outcome: &Result<Outcome, push::Error>) {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Timestamp::now();
         match outcome {
             Ok(outcome) => {
                 tracing::debug!(%file, ?outcome, "archived");
@@ -110,7 +130,7 @@ impl Queue {
                     info!(%file, "the WAL is archived again");
                 }
                 account.alarm = account.alarm.take().filter(|(about, _)| *about != file);
-                account.archived = account.archived.take().max_by_file((file, now));
+                account.archived = account.archived.take().max_by_file((file, Timestamp::now()));
             }
             Err(why) => {
                 let text = with_causes(why);
@@ -118,8 +138,7 @@ impl Queue {
                 if matches!(why, push::Error::Different(_)) {
                     account.alarm = Some((file, text.clone()));
                 }
-                let since = account.trouble.take().map_or(now, |(_, since)| since);
-                account.trouble = Some((text, since));
+                account.has_trouble(text);
             }
         }
     }

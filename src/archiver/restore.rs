@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::backups;
 use super::packed::{self, hexadecimal};
 use super::store::{self, Credentials, Store};
+use super::{backups, install_crypto_provider};
 use crate::backup::chain;
 use crate::backup::index::Index;
 use crate::backup::layout::{self, TAR};
@@ -94,7 +94,7 @@ pub async fn restore_base(
     version: &str,
     directory: &Path,
 ) -> Result<Restored, Error> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_crypto_provider();
     let store = Store::open(&restore.from, &Credentials::read(credentials))?;
     let backups = backups(&store).await.map_err(Error::Backups)?;
     let index = backup_for(&backups, &restore.target)?.clone();
@@ -192,7 +192,7 @@ fn unpack(packed: mpsc::Receiver<Vec<u8>>, directory: &Path) -> io::Result<()> {
 
 /// Brings one file of the WAL, as PostgreSQL's `restore_command` asks. False if there is none.
 pub async fn fetch_segment(from: &Location, credentials: &Path, file: WalFile, to: &Path) -> Result<bool, Error> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_crypto_provider();
     let store = Store::open(from, &Credentials::read(credentials))?;
     let Some(content) = read(&store, file).await? else { return Ok(false) };
     fs::write(to, content).map_err(|source| Error::Write { path: to.to_owned(), source })?;

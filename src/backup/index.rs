@@ -75,11 +75,11 @@ impl Index {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A backup that was complete on this day of November, and began with that segment.
-    pub(in crate::backup) fn backup(day: u32, timeline: u32, segment: u64) -> Index {
+    pub(crate) fn backup(day: u32, timeline: u32, segment: u64) -> Index {
         let at = |hour: u32| format!("2026-11-{day:02}T{hour:02}:00:00Z").parse().unwrap();
         Index {
             format: FORMAT,

@@ -12,6 +12,8 @@ pub const WAL: &str = "wal";
 pub const BACKUPS: &str = "backups";
 /// The folder in which members say who makes the next base backup.
 pub const CLAIMS: &str = "claims";
+/// The folder of what trial restores found.
+pub const VERIFICATIONS: &str = "verifications";
 /// A base backup's tar file.
 pub const TAR: &str = "base.tar.zst";
 /// PostgreSQL's list of what is in it.
@@ -51,6 +53,12 @@ pub fn claim(due: &str, attempt: u32) -> String {
     format!("{CLAIMS}/{due}/{attempt:04}.json")
 }
 
+/// What a trial restore that begins now found.
+#[must_use]
+pub fn verification(now: Timestamp) -> String {
+    format!("{VERIFICATIONS}/{}.json", now.strftime("%Y%m%dT%H%M%SZ"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +71,7 @@ mod tests {
         assert_eq!(wal_file("00000001000000000000000A.zst#1"), None, "half an upload");
         let now = "2026-11-30T15:04:05.9Z".parse().unwrap();
         assert_eq!(backup(&backup_id(now, "db-1"), TAR), "backups/20261130T150405Z-db-1/base.tar.zst");
+        assert_eq!(verification(now), "verifications/20261130T150405Z.json");
         assert_eq!(claim("20261130T030000Z", 2), "claims/20261130T030000Z/0002.json");
     }
 }

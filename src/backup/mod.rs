@@ -6,15 +6,19 @@
 //! PREFIX/backups/ID/base.tar.zst     a base backup, as pg_basebackup makes it
 //! PREFIX/backups/ID/backup.json      what it is; written last, so that what has none is none
 //! PREFIX/claims/...                  who makes the next one
+//! PREFIX/verifications/TIME.json     what trial restores found
 //! ```
 
 pub mod assignment;
 pub mod chain;
+pub mod due;
 pub mod history;
 pub mod index;
 pub mod keep;
 pub mod layout;
+pub mod limit;
 pub mod moment;
 pub mod report;
 pub mod summary;
+pub mod verification;
 pub mod wal;

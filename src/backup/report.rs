@@ -3,7 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::due::Gap;
 use super::index::Index;
+use super::verification::Verification;
 
 /// How a member's archive is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +17,10 @@ pub struct Report {
     pub archived: Option<(String, Timestamp)>,
     /// How many files wait.
     pub waiting: usize,
+    /// How many bytes more may wait before they are let go; absent where nothing limits it.
+    pub left: Option<u64>,
+    /// WAL that was let go and that no backup lies behind yet.
+    pub gap: Option<Gap>,
     /// What goes wrong with the WAL now, and since when.
     pub trouble: Option<(String, Timestamp)>,
     /// Somebody else writes there, or what is there was changed: nothing is archived until a person has looked.
@@ -25,6 +31,8 @@ pub struct Report {
     pub failed: Option<(String, Timestamp)>,
     /// All complete base backups of the set, the oldest first.
     pub backups: Vec<Index>,
+    /// What the last trial restore found.
+    pub verified: Option<Verification>,
 }
 
 /// A base backup in the making.

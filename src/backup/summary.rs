@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Index;
 use super::report::Report;
+use super::verification::Verification;
 use crate::names::lease::BACKUPS;
 
 /// So many backups are told, the newest ones: it goes with every renewal.
@@ -37,6 +38,9 @@ pub struct Summary {
     pub count: usize,
     /// The newest of them, the oldest first.
     pub backups: Vec<Told>,
+    /// What the last trial restore found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verification>,
 }
 
 /// A base backup, in short.
@@ -62,11 +66,10 @@ impl Summary {
     /// Of what the archiver told.
     #[must_use]
     pub fn of(report: &Report) -> Self {
-        let trouble = report
-            .alarm
-            .clone()
-            .or_else(|| report.trouble.as_ref().or(report.failed.as_ref()).map(|(why, _)| why.clone()));
-        let since = report.trouble.as_ref().or(report.failed.as_ref()).map(|(_, since)| *since);
+        let gap = report.gap.as_ref().map(|gap| (gap_in_words(&gap.first), gap.until));
+        let told = report.trouble.as_ref().or(gap.as_ref()).or(report.failed.as_ref());
+        let trouble = report.alarm.clone().or_else(|| told.map(|(why, _)| why.clone()));
+        let since = told.map(|(_, since)| *since);
         Self {
             location: report.location.clone(),
             archived: report.archived.as_ref().map(|(file, _)| file.clone()),
@@ -76,8 +79,18 @@ impl Summary {
             trouble: trouble.map(|text| text.chars().take(LONGEST).collect()),
             count: report.backups.len(),
             backups: report.backups.iter().rev().take(MOST).rev().map(Told::of).collect(),
+            verified: report.verified.clone().map(Verification::cut),
         }
     }
+}
+
+/// What it means that WAL was let go.
+#[must_use]
+pub fn gap_in_words(first: &str) -> String {
+    format!(
+        "the store did not take the WAL before it had filled its part of the volume (pgset.dev/archive-limit), and from {first} on it was let go: \
+         what was committed from there on can't be restored before the next base backup, which is made as soon as the store is there"
+    )
 }
 
 // === impl Told ===
@@ -110,6 +123,7 @@ pub fn read(lease: &LeaseObject) -> Option<Summary> {
 mod tests {
     use super::*;
     use crate::backup::index::tests::backup;
+    use crate::backup::verification::tests::verification;
 
     #[test]
     fn a_lease_tells_the_newest_backups_and_what_goes_wrong() {
@@ -119,6 +133,7 @@ mod tests {
             archived: Some(("000000010000000000000003".into(), now)),
             trouble: Some(("no route".into(), now)),
             backups: (1..=25).map(|day| backup(day, 1, day.into())).collect(),
+            verified: Some(verification(None)),
             ..Report::default()
         };
         let mut lease = LeaseObject::default();
@@ -127,6 +142,7 @@ mod tests {
         assert_eq!((told.count, told.backups.len()), (25, MOST));
         assert_eq!(told.backups.last().map(|it| (it.id.as_str(), it.seconds)), Some(("20261125", 3600)));
         assert_eq!(told.trouble.as_deref(), Some("no route"));
+        assert_eq!(told.verified, Some(verification(None)));
         write(&mut lease, None);
         assert_eq!(read(&lease), None);
     }

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::{FAILURE, failed};
 use crate::{
-    archiver::{self, archive_command, fetch_segment, restore_base},
-    backup::wal::WalFile,
+    agent::{NOT_NOW, verification},
+    archiver::{self, RestoreError, archive_command, fetch_segment, restore_base},
+    backup::{moment::Unreachable, wal::WalFile},
     names::pod,
     set::backup::{Location, Restore, Target},
 };
@@ -46,6 +47,8 @@ enum Task {
         /// Where to, as PostgreSQL names it by `%p`.
         to: PathBuf,
     },
+    /// Try the newest backup in a pod of its own.
+    Verify(verification::Flags),
     /// Bring a base backup back.
     Restore {
         /// Where the backups are.
@@ -85,10 +88,23 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Ok(false) => ExitCode::from(NOT_THERE),
             Err(why) => failed(why.as_ref(), UNTOLD),
         },
+        Task::Verify(flags) => {
+            super::start_logging();
+            match verification::run(&flags) {
+                Ok(verification::Ending::Good) => ExitCode::SUCCESS,
+                Ok(verification::Ending::Bad) => ExitCode::FAILURE,
+                Ok(verification::Ending::NotNow) => ExitCode::from(NOT_NOW),
+                Err(why) => failed(&why, NOT_NOW),
+            }
+        }
         Task::Restore { from, to, postgres, directory } => {
             super::start_logging();
             let restored = restore(&Restore { from, target: to }, &credentials, &postgres, &directory);
-            restored.map_or_else(|why| failed(why.as_ref(), FAILURE), |()| ExitCode::SUCCESS)
+            let code = |why: &Error| match why.downcast_ref() {
+                Some(RestoreError::Store(_) | RestoreError::Unreachable(Unreachable::NoBackup)) => NOT_NOW,
+                _ => FAILURE,
+            };
+            restored.map_or_else(|why| failed(why.as_ref(), code(&why)), |()| ExitCode::SUCCESS)
         }
     }
 }

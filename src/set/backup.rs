@@ -24,6 +24,24 @@ pub struct Backup {
     pub archive_timeout: Duration,
     /// A base backup besides those of the schedule; another text is another one.
     pub order: Option<String>,
+    /// How much WAL may wait.
+    #[serde(default)]
+    pub limit: Limit,
+    /// How many bytes of a base backup are read in a second; absent, as many as can be.
+    #[serde(default)]
+    pub rate: Option<u64>,
+}
+
+/// How much WAL may wait on the volume for a store that does not take it. What is more is let go: it can't be restored, and the database lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// As much as the volume has room for, but for a part that stays free.
+    #[default]
+    Volume,
+    /// So many bytes, and no more than that.
+    Bytes(u64),
+    /// All: the volume may become full, and the database stop.
+    None,
 }
 
 /// From what a new set is made.
@@ -100,6 +118,8 @@ impl Backup {
             keep: entries::BACKUP_KEEP.among(annotations),
             archive_timeout: entries::ARCHIVE_TIMEOUT.among(annotations),
             order: entries::BACKUP_NOW.among(annotations),
+            limit: entries::ARCHIVE_LIMIT.among(annotations),
+            rate: entries::BACKUP_RATE.among(annotations),
         })
     }
 }

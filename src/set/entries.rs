@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Contract, Error, Failover,
-    backup::{self, Location, Schedule, Target},
+    backup::{self, Limit, Location, Schedule, Target},
     error::quoted,
     json::Field,
-    validation::{is_dns_label, is_dns_subdomain, is_order, is_role_key, is_token},
+    validation::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key, is_token},
     values::{Bytes, Number, Parsed, Text, Values, Words},
 };
 use crate::names::annotation;
@@ -137,7 +137,7 @@ pub(crate) const LEASE_SECONDS: Entry<Number> = Entry {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The members read this one and the next six from the `StatefulSet` as it is, so that none of them restarts anything.
+/// The members read this one and the next eight from the `StatefulSet` as it is, so that none of them restarts anything.
 pub(crate) const BACKUP: Entry<Parsed<Option<Location>>> = Entry {
     key: annotation::BACKUP,
     values: Parsed {
@@ -196,6 +196,35 @@ pub(crate) const ARCHIVE_TIMEOUT: Entry<Parsed<Duration>> = Entry {
     default: "`60s`",
 };
 
+pub(crate) const ARCHIVE_LIMIT: Entry<Parsed<Limit>> = Entry {
+    key: annotation::ARCHIVE_LIMIT,
+    values: Parsed {
+        parse: |text| match text {
+            "none" => Some(Limit::None),
+            text => bytes(text).filter(|limit| *limit > 0).map(Limit::Bytes),
+        },
+        default: Limit::default,
+        allowed: "a number of bytes such as 512Mi or 20Gi, or none",
+    },
+    says: "how much WAL may wait on the volume for a store that does not take it (`20Gi`), or `none`: beyond that it is \
+           [let go](docs/backup.md#while-a-store-is-away), and the database lives",
+    default: "until a tenth of the volume is free",
+};
+
+/// What `pg_basebackup --max-rate` takes.
+const RATES: std::ops::RangeInclusive<u64> = (32 << 10)..=(1 << 30);
+
+pub(crate) const BACKUP_RATE: Entry<Parsed<Option<u64>>> = Entry {
+    key: annotation::BACKUP_RATE,
+    values: Parsed {
+        parse: |text| bytes(text).filter(|rate| RATES.contains(rate)).map(Some),
+        default: || None,
+        allowed: "a number of bytes in a second from 32Ki to 1Gi, such as 50Mi",
+    },
+    says: "how many bytes of a base backup are read in a second, at most (`50Mi`)",
+    default: "as many as can be",
+};
+
 pub(crate) const RESTORE_FROM: Entry<Parsed<Option<Location>>> = Entry {
     key: annotation::RESTORE_FROM,
     values: BACKUP.values,
@@ -237,7 +266,7 @@ const FOLLOW: Entry<Text> = Entry {
 };
 
 /// The annotations that belong on a `StatefulSet` and nowhere else, as the documents list them.
-pub(crate) const OF_A_SET: [&dyn Known; 24] = [
+pub(crate) const OF_A_SET: [&dyn Known; 26] = [
     &INJECT,
     &CONTRACT,
     &CONTAINER,
@@ -257,6 +286,8 @@ pub(crate) const OF_A_SET: [&dyn Known; 24] = [
     &BACKUP_KEEP,
     &BACKUP_NOW,
     &ARCHIVE_TIMEOUT,
+    &ARCHIVE_LIMIT,
+    &BACKUP_RATE,
     &RESTORE_FROM,
     &RECOVER_TO,
     &REVISION,

@@ -2,6 +2,7 @@
 //!
 //! The edge ([`snapshot`]) reads, the checks are pure functions of what was read, and the [`report`] is told.
 
+mod backups;
 mod basics;
 mod certificates;
 mod claims;
@@ -86,6 +87,7 @@ fn all_after(basics: &snapshot::Basics, after: &snapshot::After) -> Vec<(Id, Ver
     lines.extend(routes::checks(after));
     lines.extend(leases::checks(after));
     lines.extend(orders::checks(basics, after));
+    lines.extend(backups::checks(basics, after));
     lines.extend(claims::checks(after));
     lines
 }

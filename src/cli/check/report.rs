@@ -55,6 +55,7 @@ ids! {
     Routes = "routes",
     Leases = "leases",
     Orders = "orders",
+    Backups = "backups",
     Claims = "claims",
     SharedExports = "shared-exports",
 }

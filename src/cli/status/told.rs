@@ -204,6 +204,9 @@ fn backups_in_words(summary: &Summary, now: Timestamp) -> Vec<String> {
         "{}: {newest}; the WAL was archived {archived}, {} files wait",
         summary.location, summary.waiting
     )];
+    words.extend(
+        summary.verified.as_ref().map(|found| format!("verified {} ago: {}", ago(found.started), found.in_words())),
+    );
     words.extend(summary.trouble.clone());
     words
 }

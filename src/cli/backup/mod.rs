@@ -1,4 +1,7 @@
-//! `pgset backup`: what backups a set has, and one more now.
+//! `pgset backup`: what backups a set has, one more now, and whether the newest can be restored.
+
+mod job;
+mod verify;
 
 use std::{
     fmt::Write as _,
@@ -31,11 +34,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[command(after_help = "\
 What is told is what the set's master writes on its Lease; docs/backup.md explains it, and how a set is restored.
 
-Exit codes: 0 done, 1 no backups are asked for, or none was made in time, 2 it could not be told or ordered.
+Exit codes: 0 done, 1 no backups are asked for, none was made in time, or it can't be restored, 2 it could not be told or ordered.
 
 Examples:
   pgset backup list sts/postgres -n shop    the newest backups, and how the archive is
-  pgset backup now sts/postgres --wait      one more, and wait until it is complete")]
+  pgset backup now sts/postgres --wait      one more, and wait until it is complete
+  pgset backup verify sts/postgres --wait   restore the newest in a Job, and say up to when it goes
+  pgset backup verify sts/postgres --schedule '0 5 * * 0' --query 'select count(*) from orders'")]
 pub struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -47,6 +52,8 @@ enum Task {
     List(List),
     /// Make a base backup now
     Now(Now),
+    /// Restore the newest backup in a pod of its own, and say whether it is one
+    Verify(verify::Verify),
 }
 
 #[derive(Debug, clap::Args)]
@@ -107,6 +114,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             match &arguments.task {
                 Task::List(list) => list.tell().await,
                 Task::Now(now) => now.order().await,
+                Task::Verify(verify) => verify.order().await,
             }
         })?
     });
@@ -267,6 +275,10 @@ fn in_words(summary: &Summary, now: Timestamp) -> String {
     };
     let _ = writeln!(text, "  archived  {archived}");
     let _ = writeln!(text, "  waiting   {} files of the WAL", summary.waiting);
+    let verified =
+        summary.verified.as_ref().map(|found| format!("{} ago: {}", ago(found.started), plain(&found.in_words())));
+    let _ =
+        writeln!(text, "  verified  {}", verified.as_deref().unwrap_or("never: pgset backup verify tries a restore"));
     if let Some(trouble) = &summary.trouble {
         let since = summary.trouble_since.map(|since| format!("for {}: ", ago(since))).unwrap_or_default();
         let _ = writeln!(text, "  trouble   {since}{}", plain(trouble));
@@ -299,6 +311,7 @@ mod tests {
             trouble_since: "2026-11-30T14:59:00Z".parse().ok(),
             count: 1,
             backups: vec![told("20261130T030000Z-db-1")],
+            verified: None,
         };
         let text = in_words(&summary, now);
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
