@@ -29,7 +29,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e matrix faults soak bench bench-failover
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e matrix stores faults soak bench bench-failover
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -50,7 +50,7 @@ lab-down: ## stop it, and leave nothing behind
 	@tests/lab/down
 
 binary: ## the program, static
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile $(PROFILE) --target $(TARGET) --bin pgset
+	RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' cargo build --locked --profile $(PROFILE) --target $(TARGET) --bin pgset
 
 image: binary ## the image, loaded into the lab if that is up
 	@deploy/build-image $(PROGRAM) $(IMAGE)
@@ -91,6 +91,9 @@ e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name fo
 
 matrix: ## what people do to a set, ordered and parallel, with each of its members as the master
 	PGSET_MATRIX=1 $(MAKE) e2e ONLY=matrix
+
+stores: ## backups to servers that speak as S3, Google and Azure do, and back
+	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=1 --ignored comes_back
 
 faults: ## random faults on the lab while clients write: PGSET_FAULTS_SEED, PGSET_FAULTS
 	$(LAB_ONLY) cargo test --locked --features lab --test faults -- --nocapture $(ONLY)
