@@ -29,7 +29,7 @@ export KUBECONFIG ?= $(LAB)/kubeconfig
 KUBERNETES := $(shell sed -n 's/^kubernetes_version=//p' tests/lab/common.sh)
 export PATH := $(PATH):$(or $(PGSET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pgset)/kubernetes/$(KUBERNETES)
 
-.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e matrix stores faults soak bench bench-failover
+.PHONY: help demo demo-down test lab lab-down binary image push install uninstall lint unit api test-versions fuzz e2e matrix stores moments faults soak bench bench-failover
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -91,6 +91,9 @@ e2e: ## tests with PostgreSQL on the lab, where pgset is installed: ONLY=name fo
 
 matrix: ## what people do to a set, ordered and parallel, with each of its members as the master
 	PGSET_MATRIX=1 $(MAKE) e2e ONLY=matrix
+
+moments: ## random faults on a set with backups, and then twenty of its moments restored: PGSET_FAULTS=30 for five minutes of them
+	$(LAB_ONLY) cargo test --locked --features lab --test faults -- --nocapture --ignored any_moment
 
 stores: ## backups to servers that speak as S3, Google and Azure do, and back
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=1 --ignored comes_back

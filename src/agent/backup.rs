@@ -39,8 +39,9 @@ const START_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// What PostgreSQL's archive is called as, by its `archive_command`.
-pub const ARCHIVE_COMMAND: &str = "/pgset/pgset archiver push %p";
+/// What PostgreSQL's archive is called as, by its `archive_command`. A set without backups is not to wait for a program to start, least of all at
+/// the end of a server, for which whoever leads next waits.
+pub const ARCHIVE_COMMAND: &str = "test -e /pgset/run/no-backups || exec /pgset/pgset archiver push %p";
 
 /// The keeper of the archiver.
 pub struct Keeper {
@@ -314,6 +315,13 @@ pub(super) async fn has_archive_library(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn postgresql_looks_for_the_files_where_the_agent_has_them() {
+        let word = run_directory().join(assignment::NO_BACKUPS);
+        assert!(ARCHIVE_COMMAND.contains(&format!("-e {} ||", word.display())));
+        assert!(ARCHIVE_COMMAND.contains(names::pod::AGENT_PATH));
+    }
 
     #[test]
     fn the_archive_is_pgsets_unless_the_user_has_one() {

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::backup::assignment::Assignment;
 use crate::backup::report::Report;
 
+/// It is there where no backups are wanted, for PostgreSQL's `archive_command`.
+pub const NO_BACKUPS: &str = "no-backups";
 const ASSIGNMENT: &str = "archiver.json";
 const REPORT: &str = "archiver-report.json";
 
@@ -20,9 +22,16 @@ pub fn read(run: &Path) -> Option<Assignment> {
     read_file(&run.join(ASSIGNMENT))
 }
 
-/// Tells the archiver what it has to do.
+/// Tells the archiver what it has to do, and PostgreSQL's `archive_command` whether there is anything to do at all.
 pub fn write(run: &Path, assignment: &Assignment) -> io::Result<()> {
-    write_file(&run.join(ASSIGNMENT), assignment)
+    let nothing = run.join(NO_BACKUPS);
+    let is_wanted = assignment.backup.is_some();
+    match fs::remove_file(&nothing) {
+        Err(error) if is_wanted && error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    write_file(&run.join(ASSIGNMENT), assignment)?;
+    if is_wanted { Ok(()) } else { fs::write(&nothing, "") }
 }
 
 /// What the archiver told last.
@@ -77,6 +86,16 @@ pub(super) mod tests {
             binaries: "/none".into(),
             connection: String::new(),
             master_connection: None,
+        }
+    }
+
+    #[test]
+    fn postgresql_is_told_that_nothing_is_to_be_archived_only_as_long_as_that_is_so() {
+        let run = tempfile::tempdir().unwrap();
+        let says_nothing = || run.path().join(NO_BACKUPS).exists();
+        for location in [None, Some("s3://bucket/db"), None] {
+            write(run.path(), &assignment(location)).unwrap();
+            assert_eq!(says_nothing(), location.is_none());
         }
     }
 

@@ -16,7 +16,9 @@ pub struct Clients<'ns>(&'ns Namespace<'ns>);
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
     pub number: u64,
-    /// When its client had the acknowledgement, in seconds of the machine's clock.
+    /// When its client began with it, in seconds of the machine's clock.
+    pub began: f64,
+    /// When it had the acknowledgement.
     pub at: f64,
 }
 
@@ -26,8 +28,8 @@ impl<'ns> Clients<'ns> {
         for writer in 0..WRITERS {
             // A client that gives up closes its connection: the server may commit all the same, and nobody was told.
             let line = format!(
-                "n={}; while [ ! -e /tmp/stop ]; do n=$((n+1)); if timeout 8 sh /tmp/write $n >/dev/null 2>&1; then \
-                 echo $n $(date +%s.%N) >> /tmp/acknowledged-{writer}; else sleep 0.05; fi; done; touch /tmp/stopped-{writer}",
+                "n={}; while [ ! -e /tmp/stop ]; do n=$((n+1)); b=$(date +%s.%N); if timeout 8 sh /tmp/write $n >/dev/null 2>&1; then \
+                 echo $n $b $(date +%s.%N) >> /tmp/acknowledged-{writer}; else sleep 0.05; fi; done; touch /tmp/stopped-{writer}",
                 writer * NUMBERS,
             );
             ns.shell("client", "client", &format!("({line}) >/dev/null 2>&1 &")).unwrap();
@@ -43,8 +45,10 @@ impl<'ns> Clients<'ns> {
         let text = shell("cat /tmp/acknowledged-*").unwrap().out;
         text.lines()
             .map(|line| {
-                let (number, at) = line.split_once(' ').unwrap();
-                Write { number: number.parse().unwrap(), at: at.parse().unwrap() }
+                let mut words = line.split(' ');
+                let mut word = || words.next().unwrap();
+                let (number, began, at) = (word(), word(), word());
+                Write { number: number.parse().unwrap(), began: began.parse().unwrap(), at: at.parse().unwrap() }
             })
             .collect()
     }
@@ -60,5 +64,10 @@ pub fn longest_gap(acknowledged: &[Write], from: f64, to: f64) -> f64 {
 
 /// The numbers that are there.
 pub fn present(db: &Database<'_>) -> BTreeSet<u64> {
-    db.master("select n from numbers").lines().map(|line| line.parse().unwrap()).collect()
+    present_at(db, "pgset-master")
+}
+
+/// The numbers that are there, by the word of a server.
+pub fn present_at(db: &Database<'_>, host: &str) -> BTreeSet<u64> {
+    db.at(host, "select n from numbers").unwrap().lines().map(|line| line.parse().unwrap()).collect()
 }

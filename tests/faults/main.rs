@@ -16,12 +16,15 @@ mod clients;
 mod lab;
 #[path = "../e2e/manifests.rs"]
 mod manifests;
+mod moments;
 #[path = "../e2e/mount.rs"]
 mod mount;
 #[path = "../e2e/node.rs"]
 mod node;
 mod nodes;
 mod storage;
+#[path = "../e2e/store.rs"]
+mod store;
 mod strikes;
 mod watch;
 
@@ -30,7 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use chance::Chance;
-use clients::Clients;
+use clients::{Clients, Write};
 use lab::{Lab, Namespace, START, same, wait_until};
 use manifests::{Set, set};
 use serde_json::json;
@@ -63,16 +66,38 @@ fn runs(run: impl Fn(u64)) {
     }
 }
 
-/// Faults while clients write. Returns what they wrote and what a watcher saw, when all is calm again.
-fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
+/// What there is besides the set, and is struck with it.
+trait Beside {
+    /// The set, with what it needs for that.
+    fn set(&self, set: Set) -> Set {
+        set
+    }
+
+    /// The set is ready, and nobody writes yet.
+    fn ready(&mut self) {}
+
+    /// A fault begins.
+    fn struck(&mut self) {}
+
+    /// It has ended.
+    fn ended(&mut self) {}
+}
+
+struct Nothing;
+
+impl Beside for Nothing {}
+
+/// Faults while clients write. Returns what they wrote, when all is calm again and nothing of it is lost that may not be.
+fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool, beside: &mut dyn Beside) -> Vec<Write> {
     let kinds = the_kinds();
     let export = (kinds != Kinds::Members).then(|| Export::of(ns));
     ns.shared_claim("pgset-pvc");
     let set = set("pgset").replicas(3).annotation("pgset.dev/maximum-lag", "0");
     let set = if synchronous { set.annotation("pgset.dev/synchronous", "1") } else { set };
     let set = if kinds == Kinds::WithNodes { spread(set) } else { set };
-    ns.apply(&set.manifest());
+    ns.apply(&beside.set(set).manifest());
     ns.wait_ready("pgset", MEMBERS.len());
+    beside.ready();
     let db = ns.database("pgset");
     db.wait_streaming(&MEMBERS[1..]);
     db.master("create table numbers (n bigint primary key)");
@@ -97,6 +122,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
         }
         let container =
             strike.hides_from_clients(&pod).and_then(|name| Some((strikes::container(ns, &pod).ok()?, name)));
+        beside.struck();
         let struck = strike.begin(ns, &pod, export.as_ref());
         let asker = container.map(|(container, name)| Inside::start(container, &db, name));
         thread::sleep(hold);
@@ -105,6 +131,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
             inside.extend(answers);
         }
         struck.end(ns);
+        beside.ended();
         thread::sleep(pause);
     }
 
@@ -141,6 +168,7 @@ fn endure(ns: &Namespace<'_>, seed: u64, synchronous: bool) {
     }
     events.assert_one_writer();
     all_have_the_same(ns, &db);
+    acknowledged
 }
 
 /// One member on a node, and none where no node may be struck if there are enough others. Who can't go back to his node goes to another.
@@ -208,11 +236,11 @@ fn all_have_the_same(ns: &Namespace<'_>, db: &lab::Database<'_>) {
 #[test]
 fn commits_that_waited_for_a_replica_survive_whatever_happens() {
     let lab = the_lab();
-    runs(|seed| endure(&lab.namespace("faults-synchronous"), seed, true));
+    runs(|seed| drop(endure(&lab.namespace("faults-synchronous"), seed, true, &mut Nothing)));
 }
 
 #[test]
 fn commits_that_waited_for_nobody_are_lost_within_the_bound_alone() {
     let lab = the_lab();
-    runs(|seed| endure(&lab.namespace("faults"), seed.wrapping_add(1 << 32), false));
+    runs(|seed| drop(endure(&lab.namespace("faults"), seed.wrapping_add(1 << 32), false, &mut Nothing)));
 }
