@@ -367,6 +367,7 @@ fn red_hats_settings() -> Option<PathBuf> {
 pub(super) fn write_following(directory: &Path, connection: &str, slot: &str) -> Result<()> {
     let path = directory.join(settings::AUTO_FILE);
     let old = fs::read_to_string(&path).unwrap_or_default();
+    let old = recovery::without_store(&old);
     let new = settings::with_settings(&old, &[("primary_conninfo", connection), ("primary_slot_name", slot)]);
     settings::write(&path, &new).map(drop).map_err(|source| Error::Write { path, source })
 }

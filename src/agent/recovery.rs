@@ -27,7 +27,7 @@ use super::status::StatusHandle;
 use super::{server, settings};
 use crate::errors::with_causes;
 use crate::names;
-use crate::set::backup::Restore;
+use crate::set::backup::{Location, Restore};
 
 /// How often it is looked whether PostgreSQL has come to the moment.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -39,7 +39,7 @@ const FORGOTTEN: [&str; 10] = [
     "primary_slot_name",
     "synchronous_standby_names",
     "archive_timeout",
-    "restore_command",
+    RESTORE_COMMAND,
     "recovery_target_timeline",
     "recovery_target_action",
     "recovery_target_time",
@@ -112,9 +112,26 @@ pub(super) struct Programs<'a> {
 /// How the archiver's process ends where there is nothing to restore yet, or the store does not answer (`EX_TEMPFAIL`).
 pub const NOT_NOW: u8 = 75;
 
+/// How PostgreSQL fetches a file of the WAL, without where from.
+const FETCH: &str = "/pgset/pgset archiver fetch";
+const RESTORE_COMMAND: &str = "restore_command";
+
 // === impl Provisioner ===
 
 impl Provisioner {
+    /// Tells a replica where it finds WAL that its master has no more, or takes that back.
+    pub fn write_store(&self, store: Option<&Location>) -> Result<(), provisioner::Error> {
+        let path = self.data.path().join(settings::AUTO_FILE);
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let new = match store {
+            Some(store) => {
+                settings::with_settings(&old, &[(RESTORE_COMMAND, &format!("{FETCH} --standby --from {store} %f %p"))])
+            }
+            None => without_store(&old),
+        };
+        settings::write(&path, &new).map(drop).map_err(|source| provisioner::Error::Write { path, source })
+    }
+
     /// Makes the set's database of another set's backups. What stands in the way is told, and tried again until the set says otherwise: what is in a
     /// store, and who may read it, is put right elsewhere.
     pub async fn restore(
@@ -204,7 +221,7 @@ fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> 
     for name in ["standby.signal", "postmaster.pid", "postmaster.opts"] {
         let _ = fs::remove_file(directory.join(name));
     }
-    let fetch = format!("{} archiver fetch --from {} %f %p", names::pod::AGENT_PATH, restore.from);
+    let fetch = format!("{FETCH} --from {} %f %p", restore.from);
     let path = directory.join(settings::AUTO_FILE);
     let text = without_forgotten(&path);
     let target = target.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -212,6 +229,15 @@ fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> 
     settings::write(&path, &settings::with_settings(&text, &all)).map_err(write(&path))?;
     let signal = directory.join("recovery.signal");
     fs::File::create(&signal).map(drop).map_err(write(&signal))
+}
+
+/// The settings without the word by which a replica takes WAL from the store: whoever starts, or follows another master, asks that one first. A
+/// command of the user's own stays.
+pub(super) fn without_store(settings: &str) -> String {
+    match settings::setting(settings, RESTORE_COMMAND) {
+        Some(command) if command.starts_with(FETCH) => settings::without_setting(settings, RESTORE_COMMAND),
+        _ => settings.to_owned(),
+    }
 }
 
 /// What a file of settings says besides.

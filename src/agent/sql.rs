@@ -85,6 +85,8 @@ pub struct ReplicaFacts {
     pub replay_lag_bytes: i64,
     /// How far it has received the master's WAL, once it has asked for any since it started.
     pub received: Option<Lsn>,
+    /// How far it has replayed; absent before it has begun.
+    pub replayed: Option<Lsn>,
     /// It can get WAL from elsewhere.
     pub has_archive: bool,
     /// It has found no WAL, and waits for up to `wal_retrieve_retry_interval` before it looks again.
@@ -260,7 +262,8 @@ impl Sql {
                         pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::int8, current_setting('restore_command') <> '', \
                         NOT pg_is_in_recovery(), \
                         EXISTS (SELECT FROM pg_stat_activity \
-                                WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')",
+                                WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval'), \
+                        pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8",
             )
             .await?;
         Ok(rows.first().map_or_else(ReplicaFacts::default, |row| ReplicaFacts {
@@ -270,6 +273,7 @@ impl Sql {
             has_archive: row.get(3),
             is_promoted: row.get(4),
             pauses: row.get(5),
+            replayed: row.get::<_, Option<i64>>(6).and_then(|at| u64::try_from(at).ok()).map(Lsn),
         }))
     }
 

@@ -122,11 +122,7 @@ pub async fn back_up(
     let _held = hold_wal(assignment).map(Ends).map_err(|error| warn!(%error, "the WAL of the backup is not held"));
     let mut child = start(assignment, &id)?;
     let part = part_size(expected);
-    let streamed = tokio::select! {
-        streamed = stream(store, &mut child, &id, part, progress) => streamed,
-        why = stalled(progress) => Err(why),
-    };
-    let (streamed, stored, sha256) = match streamed {
+    let (streamed, stored, sha256) = match stream(store, &mut child, &id, part, progress).await {
         Ok(streamed) => streamed,
         Err(why) => {
             let _ = child.kill();
@@ -223,7 +219,14 @@ async fn stream(
         }
         Ok::<_, store::Error>(())
     };
-    let sent = sent.await;
+    let sent = tokio::select! {
+        sent = sent => sent.map_err(Error::from),
+        why = stalled(progress) => Err(why),
+    };
+    if sent.is_err() {
+        // Whoever packs waits for what it says.
+        let _ = child.kill();
+    }
     // Nobody reads any more: whoever packs hears it.
     drop(packed);
     let streamed = packing.await.unwrap_or_else(|error| Err(io::Error::other(error)));

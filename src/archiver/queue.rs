@@ -130,7 +130,7 @@ impl Queue {
                     info!(%file, "the WAL is archived again");
                 }
                 account.alarm = account.alarm.take().filter(|(about, _)| *about != file);
-                account.archived = account.archived.take().max_by_file((file, Timestamp::now()));
+                account.archived = Some(newest(account.archived.take(), (file, Timestamp::now())));
             }
             Err(why) => {
                 let text = with_causes(why);
@@ -144,18 +144,12 @@ impl Queue {
     }
 }
 
-trait Newest {
-    fn max_by_file(self, other: (WalFile, Timestamp)) -> Self;
-}
-
-impl Newest for Option<(WalFile, Timestamp)> {
-    /// Several are on their way at once, and end in any order.
-    fn max_by_file(self, other: (WalFile, Timestamp)) -> Self {
-        let place = |(file, _): &(WalFile, Timestamp)| (file.place(), *file);
-        match self {
-            Some(old) if other.0.place().is_none() || place(&old) > place(&other) => Some(old),
-            _ => Some(other),
-        }
+/// Several are on their way at once, and end in any order.
+fn newest(known: Option<(WalFile, Timestamp)>, other: (WalFile, Timestamp)) -> (WalFile, Timestamp) {
+    let place = |(file, _): &(WalFile, Timestamp)| (file.place(), *file);
+    match known {
+        Some(old) if other.0.place().is_none() || place(&old) > place(&other) => old,
+        _ => other,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,12 +124,8 @@ impl Store {
         let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout: RETRIES_FOR };
         let objects: Arc<dyn ObjectStore> = match &location.store {
             backup::Store::S3 { bucket } => {
-                let mut builder = AmazonS3Builder::from_env();
-                for (key, value) in given {
-                    if let Ok(key) = key.to_ascii_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder =
+                    configured(AmazonS3Builder::from_env(), given, |it, key, value| it.with_config(key, value));
                 let builder = builder.with_bucket_name(bucket).with_client_options(options).with_retry(retry);
                 Arc::new(builder.with_conditional_put(S3ConditionalPut::ETagMatch).build().map_err(Error::of)?)
             }
@@ -141,12 +138,8 @@ impl Store {
                 Arc::new(builder.build().map_err(Error::of)?)
             }
             backup::Store::Azure { container } => {
-                let mut builder = MicrosoftAzureBuilder::from_env();
-                for (key, value) in given {
-                    if let Ok(key) = key.to_ascii_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder =
+                    configured(MicrosoftAzureBuilder::from_env(), given, |it, key, value| it.with_config(key, value));
                 let builder = builder.with_container_name(container).with_client_options(options).with_retry(retry);
                 Arc::new(builder.build().map_err(Error::of)?)
             }
@@ -244,6 +237,12 @@ impl Store {
     pub async fn delete(&self, name: &str) -> Result<()> {
         found(self.objects.delete(&self.key(name)).await).map(drop)
     }
+}
+
+/// A builder that has been told those keys that it knows.
+fn configured<B, K: FromStr>(builder: B, given: &[(&str, String)], tell: fn(B, K, &str) -> B) -> B {
+    let known = given.iter().filter_map(|(key, value)| Some((key.to_ascii_lowercase().parse().ok()?, value)));
+    known.fold(builder, |builder, (key, value)| tell(builder, key, value))
 }
 
 fn found<T>(outcome: object_store::Result<T>) -> Result<Option<T>> {

@@ -42,6 +42,9 @@ enum Task {
         /// Where the backups are.
         #[arg(long, value_parser = location)]
         from: Location,
+        /// For a standby, which goes on: what can't be told is as if it were not there, and is asked for again.
+        #[arg(long)]
+        standby: bool,
         /// The file, as PostgreSQL names it by `%f`.
         file: String,
         /// Where to, as PostgreSQL names it by `%p`.
@@ -83,10 +86,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
             super::start_logging();
             archiver::run(&run, &credentials)
         }
-        Task::Fetch { from, file, to } => match fetch(&from, &credentials, &file, &to) {
+        Task::Fetch { from, standby, file, to } => match fetch(&from, &credentials, &file, &to) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(NOT_THERE),
-            Err(why) => failed(why.as_ref(), UNTOLD),
+            Err(why) => failed(why.as_ref(), if standby { NOT_THERE } else { UNTOLD }),
         },
         Task::Verify(flags) => {
             super::start_logging();

@@ -216,6 +216,9 @@ fn what_was_changed_or_lost_in_the_store_is_named_and_not_restored() {
     let backup = directory.join("db/backups").join(&names(&directory.join("db/backups"))[0]).join("base.tar.zst");
     let mut bytes = fs::read(&backup).unwrap();
     let middle = bytes.len() / 2;
+    fs::write(&backup, &bytes[..middle]).unwrap();
+    ns.apply(&restored("shortened").manifest());
+    told("shortened", "is not what was written");
     bytes[middle] ^= 1;
     fs::write(&backup, bytes).unwrap();
     ns.apply(&restored("changed").manifest());
@@ -342,14 +345,45 @@ fn wal_that_waits_for_a_store_does_not_fill_the_volume_and_a_backup_is_made_behi
     copy.wait_for("copy-master", "select count(*) from visits", &rows.to_string());
 }
 
+#[test]
+fn a_replica_whose_wal_is_gone_from_its_master_takes_it_from_the_store_and_is_not_cloned_anew() {
+    let lab = lab::shared();
+    let ns = lab.namespace("from-store");
+    let directory = store(&ns);
+    let limit = json!(["-c", "max_slot_wal_keep_size=16MB", "-c", "wal_sender_timeout=3s"]);
+    let db = ns.two_members(&backed_up(mounted(set("pgset")), "file:///backup/db").container("args", limit));
+    wait_backups(&ns, "pgset", 1);
+    db.write_numbers();
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10000");
+    let clone = ns.data_directory("pgset-1");
+    let receiver = db.replica("select pid from pg_stat_wal_receiver").unwrap();
+
+    ns.shell("pgset-1", "postgres", &format!("kill -STOP {receiver}")).unwrap();
+    db.wait_for("pgset-master", "select active from pg_replication_slots where slot_name like 'pgset%'", "f");
+    for _ in 0..5 {
+        db.master("insert into numbers values (0)");
+        wait_archived(&db, &directory.join("db/wal"));
+    }
+    db.master("checkpoint");
+    let slot = "select slot_name, wal_status from pg_replication_slots where slot_name like 'pgset%'";
+    db.wait_for("pgset-master", slot, "pgset_pgset_1|reserved");
+    let _ = ns.shell("pgset-1", "postgres", &format!("kill -CONT {receiver}"));
+
+    db.wait_streaming(&["pgset-1"]);
+    db.wait_for("pgset-replica", "select count(*) from numbers", "10005");
+    assert_eq!(ns.data_directory("pgset-1"), clone, "it was cloned anew");
+    db.wait_for("pgset-1.pgset", "show restore_command", "");
+}
+
 /// A set whose backups go to such a server, and a new set that is made from them alone.
-fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16) {
+fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(theme);
+    let set = |name: &str| set(name).replicas(1).container("image", json!(image));
     let server = Server::start(kind, &ns, "pgset", port);
     let location = server.location("db");
     ns.shared_claim("pgset-pvc");
-    ns.apply(&backed_up(set("pgset").replicas(1), &location).manifest());
+    ns.apply(&backed_up(set("pgset"), &location).manifest());
     let told = wait_backups(&ns, "pgset", 1);
     assert_eq!(told["location"], location);
     assert!(told["trouble"].is_null(), "{told}");
@@ -360,8 +394,19 @@ fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16) {
         wait_told_archived(&ns, &db);
     }
 
-    server.give(&ns, "copy");
-    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &location).manifest());
+    let restored = |name: &str, image: &str| {
+        server.give(&ns, name);
+        let from = set(name).container("image", json!(image)).annotation("pgset.dev/restore-from", &location);
+        ns.apply(&from.manifest());
+    };
+    let other = if image == "postgres:15" { "postgres:17" } else { "postgres:15" };
+    restored("other", other);
+    wait_until(START, "another major version says why", || {
+        let events = ns.events("StatefulSet", "other");
+        let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains("of that major version");
+        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    restored("copy", image);
     ns.wait_ready("copy", 1);
     let copy = ns.database_as("copy", "postgres", &password(&ns), "postgres");
     copy.wait_for("copy-master", "select string_agg(n::text, ',' order by n) from visits", "1,2,3");
@@ -372,19 +417,19 @@ fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16) {
 #[test]
 #[ignore = "make stores: it takes programs of three more registries"]
 fn what_moto_keeps_as_s3_does_comes_back() {
-    goes_there_and_comes_back(Kind::Moto, "moto", 17071);
+    goes_there_and_comes_back(Kind::Moto, "moto", 17071, "postgres:15");
 }
 
 #[test]
 #[ignore = "make stores: it takes programs of three more registries"]
 fn what_fake_gcs_server_keeps_as_google_does_comes_back() {
-    goes_there_and_comes_back(Kind::FakeGcs, "gcs", 17072);
+    goes_there_and_comes_back(Kind::FakeGcs, "gcs", 17072, "postgres:17");
 }
 
 #[test]
 #[ignore = "make stores: it takes programs of three more registries"]
 fn what_azurite_keeps_as_azure_does_comes_back() {
-    goes_there_and_comes_back(Kind::Azurite, "azurite", 17073);
+    goes_there_and_comes_back(Kind::Azurite, "azurite", 17073, "postgres:17");
 }
 
 /// The commands of `docs/restore-by-hand.md`, with what the page leaves to its reader.

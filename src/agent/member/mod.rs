@@ -4,6 +4,7 @@ mod archiving;
 mod candidacy;
 mod ending;
 mod facts;
+mod from_store;
 mod handover;
 mod look;
 mod master_ended;
@@ -129,6 +130,7 @@ pub struct Member {
     shortage: Shortage,
     oldest_wal_due: Instant,
     archiving: archiving::Archiving,
+    from_store: from_store::FromStore,
     /// What it remembers.
     state: State<Instant>,
     postgres: Postgres,
@@ -159,6 +161,7 @@ impl Member {
             found,
             set,
             archiving: archiving::Archiving::of(notes.backup()),
+            from_store: from_store::FromStore::default(),
             noted_vote: promises.voted(),
             promises,
             notes,

@@ -6,14 +6,15 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Member;
+use super::from_store::Step;
 use super::postgres::{Postgres, Role, Running};
 use crate::agent::configuration::Passwords;
 use crate::agent::server::Stop;
 use crate::agent::{leadership, role_label, route, sql};
 use crate::backup::summary::Summary;
-use crate::election::Master;
 use crate::election::lease_record::Progress;
 use crate::election::step::Event;
+use crate::election::{Lease, Master};
 use crate::errors::with_causes;
 
 /// What a master does.
@@ -195,7 +196,27 @@ impl Member {
             return Ok(());
         };
         let streams = facts.streaming_timeline == Some(follows.timeline);
-        *stalled_lsn = facts.stalled_lsn();
+        let backup = self.set.borrow().as_ref().and_then(|wishes| wishes.backup.clone());
+        let store = backup.filter(|_| server.settings.archives).map(|backup| backup.location);
+        let oldest = match self.leadership.watch().borrow().at(Instant::now()) {
+            Lease::HeldByOther { master: Some(master) } => master.oldest_wal,
+            _ => None,
+        };
+        let step = self.from_store.step(&facts, oldest, store.is_some(), Instant::now());
+        let told = match step {
+            Step::Begin => Some(self.provisioner.write_store(store.as_ref())),
+            Step::End => Some(self.provisioner.write_store(None)),
+            Step::Leave | Step::Wait => None,
+        };
+        match told {
+            Some(Ok(())) => {
+                info!(?step, "WAL that the master has no more is taken from the set's backups");
+                server.reload();
+            }
+            Some(Err(why)) => warn!(error = with_causes(&why), "failed to set restore_command"),
+            None => {}
+        }
+        *stalled_lsn = facts.stalled_lsn().filter(|_| step == Step::Leave);
         if !streams && self.status_handle.current().ready {
             self.hurries_since = Instant::now();
         }
