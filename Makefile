@@ -107,5 +107,5 @@ soak: ## the same with one seed after the other, for HOURS
 bench-failover: ## how long clients can't write when a master goes, beside Patroni: REPEAT, CASES, CONTENDERS
 	@$(LAB_ONLY) tests/bench/run failover
 
-bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller or postgres for a part
+bench: ## figures, with what is aimed at beside them: ONLY=admission, wait, controller, postgres or backup for a part
 	@$(LAB_ONLY) tests/bench/run $(ONLY)

@@ -318,7 +318,8 @@ fn wal_that_waits_for_a_store_does_not_fill_the_volume_and_a_backup_is_made_behi
     s3.stop();
     let gap = |events: &[String]| events.iter().any(|event| event.starts_with("ArchiveGap: "));
     let mut rows = 0;
-    wait_until(MADE, "it is told that WAL was let go", || {
+    // PostgreSQL asks three times for a file, 20 s each, and then sleeps for up to a minute.
+    wait_until(MADE * 2, "it is told that WAL was let go", || {
         rows += 1;
         db.master(&format!("insert into visits values ({rows})"));
         db.master("select pg_switch_wal()");

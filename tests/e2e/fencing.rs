@@ -64,7 +64,7 @@ fn a_master_whose_agent_is_stopped_is_dead_before_anyone_else_leads_and_comes_ba
 
     node::signal_first(&ns, "pgset-0", "postgres", "STOP").unwrap();
 
-    let stopped = Instant::now();
+    let (stopped, stopped_at) = (Instant::now(), Timestamp::now());
     let (dead, (renewed, taken)) = thread::scope(|scope| {
         let lease = scope.spawn(|| renewed_and_taken(&ns));
         // The kernel alone is asked: on a busy machine a question to the API server takes as long as what is measured here.
@@ -74,14 +74,16 @@ fn a_master_whose_agent_is_stopped_is_dead_before_anyone_else_leads_and_comes_ba
         }
         (Timestamp::now(), lease.join().unwrap())
     });
-    let since_renewal = |at: Timestamp| at.duration_since(renewed).as_secs_f64();
-    eprintln!("dead {} s, taken {} s after the last renewal", since_renewal(dead), since_renewal(taken));
-    assert!(
-        (4.5..6.0).contains(&since_renewal(dead)) && dead < taken,
-        "dead {} s after the last renewal of a Lease of 6 s, which another took after {} s",
-        since_renewal(dead),
-        since_renewal(taken)
+    let since = |then: Timestamp, at: Timestamp| at.duration_since(then).as_secs_f64();
+    let told = format!(
+        "dead {} s after the last renewal of a Lease of 6 s, and {} s after its agent was stopped; another took it {} s after the renewal",
+        since(renewed, dead),
+        since(stopped_at, dead),
+        since(renewed, taken)
     );
+    println!("{told}");
+    // While the API server is slow to answer, the others' leave counts from when they were asked, and they stand only when it is over.
+    assert!(dead < taken && since(stopped_at, dead) < 5.9 && since(renewed, dead) > 4.5, "{told}");
     assert!(db.at("pgset-0.pgset", "insert into numbers values (0)").is_err(), "a write was accepted");
     wait_until(START, "the other one leads", || {
         same(ns.label("pod pgset-1", "pgset.dev/role"), &Some("master".to_owned()))

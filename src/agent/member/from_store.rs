@@ -57,6 +57,12 @@ impl FromStore {
         (self.trying, self.gave_up) = (None, true);
         Step::End
     }
+
+    /// Whether nothing is left to be tried before a clone. Asked for at every look: what the Lease says of the master's oldest WAL may change
+    /// before the next one.
+    pub(super) fn is_tried(&self, has_store: bool) -> bool {
+        !has_store || self.gave_up
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +83,7 @@ mod tests {
     async fn a_replica_takes_what_it_lacks_and_then_streams() {
         let (mut from_store, now) = (FromStore::default(), Instant::now());
         assert_eq!(from_store.step(&stranded(10), Some(Lsn(5)), true, now), Step::Leave, "its master has all of it");
+        assert!(!from_store.is_tried(true) && from_store.is_tried(false));
         assert_eq!(from_store.step(&stranded(10), OLDEST, true, now), Step::Begin);
         assert_eq!(from_store.step(&trying(15), OLDEST, true, now + PATIENCE / 2), Step::Wait);
         assert_eq!(from_store.step(&trying(20), OLDEST, true, now + PATIENCE), Step::Wait, "it has come further");
@@ -91,6 +98,7 @@ mod tests {
         assert_eq!(from_store.step(&stranded(10), OLDEST, false, now), Step::Leave, "there is no store");
         assert_eq!(from_store.step(&stranded(10), OLDEST, true, now), Step::Begin);
         assert_eq!(from_store.step(&trying(10), OLDEST, true, now + PATIENCE), Step::End);
+        assert!(from_store.is_tried(true));
         assert_eq!(from_store.step(&stranded(10), OLDEST, true, now + PATIENCE), Step::Leave, "once");
     }
 }

@@ -216,7 +216,7 @@ impl Member {
             Some(Err(why)) => warn!(error = with_causes(&why), "failed to set restore_command"),
             None => {}
         }
-        *stalled_lsn = facts.stalled_lsn().filter(|_| step == Step::Leave);
+        *stalled_lsn = facts.stalled_lsn().filter(|_| self.from_store.is_tried(store.is_some()));
         if !streams && self.status_handle.current().ready {
             self.hurries_since = Instant::now();
         }
