@@ -95,7 +95,9 @@ matrix: ## what people do to a set, ordered and parallel, with each of its membe
 moments: ## random faults on a set with backups, and then twenty of its moments restored: PGSET_FAULTS=30 for five minutes of them
 	$(LAB_ONLY) cargo test --locked --features lab --test faults -- --nocapture --ignored any_moment
 
+# A Node.js that is not Debian's has an npm of its own, and Debian's does not go beside it.
 stores: ## backups to servers that speak as S3, Google and Azure do, and back
+	@tests/lab/packages python3-venv $$(command -v npm >/dev/null || echo npm)
 	$(LAB_ONLY) cargo test --locked --features lab --test e2e -- --test-threads=1 --ignored comes_back
 
 faults: ## random faults on the lab while clients write: PGSET_FAULTS_SEED, PGSET_FAULTS
