@@ -151,8 +151,10 @@ async fn work(run: &Path, credentials: &Path) -> std::io::Result<()> {
 
 impl Archiver {
     async fn push(&self, file: WalFile) -> Result<(), String> {
-        let fate =
-            self.gaps.fate(self.queue.account().trouble.map(|(_, since)| since), self.left(), self.segment_size());
+        let since = self.queue.account().trouble.map(|(_, since)| since);
+        // The volume is looked at only while the store does not take everything.
+        let left = since.and_then(|_| self.left(self.queue.waiting().len()));
+        let fate = self.gaps.fate(since, left, left.map_or(0, |_| self.segment_size()));
         let outcome = match fate {
             Fate::LetGo => Err("there is no more room for what waits".to_owned()),
             Fate::Kept | Fate::TriedOnce => self.try_to_push(file).await,
@@ -181,10 +183,10 @@ impl Archiver {
         self.queue.push(&opened.store, file, is_master).await.map(drop)
     }
 
-    /// How many bytes of WAL more may wait.
-    fn left(&self) -> Option<u64> {
+    /// How many bytes of WAL more may wait, beside so many files.
+    fn left(&self, files: usize) -> Option<u64> {
         let limit = self.assignment.borrow().as_ref()?.backup.as_ref()?.limit;
-        gap::left(limit, self.queue.pg_wal(), self.queue.waiting().len(), self.segment_size())
+        gap::left(limit, self.queue.pg_wal(), files, self.segment_size())
     }
 
     fn segment_size(&self) -> u64 {
@@ -333,7 +335,7 @@ impl Archiver {
         report.trouble = account.trouble;
         report.alarm = account.alarm.map(|(_, why)| why);
         report.waiting = self.queue.waiting().len();
-        report.left = self.left();
+        report.left = self.left(report.waiting);
         report.gap = self.gaps.gap();
         if let Err(error) = assignment::write_report(&self.run, report) {
             warn!(%error, "failed to tell how the archive is");

@@ -17,7 +17,7 @@ use super::{
     FAILURE,
     cluster::{self, Cluster, Connection, Unread, text},
     set_name::SetName,
-    status::told::{age, bytes, plain, seconds},
+    status::told::{ago, bytes, plain, seconds},
 };
 use crate::{
     backup::summary::{self, Summary},
@@ -240,10 +240,7 @@ impl Now {
 
 /// For people.
 fn in_words(summary: &Summary, now: Timestamp) -> String {
-    let ago = |then: Timestamp| {
-        let passed = now.duration_since(then);
-        age(if passed.is_negative() { Duration::ZERO } else { passed.unsigned_abs() })
-    };
+    let ago = |then: Timestamp| ago(then, now);
     let mut text = format!("{}: {} base backups\n", plain(&summary.location), summary.count);
     let rows: Vec<[String; 6]> =
         std::iter::once(["BACKUP", "COMPLETE", "TOOK", "TIMELINE", "DATABASE", "STORED"].map(str::to_owned))

@@ -15,7 +15,7 @@ use crate::{
     backup::summary::{self, Summary},
     cli::{
         cluster::{text, title},
-        status::told::{age, plain},
+        status::told::{ago, plain},
     },
     names::annotation,
     set::backup::Schedule,
@@ -26,10 +26,8 @@ const MADE_WITHIN: Duration = Duration::from_secs(6 * 3600);
 
 /// The check.
 pub fn checks(basics: &Basics, after: &After) -> Vec<(Id, Verdict)> {
-    let now = basics.server_time.unwrap_or(basics.local_time);
-    let now = i64::try_from(now).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let verdict = match (&after.sets, &after.leases) {
-        (Ok(sets), Ok(leases)) => backups(sets, leases, now.unwrap_or_default()),
+        (Ok(sets), Ok(leases)) => backups(sets, leases, basics.now()),
         (Err(why), _) => Verdict::unread("StatefulSets", why),
         (_, Err(why)) => Verdict::unread("Leases", why),
     };
@@ -91,10 +89,6 @@ fn wrong(set: &Value, summary: Option<&Summary>, now: Timestamp) -> Vec<String> 
         wrong.push(format!("the trial restore {} ago {}", ago(found.started, now), plain(&found.in_words())));
     }
     wrong
-}
-
-fn ago(then: Timestamp, now: Timestamp) -> String {
-    age(Duration::try_from(now.duration_since(then)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -25,10 +25,8 @@ const LEADERLESS: Duration = Duration::from_secs(120);
 
 /// The check.
 pub fn checks(basics: &Basics, after: &After) -> Vec<(Id, Verdict)> {
-    let now = basics.server_time.unwrap_or(basics.local_time);
-    let now = i64::try_from(now).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let verdict = match (&after.sets, &after.leases) {
-        (Ok(sets), Ok(leases)) => orders(sets, leases, now.unwrap_or_default()),
+        (Ok(sets), Ok(leases)) => orders(sets, leases, basics.now()),
         (Err(why), _) => Verdict::unread("StatefulSets", why),
         (_, Err(why)) => Verdict::unread("Leases", why),
     };

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future, stream};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Resource as _,
     api::{ApiResource, DynamicObject},
@@ -105,6 +106,16 @@ pub struct Canary {
     pub answer: Read<Value>,
     /// How long that took.
     pub took: Duration,
+}
+
+// === impl Basics ===
+
+impl Basics {
+    /// Now, by the API server's clock if it tells it.
+    pub fn now(&self) -> Timestamp {
+        let seconds = i64::try_from(self.server_time.unwrap_or(self.local_time)).ok();
+        seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or_default()
+    }
 }
 
 // === impl Permission ===

@@ -193,7 +193,7 @@ impl Event {
 }
 
 fn backups_in_words(summary: &Summary, now: Timestamp) -> Vec<String> {
-    let ago = |then: Timestamp| age(since(then, now));
+    let ago = |then: Timestamp| ago(then, now);
     let newest = summary.backups.last();
     let newest = newest.map_or_else(
         || "none yet".to_owned(),
@@ -253,6 +253,11 @@ pub fn seconds(duration: Duration) -> String {
     } else {
         format!("{}.{} s", tenths / 10, tenths % 10)
     }
+}
+
+/// How long ago something was. One that lies ahead, by another clock, is now.
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    age(since(then, now))
 }
 
 /// How long something lasts, in its two largest units, as kubectl writes ages. (jiff, which is here with `k8s-openapi`, writes all units.)
