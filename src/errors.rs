@@ -5,17 +5,22 @@ use std::error::Error;
 /// An error and what caused it, on one line. Of an answer of the API server only its message is told: the rest repeats it.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = on_one_line(error.to_string());
     let mut next = Some(error);
     while let Some(error) = next {
         let answer = answer_of_the_api_server(error);
-        let words = answer.unwrap_or_else(|| error.to_string());
+        let words = on_one_line(answer.unwrap_or_else(|| error.to_string()));
         if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
         next = if answer_of_the_api_server(error).is_some() { None } else { error.source() };
     }
     text
+}
+
+/// Stores answer in several lines.
+fn on_one_line(text: String) -> String {
+    if text.contains(['\n', '\r']) { text.split_whitespace().collect::<Vec<_>>().join(" ") } else { text }
 }
 
 fn answer_of_the_api_server(error: &(dyn Error + 'static)) -> Option<String> {
@@ -43,6 +48,12 @@ mod tests {
         let error =
             Outer { what: "the Lease", source: Box::new(Outer { what: "anything", source: "no network".into() }) };
         assert_eq!(with_causes(&error), "failed to write the Lease: failed to write anything: no network");
+    }
+
+    #[test]
+    fn a_cause_of_several_lines_is_told_on_one() {
+        let error = Outer { what: "an object", source: "403:\n<Code>\r\n  AccessDenied</Code>\n".into() };
+        assert_eq!(with_causes(&error), "failed to write an object: 403: <Code> AccessDenied</Code>");
     }
 
     #[test]

@@ -47,7 +47,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use configuration::Flags;
-pub use recovery::NOT_NOW;
+pub use recovery::{AWAY, NOT_NOW};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Span;

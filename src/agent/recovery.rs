@@ -111,6 +111,9 @@ pub(super) struct Programs<'a> {
 
 /// How the archiver's process ends where there is nothing to restore yet, or the store does not answer (`EX_TEMPFAIL`).
 pub const NOT_NOW: u8 = 75;
+/// How PostgreSQL's `restore_command` ends where the store does not answer. Above 128 recovery ends as well, where it would take less for the end of the
+/// history.
+pub const AWAY: u8 = 201;
 
 /// How PostgreSQL fetches a file of the WAL, without where from.
 const FETCH: &str = "/pgset/pgset archiver fetch";
@@ -294,9 +297,12 @@ async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) ->
                 if status.success() && is_stopping {
                     return Ok(last_commit);
                 }
-                let fatal = last.iter().rfind(|line| line.contains("FATAL:")).or(last.back());
-                let reason = fatal.cloned().unwrap_or_else(|| status.to_string());
-                return Err(Error::Recovery { target: restore.target.to_string(), reason });
+                let (reason, is_away) = last_words(&last);
+                let why = Error::Recovery {
+                    target: restore.target.to_string(),
+                    reason: reason.unwrap_or_else(|| status.to_string()),
+                };
+                return Err(if is_away { Error::NotNow(why.to_string()) } else { why });
             }
             () = sleep(LOOK_EVERY), if !is_stopping => {
                 if server::is_ready(&pid_file) && !directory.join("recovery.signal").exists() {
@@ -306,6 +312,15 @@ async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) ->
             }
         }
     }
+}
+
+/// Why a server ended, and whether only because the store did not answer. What it says itself is how `restore_command` ended, and not why.
+fn last_words(lines: &VecDeque<String>) -> (Option<String>, bool) {
+    let fatal = lines.iter().rfind(|line| line.contains("FATAL:")).or(lines.back());
+    let cause = lines.iter().rev().find_map(|line| line.strip_prefix("pgset: "));
+    let is_away = fatal.is_some_and(|line| line.ends_with(&format!("exit code {AWAY}")));
+    let words = fatal.map(|fatal| cause.map_or_else(|| fatal.clone(), |cause| format!("{fatal}: {cause}")));
+    (words, is_away)
 }
 
 /// When the last transaction was committed that recovery has repeated, as PostgreSQL says at its end (`FinishWalRecovery`, `PerformWalRecovery`).
@@ -334,6 +349,18 @@ mod tests {
         let line = "2026-11-30 18:47:00 UTC [32] LOG:  last completed transaction was at log time 2026-11-30 18:46:59.123456+00";
         assert_eq!(last_transaction(line), "2026-11-30T18:46:59.123456Z".parse().ok());
         assert_eq!(last_transaction("LOG:  redo done at 0/3000028"), None);
+    }
+
+    #[test]
+    fn a_recovery_that_the_store_broke_off_says_why_and_is_no_word_about_the_backup() {
+        let ended = |lines: &[&str]| last_words(&lines.iter().map(|line| (*line).to_owned()).collect());
+        let away =
+            "FATAL:  could not restore file \"00000002.history\" from archive: child process exited with exit code 201";
+        let damaged = away.replace("201", "200");
+        assert_eq!(ended(&["pgset: no route", away, "LOG:  shut down"]), (Some(format!("{away}: no route")), true));
+        assert_eq!(ended(&["pgset: bad", &damaged]), (Some(format!("{damaged}: bad")), false));
+        assert_eq!(ended(&["LOG:  x"]), (Some("LOG:  x".into()), false));
+        assert_eq!(ended(&[]), (None, false));
     }
 
     #[test]

@@ -245,16 +245,20 @@ impl Archiver {
             let is_new = due.as_ref().is_some_and(|due| due_since.as_ref().is_none_or(|(known, _)| known != due));
             if is_new {
                 due_since = due.clone().map(|due| (due, Instant::now()));
+                // An order does not wait because an earlier backup failed.
+                quiet_until = Instant::now();
             }
             if !is_stale && !is_new && due.is_none() || Instant::now() < quiet_until {
                 continue;
             }
             match self.turn(&mut report, &mut claims, due_since.as_ref()).await {
-                Ok(true) => {
-                    (listed_at, pause) = (None, TRY_AGAIN[0]);
-                    report.failed = None;
+                Ok(is_made) => {
+                    listed_at = (!is_made).then(Instant::now);
+                    // Where nothing is missing, what failed is over, whoever made up for it.
+                    if is_made || self.due(&report.backups).is_none() {
+                        (report.failed, pause) = (None, TRY_AGAIN[0]);
+                    }
                 }
-                Ok(false) => listed_at = Some(Instant::now()),
                 Err(why) => {
                     warn!(error = why, "no base backup");
                     report.failed = Some((why, Timestamp::now()));

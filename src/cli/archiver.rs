@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{FAILURE, failed};
 use crate::{
-    agent::{NOT_NOW, verification},
+    agent::{AWAY, NOT_NOW, verification},
     archiver::{self, RestoreError, archive_command, fetch_segment, restore_base},
     backup::{moment::Unreachable, wal::WalFile},
     names::pod,
@@ -89,7 +89,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Task::Fetch { from, standby, file, to } => match fetch(&from, &credentials, &file, &to) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(NOT_THERE),
-            Err(why) => failed(why.as_ref(), if standby { NOT_THERE } else { UNTOLD }),
+            Err(why) => {
+                let is_away = matches!(why.downcast_ref(), Some(RestoreError::Store(_)));
+                let code = if is_away { AWAY } else { UNTOLD };
+                failed(why.as_ref(), if standby { NOT_THERE } else { code })
+            }
         },
         Task::Verify(flags) => {
             super::start_logging();

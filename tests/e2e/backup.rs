@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a base backup of a database without rows may take, with the segment that it ends with.
-const MADE: Duration = Duration::from_secs(180);
+pub(crate) const MADE: Duration = Duration::from_secs(180);
 
 /// A directory that all members see at `/backup`.
 fn store(ns: &Namespace<'_>) -> PathBuf {
@@ -29,17 +29,17 @@ fn mounted(set: Set) -> Set {
     set.shared_volume("backups", "backups", "/backup")
 }
 
-fn backed_up(set: Set, to: &str) -> Set {
+pub(crate) fn backed_up(set: Set, to: &str) -> Set {
     set.annotation("pgset.dev/backup", to).annotation("pgset.dev/archive-timeout", "5s")
 }
 
 /// What `pgset backup list -o json` says.
-fn listed(ns: &Namespace<'_>, set: &str) -> Result<Value, String> {
+pub(crate) fn listed(ns: &Namespace<'_>, set: &str) -> Result<Value, String> {
     let said = pgset(&format!("backup list sts/{set} -n {} -o json", ns.name)).map_err(|said| said.err)?;
     serde_json::from_str(&said.out).map_err(|error| error.to_string())
 }
 
-fn wait_backups(ns: &Namespace<'_>, set: &str, count: u64) -> Value {
+pub(crate) fn wait_backups(ns: &Namespace<'_>, set: &str, count: u64) -> Value {
     wait_until(MADE, &format!("{count} base backups of {set}"), || {
         let told = listed(ns, set)?;
         if told["count"].as_u64() >= Some(count) { Ok(told) } else { Err(told.to_string()) }
@@ -47,7 +47,7 @@ fn wait_backups(ns: &Namespace<'_>, set: &str, count: u64) -> Value {
 }
 
 /// The superuser's password of the set `pgset`, which a set that is made from it has as well.
-fn password(ns: &Namespace<'_>) -> String {
+pub(crate) fn password(ns: &Namespace<'_>) -> String {
     let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
     lab::decoded(secret.as_str().unwrap()).unwrap()
 }
@@ -69,10 +69,14 @@ fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
 
 /// Waits until all that is committed now is in a store where nobody sees the objects: by what the master tells.
 fn wait_told_archived(ns: &Namespace<'_>, db: &Database<'_>) {
-    let segment = db.master("select pg_walfile_name(pg_switch_wal())");
+    wait_told(ns, &db.master("select pg_walfile_name(pg_switch_wal())"));
+}
+
+/// Waits until the master tells that a segment is archived, and that no other waits.
+pub(crate) fn wait_told(ns: &Namespace<'_>, segment: &str) {
     wait_until(MADE, &format!("{segment} is archived"), || {
         let told = listed(ns, "pgset")?;
-        let is_archived = told["archived"].as_str() >= Some(segment.as_str()) && told["waiting"] == 0;
+        let is_archived = told["archived"].as_str() >= Some(segment) && told["waiting"] == 0;
         if is_archived { Ok(()) } else { Err(told.to_string()) }
     });
 }

@@ -44,6 +44,8 @@ pub struct Server {
     program: PathBuf,
     directory: PathBuf,
     port: u16,
+    /// Where it is asked: at its own port, or at that of a proxy before it.
+    asked_at: u16,
     process: Option<Child>,
 }
 
@@ -72,11 +74,17 @@ impl Server {
         let directory = ns.export().join(kind.name());
         // For those that keep files it is the bucket.
         fs::create_dir_all(directory.join(BUCKET)).unwrap();
-        let mut server = Self { kind, program: kind.program(), directory, port, process: None };
+        let mut server = Self { kind, program: kind.program(), directory, port, asked_at: port, process: None };
         server.start_again();
         server.make_bucket();
         server.give(ns, set);
         server
+    }
+
+    /// Whoever is given its credentials from now on asks at another port. Answers that address, and its own.
+    pub fn asked_at(&mut self, port: u16) -> [String; 2] {
+        self.asked_at = port;
+        [format!("{HOST}:{port}"), self.address()]
     }
 
     /// Gives a set the credentials.
@@ -91,7 +99,7 @@ impl Server {
     }
 
     fn credentials(&self) -> Value {
-        let url = format!("http://{}", self.address());
+        let url = format!("http://{HOST}:{}", self.asked_at);
         match self.kind {
             Kind::Versitygw | Kind::Moto => json!({
                 "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1",

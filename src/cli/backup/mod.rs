@@ -218,6 +218,7 @@ impl Now {
         }
         let since = Instant::now();
         let asked_at: Timestamp = order.parse()?;
+        let mut told_trouble = None;
         while since.elapsed() < Duration::from_secs(self.timeout.into()) {
             let summary = place.summary().await?.unwrap_or_default();
             if let Some(made) = summary.backups.iter().rev().find(|backup| backup.ended >= asked_at) {
@@ -229,6 +230,11 @@ impl Now {
                     made.seconds
                 );
                 return Ok(Ok(()));
+            }
+            // Whoever waits hears at once what it waits for.
+            if let Some(trouble) = summary.trouble.filter(|_| told_trouble != Some(summary.trouble_since)) {
+                eprintln!("pgset: not yet, and tried again: {}", plain(&trouble));
+                told_trouble = Some(summary.trouble_since);
             }
             sleep(LOOK_EVERY).await;
         }
