@@ -50,6 +50,10 @@ pub mod annotation {
     pub const ARCHIVE_LIMIT: &str = "pgset.dev/archive-limit";
     /// How fast a base backup may be read.
     pub const BACKUP_RATE: &str = "pgset.dev/backup-rate";
+    /// The name of a base backup that is to go before its time.
+    pub const BACKUP_DELETE: &str = "pgset.dev/backup-delete";
+    /// How old the full base backup may be that others are made upon.
+    pub const FULL_BACKUP_EVERY: &str = "pgset.dev/full-backup-every";
     /// Where the backups are that a new set begins with.
     pub const RESTORE_FROM: &str = "pgset.dev/restore-from";
     /// Up to which moment a new set repeats the history of the one that it is restored from.
@@ -228,8 +232,11 @@ pub mod store {
     pub const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
     /// The key of a Google service account.
     pub const GOOGLE_KEY: &str = "GOOGLE_APPLICATION_CREDENTIALS_JSON";
+    /// The keys that everything is encrypted with, as `age-keygen` writes them.
+    pub const AGE_IDENTITY: &str = "AGE_IDENTITY";
     /// All keys.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
+        AGE_IDENTITY,
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",

@@ -24,6 +24,7 @@ use super::status::StatusHandle;
 use super::{settings, sql};
 use crate::archiver::assignment;
 use crate::backup::assignment::{Assignment, Role};
+use crate::backup::parent::INCREMENTAL_SINCE;
 use crate::backup::report::Report;
 use crate::backup::summary::gap_in_words;
 use crate::election::{Lease, Master, SystemIdentifier};
@@ -57,6 +58,25 @@ pub struct Keeper {
     start_at: Instant,
     told_trouble_at: Option<Instant>,
     told_backup: Option<String>,
+}
+
+/// What PostgreSQL is told for the sake of backups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Archiving {
+    /// After so long what was written is archived.
+    pub timeout: Duration,
+    /// It notes which blocks change, for backups that hold no others.
+    pub summaries: bool,
+}
+
+// === impl Archiving ===
+
+impl Archiving {
+    /// What a set's backups need.
+    #[must_use]
+    pub fn of(backup: &Backup) -> Self {
+        Self { timeout: backup.archive_timeout, summaries: !backup.full_every.is_zero() }
+    }
 }
 
 // === impl Keeper ===
@@ -254,14 +274,24 @@ impl Keeper {
 // === impl Provisioner ===
 
 impl Provisioner {
-    /// Writes after how long what was written is archived, or takes that out again. Returns whether it changed.
-    pub fn write_archive_timeout(&self, timeout: Option<Duration>) -> Result<bool, provisioner::Error> {
-        const SETTING: &str = "archive_timeout";
+    /// Writes after how long what was written is archived, and whether PostgreSQL notes what changes for backups, or takes both out again. Returns
+    /// whether something changed.
+    pub fn write_archiving(&self, archiving: Option<Archiving>) -> Result<bool, provisioner::Error> {
+        const TIMEOUT: &str = "archive_timeout";
+        const SUMMARIES: &str = "summarize_wal";
         let path = self.data.path().join(settings::AUTO_FILE);
         let old = fs::read_to_string(&path).unwrap_or_default();
-        let new = match timeout {
-            Some(timeout) => settings::with_settings(&old, &[(SETTING, &timeout.as_secs().to_string())]),
-            None => settings::without_setting(&old, SETTING),
+        let new = match archiving {
+            Some(Archiving { timeout, .. }) => {
+                settings::with_settings(&old, &[(TIMEOUT, &timeout.as_secs().to_string())])
+            }
+            None => settings::without_setting(&old, TIMEOUT),
+        };
+        // An older PostgreSQL would not start with it.
+        let knows = self.data.major().is_some_and(|major| major >= INCREMENTAL_SINCE);
+        let new = match archiving {
+            Some(Archiving { summaries: true, .. }) if knows => settings::with_settings(&new, &[(SUMMARIES, "on")]),
+            _ => settings::without_setting(&new, SUMMARIES),
         };
         settings::write(&path, &new).map_err(|source| provisioner::Error::Write { path, source })
     }

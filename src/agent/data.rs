@@ -221,13 +221,20 @@ impl DataDirectory {
         }
     }
 
+    /// The major version of the database, if there is one; of 9.6 it is 9.
+    #[must_use]
+    pub fn major(&self) -> Option<u32> {
+        self.version()?.split('.').next()?.parse().ok()
+    }
+
+    fn version(&self) -> Option<String> {
+        Some(fs::read_to_string(self.path.join("PG_VERSION")).ok()?.trim().to_owned())
+    }
+
     /// The version of a database that is older than the agent knows how to run.
     #[must_use]
     pub fn too_old(&self) -> Option<String> {
-        let text = fs::read_to_string(self.path.join("PG_VERSION")).ok()?;
-        let version = text.trim();
-        let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
-        major.filter(|major| *major < OLDEST_POSTGRESQL).map(|_| version.to_owned())
+        self.major().filter(|major| *major < OLDEST_POSTGRESQL).and_then(|_| self.version())
     }
 
     /// Whether a replica's data was promoted: PostgreSQL removes the file when it ends recovery, before it accepts writes.

@@ -34,11 +34,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// When a restore that failed is tried again, at first and at last.
 const TRY_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 /// What the base backup's own set left in its settings, and what recovery needed.
-const FORGOTTEN: [&str; 10] = [
+const FORGOTTEN: [&str; 11] = [
     "primary_conninfo",
     "primary_slot_name",
     "synchronous_standby_names",
     "archive_timeout",
+    "summarize_wal",
     RESTORE_COMMAND,
     "recovery_target_timeline",
     "recovery_target_action",

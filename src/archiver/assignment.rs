@@ -73,6 +73,8 @@ pub(super) mod tests {
             order: None,
             limit: crate::set::backup::Limit::default(),
             rate: None,
+            delete: None,
+            full_every: std::time::Duration::ZERO,
         });
         Assignment {
             namespace: "shop".into(),

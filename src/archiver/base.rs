@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use super::encryption::{self, Identities, Identity};
 use super::packed::{LEVEL, hexadecimal};
 use super::programs::{Ends, ask_for_next_segment, hold_wal, last_line, last_words, start, version};
 use super::push::{self, push};
@@ -106,21 +107,31 @@ struct WalRange {
     end: String,
 }
 
-/// Makes a base backup of this member, of which so many bytes are expected. What a broken one leaves in the store has no index, and is swept away later.
+/// What a base backup is made for, and of what.
+pub struct Wanted<'a> {
+    /// A time of the schedule, or an order.
+    pub due: &'a str,
+    /// Bytes that are expected.
+    pub expected: u64,
+    /// The full backup upon which it is to stand, and PostgreSQL's list of what that holds.
+    pub parent: Option<(&'a Index, &'a Path)>,
+}
+
+/// Makes a base backup of this member. What a broken one leaves in the store has no index, and is swept away later.
 pub async fn back_up(
     store: &Store,
     assignment: &Assignment,
     system: SystemIdentifier,
-    due: &str,
-    expected: u64,
+    wanted: &Wanted<'_>,
     progress: &Progress,
 ) -> Result<Index> {
+    let Wanted { due, expected, parent } = *wanted;
     let started = Timestamp::now();
     let id = layout::backup_id(started, &assignment.pod);
-    info!(backup = id, due, "a base backup begins");
+    info!(backup = id, due, upon = parent.map(|(parent, _)| parent.id.as_str()), "a base backup begins");
     let version = version(&assignment.binaries).await?;
     let _held = hold_wal(assignment).map(Ends).map_err(|error| warn!(%error, "the WAL of the backup is not held"));
-    let mut child = start(assignment, &id)?;
+    let mut child = start(assignment, &id, parent.map(|(_, manifest)| manifest))?;
     let part = part_size(expected);
     let (streamed, stored, sha256) = match stream(store, &mut child, &id, part, progress).await {
         Ok(streamed) => streamed,
@@ -160,9 +171,12 @@ pub async fn back_up(
         size: streamed.size,
         stored,
         sha256,
+        recipient: store.identities().first().map(Identity::recipient),
+        parent: parent.map(|(parent, _)| parent.id.clone()),
     };
     wait_for_wal(store, assignment, &index, first.timeline).await?;
-    store.create(&layout::backup(&id, MANIFEST), streamed.manifest).await?;
+    let files = store.identities().encrypt(streamed.manifest, None)?;
+    store.create(&layout::backup(&id, MANIFEST), files).await?;
     index.ended = Timestamp::now();
     store.create(&layout::backup(&id, INDEX), serde_json::to_vec_pretty(&index).unwrap_or_default()).await?;
     info!(backup = id, bytes = index.size, stored = index.stored, "the base backup is complete");
@@ -207,7 +221,8 @@ async fn stream(
     let output = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
     let (pieces, mut packed) = mpsc::channel::<Vec<u8>>(PIECES);
     let read = progress.read.clone();
-    let packing = spawn_blocking(move || pack(output, pieces, &read));
+    let identities = store.identities().clone();
+    let packing = spawn_blocking(move || pack(output, pieces, &identities, &read));
     let mut upload = store.write(&layout::backup(id, TAR), part).await?;
     let (mut stored, mut digest) = (0, Context::new(&SHA256));
     let sent = async {
@@ -283,9 +298,15 @@ impl<W: Write> Read for Copying<'_, W> {
     }
 }
 
-/// Packs the tar file, and takes the list of files out of it on the way.
-fn pack(output: ChildStdout, pieces: mpsc::Sender<Vec<u8>>, read: &AtomicU64) -> io::Result<Streamed> {
-    let mut encoder = zstd::Encoder::new(Pieces { to: pieces, piece: Vec::with_capacity(PIECE) }, LEVEL)?;
+/// Packs the tar file, encrypts it if there is a key, and takes the list of files out of it on the way.
+fn pack(
+    output: ChildStdout,
+    pieces: mpsc::Sender<Vec<u8>>,
+    identities: &Identities,
+    read: &AtomicU64,
+) -> io::Result<Streamed> {
+    let pieces = Pieces { to: pieces, piece: Vec::with_capacity(PIECE) };
+    let mut encoder = zstd::Encoder::new(encryption::Writer::new(pieces, identities, None)?, LEVEL)?;
     encoder.include_checksum(true)?;
     let copying = Copying { from: output, to: encoder, count: read };
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(256 << 10, copying));
@@ -299,7 +320,7 @@ fn pack(output: ChildStdout, pieces: mpsc::Sender<Vec<u8>>, read: &AtomicU64) ->
     let mut rest = archive.into_inner();
     io::copy(&mut rest, &mut io::sink())?;
     let Copying { to: encoder, .. } = rest.into_inner();
-    encoder.finish()?.flush()?;
+    encoder.finish()?.finish()?.flush()?;
     Ok(Streamed { size: read.load(Ordering::Relaxed), manifest })
 }
 

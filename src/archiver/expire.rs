@@ -12,6 +12,18 @@ use crate::backup::index::Index;
 use crate::backup::keep::expired;
 use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX};
 
+/// Deletes a base backup whatever its age, and the WAL that only that one needed.
+pub async fn delete(store: &Store, backups: &[Index], id: &str, keep: Duration) -> Result<(), Error> {
+    let mut parts: Vec<_> = store.list(&layout::backup(id, "")).await?.into_iter().map(|object| object.key).collect();
+    parts.sort_by_key(|key| !key.ends_with(INDEX));
+    for key in parts {
+        store.delete(&key).await?;
+    }
+    info!(backup = id, "a base backup is deleted, as was ordered");
+    let rest: Vec<_> = backups.iter().filter(|backup| backup.id != id).cloned().collect();
+    sweep(store, &rest, keep).await
+}
+
 /// Deletes backups and WAL that no moment within the time to keep needs, the claims of what is done, and what broken backups left.
 pub async fn sweep(store: &Store, backups: &[Index], keep: Duration) -> Result<(), Error> {
     let files = store.wal_files().await?;

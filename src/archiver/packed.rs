@@ -7,6 +7,8 @@ use std::path::Path;
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
+use super::encryption::Identities;
+
 /// PostgreSQL's WAL gets smaller by little with more, and more costs the database its processor.
 pub const LEVEL: i32 = 3;
 
@@ -52,17 +54,23 @@ impl Seal {
         Some(Self { digest: digest.try_into().ok()?, length: u64::from_le_bytes(length.try_into().ok()?) })
     }
 
-    /// Whether it is the one of these bytes.
+    /// Of these bytes.
     #[must_use]
-    pub fn is_of(&self, bytes: &[u8]) -> bool {
+    pub fn of_bytes(bytes: &[u8]) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(bytes);
-        *self == Self::of(context, bytes.len() as u64)
+        Self::of(context, bytes.len() as u64)
+    }
+
+    /// The digest and the length, as they stand in what is written.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.digest[..], &self.length.to_le_bytes()].concat()
     }
 
     fn write(&self, to: &mut Vec<u8>) {
         let length = u32::try_from(CONTENT).unwrap_or_default();
-        for part in [&SKIPPED[..], &length.to_le_bytes(), &MARK, &self.digest, &self.length.to_le_bytes()] {
+        for part in [&SKIPPED[..], &length.to_le_bytes(), &MARK, &self.to_bytes()] {
             to.extend_from_slice(part);
         }
     }
@@ -99,8 +107,8 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// Packs a file. Takes as much memory as it has packed.
-pub fn pack(path: &Path) -> io::Result<Packed> {
+/// Packs a file, encrypted if there is a key. Takes as much memory as it has packed.
+pub fn pack(path: &Path, identities: &Identities) -> io::Result<Packed> {
     let mut file = digesting(File::open(path)?);
     let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
     encoder.include_checksum(true)?;
@@ -108,7 +116,7 @@ pub fn pack(path: &Path) -> io::Result<Packed> {
     let mut bytes = encoder.finish()?;
     let seal = Seal::of(file.context, file.length);
     seal.write(&mut bytes);
-    Ok(Packed { bytes, seal })
+    Ok(Packed { bytes: identities.encrypt(bytes, Some(&seal))?, seal })
 }
 
 /// What a file on the disk is.
@@ -119,11 +127,12 @@ pub fn seal_of(path: &Path) -> io::Result<Seal> {
 }
 
 /// Unpacks what is stored; an error if it is not what was packed.
-pub fn unpack(bytes: &[u8], to: &mut impl Write) -> io::Result<()> {
+pub fn unpack(bytes: Vec<u8>, identities: &Identities, to: &mut impl Write) -> io::Result<()> {
     let changed =
         || io::Error::new(io::ErrorKind::InvalidData, "it is not what was stored: bytes were changed or lost");
-    let expected = Seal::read(bytes).ok_or_else(changed)?;
-    let mut content = digesting(zstd::Decoder::new(bytes)?);
+    let bytes = identities.decrypt(bytes)?;
+    let expected = Seal::read(&bytes).ok_or_else(changed)?;
+    let mut content = digesting(zstd::Decoder::new(&bytes[..])?);
     io::copy(&mut content, to)?;
     if Seal::of(content.context, content.length) == expected { Ok(()) } else { Err(changed()) }
 }
@@ -135,7 +144,7 @@ mod tests {
     fn packed(content: &[u8]) -> Packed {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        let packed = pack(file.path()).unwrap();
+        let packed = pack(file.path(), &Identities::default()).unwrap();
         assert_eq!(seal_of(file.path()).unwrap(), packed.seal);
         packed
     }
@@ -147,7 +156,7 @@ mod tests {
         assert!(bytes.len() < content.len() / 10);
         assert_eq!(Seal::read(&bytes), Some(seal));
         let mut unpacked = Vec::new();
-        unpack(&bytes, &mut unpacked).unwrap();
+        unpack(bytes.clone(), &Identities::default(), &mut unpacked).unwrap();
         assert!(unpacked == content);
         assert!(zstd::decode_all(&bytes[..]).unwrap() == content);
     }
@@ -160,11 +169,14 @@ mod tests {
             let (mut changed, mut unpacked) = (bytes.clone(), Vec::new());
             changed[place / 8] ^= 1 << (place % 8);
             // The size of the window, for one, says nothing of what is in it.
-            let is_found = unpack(&changed, &mut unpacked).is_err();
+            let is_found = unpack(changed, &Identities::default(), &mut unpacked).is_err();
             assert!(is_found || unpacked == CONTENT, "bit {place}");
         }
         for length in 0..bytes.len() {
-            assert!(unpack(&bytes[..length], &mut Vec::new()).is_err(), "{length} bytes");
+            assert!(
+                unpack(bytes[..length].to_vec(), &Identities::default(), &mut Vec::new()).is_err(),
+                "{length} bytes"
+            );
         }
     }
 

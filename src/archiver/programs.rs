@@ -10,11 +10,15 @@ use crate::backup::assignment::Assignment;
 
 /// With the WAL in it, for which the server then waits for nobody: a replica whose archive has a segment by its master's hand would wait for
 /// it forever (`XLogArchiveIsBusy`). It makes a backup whole by itself, too.
-pub(super) fn start(assignment: &Assignment, id: &str) -> io::Result<Child> {
+/// Upon a full backup of which this is the list, it holds what has changed since.
+pub(super) fn start(assignment: &Assignment, id: &str, parents_manifest: Option<&Path>) -> io::Result<Child> {
     let mut command = Command::new(assignment.binaries.join("pg_basebackup"));
     command.args(["--no-password", "--checkpoint=fast", "--format=tar", "--wal-method=fetch", "--pgdata=-"]);
     if let Some(rate) = assignment.backup.as_ref().and_then(|backup| backup.rate) {
         command.arg(format!("--max-rate={}", rate / 1024));
+    }
+    if let Some(manifest) = parents_manifest {
+        command.arg("--incremental").arg(manifest);
     }
     command.arg(format!("--label=pgset {id}")).arg("--dbname").arg(&assignment.connection).env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()

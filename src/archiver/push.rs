@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::encryption;
 use super::packed::{self, SEAL_LENGTH, Seal};
 use super::store::{self, Created, Store};
 use crate::backup::history::is_left_in;
@@ -67,40 +68,57 @@ pub async fn push(store: &Store, pg_wal: &Path, file: WalFile, is_master: bool) 
     }
     let since = Instant::now();
     while !is_master && since.elapsed() < LEAVES_IT_TO_MASTER {
-        if let Some(end) = store.end_of(&key, SEAL_LENGTH as u64).await? {
-            return compare(store, &key, file, &end, blocking(&path, packed::seal_of).await?).await;
+        if store.size(&key).await?.is_some() {
+            return compare(store, &key, file, &blocking(&path, packed::seal_of).await?).await;
         }
         sleep(LOOK_EVERY).await;
     }
-    let packed = blocking(&path, packed::pack).await?;
+    let identities = store.identities().clone();
+    let packed = blocking(&path, move |path| packed::pack(path, &identities)).await?;
     match store.create(&key, packed.bytes).await? {
         Created::Yes => Ok(Outcome::Stored),
-        Created::No => {
-            let end = store.end_of(&key, SEAL_LENGTH as u64).await?.unwrap_or_default();
-            compare(store, &key, file, &end, packed.seal).await
-        }
+        Created::No => compare(store, &key, file, &packed.seal).await,
     }
 }
 
-async fn compare(store: &Store, key: &str, file: WalFile, end: &[u8], mine: Seal) -> Result<Outcome> {
-    let is_same = match Seal::read(end) {
-        Some(theirs) => theirs == mine,
-        // Packed by somebody else, or damaged.
-        None => store
-            .get(key)
-            .await?
-            .and_then(|bytes| zstd::decode_all(&bytes[..]).ok())
-            .is_some_and(|bytes| mine.is_of(&bytes)),
-    };
+async fn compare(store: &Store, key: &str, file: WalFile, mine: &Seal) -> Result<Outcome> {
     match file {
-        _ if is_same => Ok(Outcome::AlreadyThere),
+        _ if is_same(store, key, mine).await? => Ok(Outcome::AlreadyThere),
         // Each member that leaves a timeline has as much of its last segment as it received.
         WalFile::Partial(_) => Ok(Outcome::AlreadyThere),
         _ => Err(Error::Different(file)),
     }
 }
 
-async fn blocking<T: Send + 'static>(path: &Path, work: fn(&Path) -> io::Result<T>) -> Result<T> {
+/// Whether an object holds this: by its first bytes if it is encrypted and its last ones if not, or as a whole where those don't say it.
+async fn is_same(store: &Store, key: &str, mine: &Seal) -> Result<bool> {
+    let identities = store.identities();
+    if identities.first().is_some() {
+        let beginning = store.beginning_of(key, encryption::HEADER_AT_MOST).await?.unwrap_or_default();
+        if identities.is_sealed(&beginning, mine) {
+            return Ok(true);
+        }
+    }
+    let end = store.end_of(key, SEAL_LENGTH as u64).await?.unwrap_or_default();
+    if let Some(theirs) = Seal::read(&end) {
+        return Ok(theirs == *mine);
+    }
+    // Packed by somebody else, for an earlier key, or damaged.
+    let bytes = store.get(key).await?.unwrap_or_default();
+    let content = match identities.decrypt(bytes) {
+        Ok(bytes) => zstd::decode_all(&bytes[..]).ok(),
+        Err(error) => match encryption::Error::of_keys(&error) {
+            Some(why) => return Err(store::Error::from(why).into()),
+            None => None,
+        },
+    };
+    Ok(content.is_some_and(|bytes| Seal::of_bytes(&bytes) == *mine))
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
     let owned = path.to_owned();
     let outcome = spawn_blocking(move || work(&owned)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
     outcome.map_err(|source| Error::File { path: path.to_owned(), source })
@@ -175,6 +193,34 @@ mod tests {
         assert_eq!(pushed(&store, &mine, SEGMENT, true).await.unwrap(), Outcome::AlreadyThere);
         store.put(&key, b"rubbish".to_vec()).await.unwrap();
         assert!(matches!(pushed(&store, &mine, SEGMENT, true).await, Err(Error::Different(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_encrypted_is_compared_as_well_and_by_whoever_has_no_key_not_at_all() {
+        let plain = Store::in_memory();
+        let store = plain.with_identities(encryption::tests::identities());
+        let (mine, other) = (pg_wal(&[(SEGMENT, &segment(1))]), pg_wal(&[(SEGMENT, &segment(2))]));
+        assert_eq!(pushed(&store, &mine, SEGMENT, true).await.unwrap(), Outcome::Stored);
+        let key = layout::wal(SEGMENT.parse().unwrap());
+        assert!(encryption::is_encrypted(&store.get(&key).await.unwrap().unwrap()));
+        for is_master in [true, false] {
+            assert_eq!(pushed(&store, &mine, SEGMENT, is_master).await.unwrap(), Outcome::AlreadyThere);
+            assert!(matches!(pushed(&store, &other, SEGMENT, is_master).await, Err(Error::Different(_))));
+            let without = pushed(&plain, &mine, SEGMENT, is_master).await.unwrap_err();
+            assert!(without.to_string().contains("AGE_IDENTITY"), "no alarm, but a key that is missing: {without}");
+        }
+        let rotated = plain.with_identities(encryption::tests::rotated());
+        assert_eq!(pushed(&rotated, &mine, SEGMENT, true).await.unwrap(), Outcome::AlreadyThere);
+        assert!(matches!(pushed(&rotated, &other, SEGMENT, true).await, Err(Error::Different(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_stored_before_there_was_a_key_is_compared_too() {
+        let plain = Store::in_memory();
+        let mine = pg_wal(&[(SEGMENT, &segment(1))]);
+        assert_eq!(pushed(&plain, &mine, SEGMENT, true).await.unwrap(), Outcome::Stored);
+        let store = plain.with_identities(encryption::tests::identities());
+        assert_eq!(pushed(&store, &mine, SEGMENT, true).await.unwrap(), Outcome::AlreadyThere);
     }
 
     #[tokio::test(start_paused = true)]

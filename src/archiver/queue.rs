@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::push::{self, Outcome};
@@ -16,6 +18,8 @@ use crate::errors::with_causes;
 
 /// So many files are on their way at once. Each takes as much memory as it is long when it is packed, 16 MB at most by default.
 const AT_ONCE: usize = 3;
+/// A file that is on its way for so long is told as trouble, though nothing has failed yet.
+const LATE_AFTER: Duration = Duration::from_secs(60);
 
 type Result<T, E = String> = std::result::Result<T, E>;
 
@@ -102,7 +106,14 @@ impl Queue {
         jobs.insert(file, progress.clone());
         let (queue, store) = (self.clone(), store.clone());
         tokio::spawn(async move {
-            let outcome = push::push(&store, &queue.pg_wal, file, is_master).await;
+            let mut work = std::pin::pin!(push::push(&store, &queue.pg_wal, file, is_master));
+            let outcome = tokio::select! {
+                outcome = &mut work => outcome,
+                () = sleep(LATE_AFTER) => {
+                    queue.failed(&format!("the store takes longer than {} s for {file}", LATE_AFTER.as_secs()));
+                    work.await
+                }
+            };
             queue.note(file, &outcome);
             publish.send_replace(Some(outcome.map_err(|why| with_causes(&why))));
         });

@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::encryption::{self, Identities};
+use super::incremental::{self, CHANGED, FULL};
 use super::packed::{self, hexadecimal};
 use super::store::{self, Credentials, Store};
 use super::{backups, install_crypto_provider};
@@ -17,6 +19,7 @@ use crate::backup::chain;
 use crate::backup::index::Index;
 use crate::backup::layout::{self, TAR};
 use crate::backup::moment::{self, Unreachable, backup_for};
+use crate::backup::parent::major;
 use crate::backup::wal::{Segment, WalFile};
 use crate::election::lineage::branches;
 use crate::set::backup::{Location, Restore, Target};
@@ -56,6 +59,19 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The backup upon which it stands.
+    #[error(
+        "the base backup {id} holds what has changed since {parent}, which is not in the store any more: restore from another one (pgset.dev/recover-to)"
+    )]
+    NoParent {
+        /// Which one.
+        id: String,
+        /// The full one.
+        parent: String,
+    },
+    /// Two backups that are to become one.
+    #[error(transparent)]
+    Incremental(#[from] incremental::Error),
     /// The WAL.
     #[error(
         "the WAL segment {missing} is missing in the store, though later ones up to {last} are there: a restore can't go beyond it. Say a moment \
@@ -78,6 +94,15 @@ pub enum Error {
     },
 }
 
+/// The image's PostgreSQL.
+#[derive(Clone, Copy, Debug)]
+pub struct Postgres<'a> {
+    /// Its programs.
+    pub binaries: &'a Path,
+    /// Its version.
+    pub version: &'a str,
+}
+
 /// What was restored, and how PostgreSQL goes on from it.
 #[derive(Clone, Debug)]
 pub struct Restored {
@@ -91,25 +116,50 @@ pub struct Restored {
 pub async fn restore_base(
     restore: &Restore,
     credentials: &Path,
-    version: &str,
+    postgres: &Postgres<'_>,
     directory: &Path,
 ) -> Result<Restored, Error> {
     install_crypto_provider();
     let store = Store::open(&restore.from, &Credentials::read(credentials))?;
+    let files = store.wal_files().await?;
     let backups = backups(&store).await.map_err(Error::Backups)?;
-    let index = backup_for(&backups, &restore.target)?.clone();
-    if major(&index.version) != major(version) {
-        return Err(Error::Version { found: index.version, here: version.to_owned() });
+    // Of some only the files are kept, for those that stand upon them.
+    let has_wal = |index: &Index| files.iter().any(|file| file.place() == Some(index.first_place()));
+    let (usable, rest): (Vec<_>, Vec<_>) = backups.into_iter().partition(has_wal);
+    let index = backup_for(&usable, &restore.target)?.clone();
+    if major(&index.version) != major(postgres.version) {
+        return Err(Error::Version { found: index.version, here: postgres.version.to_owned() });
     }
     if restore.target == Target::Latest {
-        check_chain(&store, &index).await?;
+        check_chain(&store, &index, &files).await?;
     }
+    let settings = moment::settings(&restore.target);
+    let Some(id) = &index.parent else {
+        incremental::check_room(&index, None, directory)?;
+        bring(&store, &index, directory).await?;
+        return Ok(Restored { index, settings });
+    };
+    let parent = usable.iter().chain(&rest).find(|it| it.id == *id);
+    let parent = parent.ok_or_else(|| Error::NoParent { id: index.id.clone(), parent: id.clone() })?;
+    incremental::check_room(&index, Some(parent), directory)?;
+    for (part, name) in [(parent, FULL), (&index, CHANGED)] {
+        let place = directory.join(name);
+        fs::create_dir(&place).map_err(|source| Error::Write { path: place.clone(), source })?;
+        bring(&store, part, &place).await?;
+    }
+    incremental::combine(postgres.binaries, &index, directory).await?;
+    Ok(Restored { index, settings })
+}
+
+/// Writes one base backup into an empty directory.
+async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Error> {
     info!(backup = index.id, "restoring a base backup");
     let damaged = |why: String| Error::Damaged { id: index.id.clone(), why };
     let mut stream = store.read(&layout::backup(&index.id, TAR)).await?.ok_or_else(|| damaged("it is gone".into()))?;
     let (pieces, packed) = mpsc::channel::<Vec<u8>>(PIECES);
     let place = directory.to_owned();
-    let unpacking = spawn_blocking(move || unpack(packed, &place));
+    let identities = store.identities().clone();
+    let unpacking = spawn_blocking(move || unpack(packed, &identities, &place));
     let (mut digest, mut length) = (Context::new(&SHA256), 0);
     while let Some(piece) = stream.next().await {
         let piece = piece?;
@@ -126,23 +176,25 @@ pub async fn restore_base(
         Err(error) if matches!(error.raw_os_error(), Some(28 | 122)) => {
             return Err(Error::Write { path: directory.to_owned(), source: error });
         }
-        Err(error) => return Err(damaged(error.to_string())),
+        Err(error) => match encryption::Error::of_keys(&error) {
+            Some(why) => return Err(store::Error::from(why).into()),
+            None => return Err(damaged(error.to_string())),
+        },
         Ok(()) => {}
     }
     if (length, hexadecimal(digest.finish().as_ref())) != (index.stored, index.sha256.clone()) {
         return Err(damaged("bytes were changed or lost".into()));
     }
-    Ok(Restored { settings: moment::settings(&restore.target), index })
+    Ok(())
 }
 
 /// Up to the end means up to the end: a segment that is missing on the way is told before anything is made.
-async fn check_chain(store: &Store, index: &Index) -> Result<(), Error> {
-    let files = store.wal_files().await?;
-    let newest = chain::newest_timeline(&files, index);
+async fn check_chain(store: &Store, index: &Index, files: &[WalFile]) -> Result<(), Error> {
+    let newest = chain::newest_timeline(files, index);
     let history =
         if newest > 1 { read(store, WalFile::History(newest)).await?.unwrap_or_default() } else { Vec::new() };
     let history = branches(&String::from_utf8_lossy(&history));
-    match chain::hole(index, &files, newest, &history) {
+    match chain::hole(index, files, newest, &history) {
         None => Ok(()),
         Some((missing, last)) => Err(Error::Hole { missing, last }),
     }
@@ -152,13 +204,13 @@ async fn check_chain(store: &Store, index: &Index) -> Result<(), Error> {
 async fn read(store: &Store, file: WalFile) -> Result<Option<Vec<u8>>, Error> {
     let Some(bytes) = store.get(&layout::wal(file)).await? else { return Ok(None) };
     let mut content = Vec::new();
-    packed::unpack(&bytes, &mut content)
-        .map_err(|why| Error::Backups(format!("{file} in the store is damaged: {why}")))?;
+    packed::unpack(bytes, store.identities(), &mut content).map_err(|error| {
+        match encryption::Error::of_keys(&error) {
+            Some(why) => store::Error::from(why).into(),
+            None => Error::Backups(format!("{file} in the store is damaged: {error}")),
+        }
+    })?;
     Ok(Some(content))
-}
-
-fn major(version: &str) -> &str {
-    version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default()
 }
 
 /// What comes in pieces, as one stream.
@@ -180,8 +232,9 @@ impl Read for Pieces {
     }
 }
 
-fn unpack(packed: mpsc::Receiver<Vec<u8>>, directory: &Path) -> io::Result<()> {
-    let mut tar = zstd::Decoder::new(Pieces { from: packed, piece: Vec::new(), at: 0 })?;
+fn unpack(packed: mpsc::Receiver<Vec<u8>>, identities: &Identities, directory: &Path) -> io::Result<()> {
+    let packed = encryption::Reader::new(Pieces { from: packed, piece: Vec::new(), at: 0 }, identities)?;
+    let mut tar = zstd::Decoder::new(packed)?;
     let mut archive = tar::Archive::new(&mut tar);
     archive.set_preserve_permissions(true);
     archive.set_overwrite(false);

@@ -28,11 +28,17 @@ impl Gap {
     }
 }
 
+/// What a backup is due for by an order, as its annotation writes that.
+#[must_use]
+pub fn by_order(order: &str) -> String {
+    format!("now-{}", order.replace(':', "-"))
+}
+
 /// What a base backup is due for: an order, the first one of all, WAL that was let go, or a time of the schedule.
 #[must_use]
 pub fn due(backup: &Backup, backups: &[Index], gap: Option<&Gap>, now: Timestamp) -> Option<String> {
     let is_done = |due: &str| backups.iter().any(|backup| backup.due == due);
-    let order = backup.order.as_ref().map(|order| format!("now-{}", order.replace(':', "-")));
+    let order = backup.order.as_deref().map(by_order);
     if backups.is_empty() {
         return Some(order.unwrap_or_else(|| FIRST.to_owned()));
     }
@@ -59,6 +65,8 @@ mod tests {
             order: order.map(str::to_owned),
             limit: Limit::default(),
             rate: None,
+            delete: None,
+            full_every: std::time::Duration::ZERO,
         }
     }
 

@@ -20,6 +20,9 @@ pub struct Owner {
     pub set: String,
     /// Its database.
     pub system: SystemIdentifier,
+    /// For which key everything is encrypted, its public half as `age` writes it; absent if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
 }
 
 /// A base backup.
@@ -55,6 +58,12 @@ pub struct Index {
     pub stored: u64,
     /// SHA-256 of what is stored of it, in hexadecimal.
     pub sha256: String,
+    /// For which key it is encrypted, its public half as `age` writes it; absent if it is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// The full backup upon which it stands; absent if it is one itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 // === impl Index ===
@@ -97,6 +106,8 @@ pub(crate) mod tests {
             size: 1,
             stored: 1,
             sha256: String::new(),
+            recipient: None,
+            parent: None,
         }
     }
 

@@ -16,8 +16,42 @@ pub struct Expired {
     pub wal: Vec<WalFile>,
 }
 
-/// Which backups and which WAL no moment from `now - keep` on needs. The last backup before that moment stays, and all later ones; of the WAL
-/// whatever lies behind the beginning of the oldest that stays, on every timeline: what a lost master wrote may be all that is left of it.
+/// Why a base backup can't go before its time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Kept {
+    /// It is not there.
+    #[error("there is no base backup {0}: pgset backup list says which there are")]
+    Absent(String),
+    /// It is all there is.
+    #[error(
+        "{0} is the last base backup: without it nothing can be restored. Make another one first (pgset backup now)"
+    )]
+    Last(String),
+    /// Others stand upon it.
+    #[error("{id} is the full base backup upon which {other} stands: delete that one first")]
+    Parent {
+        /// Which one.
+        id: String,
+        /// What stands upon it.
+        other: String,
+    },
+}
+
+/// Whether a base backup may go before its time: `all` are the names of all that there are, each with that of the full one upon which it stands.
+pub fn may_go<'a>(all: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, id: &str) -> Result<(), Kept> {
+    let all: Vec<_> = all.into_iter().collect();
+    if !all.iter().any(|(known, _)| *known == id) {
+        return Err(Kept::Absent(id.to_owned()));
+    }
+    if let Some((other, _)) = all.iter().find(|(_, parent)| *parent == Some(id)) {
+        return Err(Kept::Parent { id: id.to_owned(), other: (*other).to_owned() });
+    }
+    if all.len() == 1 { Err(Kept::Last(id.to_owned())) } else { Ok(()) }
+}
+
+/// Which backups and which WAL no moment from `now - keep` on needs. The last backup before that moment stays, all later ones, and the full ones upon
+/// which those stand; of the WAL whatever lies behind the beginning of the first of these but for the last, on every timeline: what a lost master
+/// wrote may be all that is left of it.
 #[must_use]
 pub fn expired(backups: &[Index], wal: &[WalFile], now: Timestamp, keep: Duration) -> Expired {
     let Some(horizon) = now.checked_sub(keep).ok() else { return Expired::default() };
@@ -31,8 +65,9 @@ pub fn expired(backups: &[Index], wal: &[WalFile], now: Timestamp, keep: Duratio
         WalFile::History(of) => *of < timeline,
         file => file.place().is_some_and(|place| place < first),
     };
+    let is_parent = |id: &str| kept.iter().any(|it| it.parent.as_deref() == Some(id));
     Expired {
-        backups: gone.into_iter().map(|it| it.id.clone()).collect(),
+        backups: gone.into_iter().filter(|it| !is_parent(&it.id)).map(|it| it.id.clone()).collect(),
         wal: wal.iter().copied().filter(is_expired).collect(),
     }
 }
@@ -76,6 +111,25 @@ mod tests {
     }
 
     #[test]
+    fn a_full_backup_stays_for_those_that_stand_upon_it_and_without_its_wal() {
+        let upon = Index { parent: Some("20261110".to_owned()), ..backup(15, 1, 6) };
+        let files = wal(&["000000010000000000000003", "000000010000000000000006"]);
+        let gone = expired(&[backup(8, 1, 1), backup(10, 1, 3), upon, backup(19, 1, 9)], &files, now(), 3 * DAY);
+        assert_eq!(gone.backups, ["20261108"]);
+        assert_eq!(gone.wal, wal(&["000000010000000000000003"]));
+    }
+
+    #[test]
+    fn neither_the_last_backup_nor_one_that_others_stand_upon_goes_by_order() {
+        let all = [("a", None), ("b", Some("a")), ("c", None)];
+        assert_eq!(may_go(all, "b"), Ok(()));
+        assert_eq!(may_go(all, "c"), Ok(()));
+        assert_eq!(may_go(all, "a"), Err(Kept::Parent { id: "a".into(), other: "b".into() }));
+        assert_eq!(may_go(all, "d"), Err(Kept::Absent("d".into())));
+        assert_eq!(may_go([("a", None)], "a"), Err(Kept::Last("a".into())));
+    }
+
+    #[test]
     fn nothing_goes_while_there_is_no_backup_or_all_are_young() {
         let files = wal(&["000000010000000000000003"]);
         assert_eq!(expired(&[], &files, now(), DAY), Expired::default());
@@ -99,7 +153,9 @@ mod tests {
             for (kind, length) in steps {
                 match kind {
                     0 if day < 20 => {
-                        backups.push(backup(day, timeline, segment));
+                        // One of three is full.
+                        let full = backups.iter().rfind(|it: &&Index| it.parent.is_none()).map(|it| it.id.clone());
+                        backups.push(Index { parent: full.filter(|_| length > 1), ..backup(day, timeline, segment) });
                         day += u32::try_from(length).unwrap();
                     }
                     1 => {
@@ -126,6 +182,17 @@ mod tests {
             let gone = expired(&backups, &files, now(), keep);
             let kept: Vec<_> = backups.iter().filter(|it| !gone.backups.contains(&it.id)).collect();
             prop_assert_eq!(kept.is_empty(), backups.is_empty());
+            for parent in kept.iter().filter_map(|it| it.parent.as_ref()) {
+                prop_assert!(kept.iter().any(|it| it.id == *parent), "what a kept one stands upon stays");
+            }
+            // Of the others, those that only lend their files to a kept one are not for a moment of their own.
+            let oldest = backups.iter().filter(|it| it.ended <= horizon).map(|it| it.ended).max();
+            let (kept, lenders): (Vec<_>, Vec<_>) =
+                kept.into_iter().partition(|it| oldest.is_none_or(|oldest| it.ended >= oldest));
+            for lender in lenders {
+                let is_needed = kept.iter().any(|it| it.parent.as_deref() == Some(lender.id.as_str()));
+                prop_assert!(is_needed, "{} is needed by none", lender.id);
+            }
             // The backup for a moment is the last one that was complete before it.
             for moment in backups.iter().map(|it| it.ended).filter(|it| *it >= horizon).chain([horizon]) {
                 let needed = backups.iter().filter(|it| it.ended <= moment).max_by_key(|it| it.ended);

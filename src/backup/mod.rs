@@ -18,6 +18,7 @@ pub mod keep;
 pub mod layout;
 pub mod limit;
 pub mod moment;
+pub mod parent;
 pub mod report;
 pub mod summary;
 pub mod verification;

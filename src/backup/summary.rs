@@ -58,6 +58,12 @@ pub struct Told {
     pub size: u64,
     /// Bytes of what is stored.
     pub stored: u64,
+    /// What it was made for.
+    #[serde(default)]
+    pub due: String,
+    /// The full backup upon which it stands; absent if it is one itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 // === impl Summary ===
@@ -97,9 +103,18 @@ pub fn gap_in_words(first: &str) -> String {
 
 impl Told {
     fn of(index: &Index) -> Self {
-        let Index { id, started, ended, timeline, size, stored, .. } = index;
+        let Index { id, started, ended, timeline, size, stored, due, parent, .. } = index;
         let seconds = u64::try_from(ended.duration_since(*started).as_secs()).unwrap_or(0);
-        Self { id: id.clone(), ended: *ended, seconds, timeline: *timeline, size: *size, stored: *stored }
+        Self {
+            id: id.clone(),
+            ended: *ended,
+            seconds,
+            timeline: *timeline,
+            size: *size,
+            stored: *stored,
+            due: due.clone(),
+            parent: parent.clone(),
+        }
     }
 }
 

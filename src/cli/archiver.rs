@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{FAILURE, failed};
 use crate::{
     agent::{AWAY, NOT_NOW, verification},
-    archiver::{self, RestoreError, archive_command, fetch_segment, restore_base},
+    archiver::{self, Postgres, RestoreError, archive_command, fetch_segment, restore_base},
     backup::{moment::Unreachable, wal::WalFile},
     names::pod,
     set::backup::{Location, Restore, Target},
@@ -128,8 +128,9 @@ fn restore(restore: &Restore, credentials: &Path, postgres: &Path, directory: &P
     let output = Command::new(postgres).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().nth(2).unwrap_or_default();
+    let postgres = Postgres { binaries: postgres.parent().unwrap_or(Path::new("/")), version };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let restored = runtime.block_on(restore_base(restore, credentials, version, directory))?;
+    let restored = runtime.block_on(restore_base(restore, credentials, &postgres, directory))?;
     println!("{}", json!({ "id": restored.index.id, "settings": restored.settings }));
     Ok(())
 }

@@ -24,12 +24,18 @@ pub struct Backup {
     pub archive_timeout: Duration,
     /// A base backup besides those of the schedule; another text is another one.
     pub order: Option<String>,
+    /// The name of a base backup that is to go before its time.
+    #[serde(default)]
+    pub delete: Option<String>,
     /// How much WAL may wait.
     #[serde(default)]
     pub limit: Limit,
     /// How many bytes of a base backup are read in a second; absent, as many as can be.
     #[serde(default)]
     pub rate: Option<u64>,
+    /// How old a full base backup may be for others to hold only what has changed since; zero, and all are full ones.
+    #[serde(default)]
+    pub full_every: Duration,
 }
 
 /// How much WAL may wait on the volume for a store that does not take it. What is more is let go: it can't be restored, and the database lives.
@@ -118,8 +124,10 @@ impl Backup {
             keep: entries::BACKUP_KEEP.among(annotations),
             archive_timeout: entries::ARCHIVE_TIMEOUT.among(annotations),
             order: entries::BACKUP_NOW.among(annotations),
+            delete: entries::BACKUP_DELETE.among(annotations),
             limit: entries::ARCHIVE_LIMIT.among(annotations),
             rate: entries::BACKUP_RATE.among(annotations),
+            full_every: entries::FULL_BACKUP_EVERY.among(annotations),
         })
     }
 }

@@ -182,6 +182,13 @@ pub(crate) const BACKUP_NOW: Entry<Text> = Entry {
     default: "absent",
 };
 
+pub(crate) const BACKUP_DELETE: Entry<Text> = Entry {
+    key: annotation::BACKUP_DELETE,
+    values: Text(is_token, "the name of a base backup, as pgset backup list tells it: 20261130T030000Z-postgres-1"),
+    says: "a base backup that goes before its time (`20261130T030000Z-postgres-1`), and what WAL only that one needs. `pgset backup delete` writes it",
+    default: "absent",
+};
+
 pub(crate) const ARCHIVE_TIMEOUT: Entry<Parsed<Duration>> = Entry {
     key: annotation::ARCHIVE_TIMEOUT,
     values: Parsed {
@@ -225,6 +232,21 @@ pub(crate) const BACKUP_RATE: Entry<Parsed<Option<u64>>> = Entry {
     default: "as many as can be",
 };
 
+pub(crate) const FULL_BACKUP_EVERY: Entry<Parsed<Duration>> = Entry {
+    key: annotation::FULL_BACKUP_EVERY,
+    values: Parsed {
+        parse: |text| match text {
+            "always" => Some(Duration::ZERO),
+            text => backup::duration(text).filter(|every| *every >= HOUR),
+        },
+        default: || HOUR * 24 * 7,
+        allowed: "always, or a time of at least an hour, such as 36h, 7d or 4w",
+    },
+    says: "from PostgreSQL 17 on base backups hold what has changed since the last full one, and a full one is made when that is so old (`36h`, `7d`); \
+           or `always`",
+    default: "`7d`",
+};
+
 pub(crate) const RESTORE_FROM: Entry<Parsed<Option<Location>>> = Entry {
     key: annotation::RESTORE_FROM,
     values: BACKUP.values,
@@ -266,7 +288,7 @@ const FOLLOW: Entry<Text> = Entry {
 };
 
 /// The annotations that belong on a `StatefulSet` and nowhere else, as the documents list them.
-pub(crate) const OF_A_SET: [&dyn Known; 26] = [
+pub(crate) const OF_A_SET: [&dyn Known; 28] = [
     &INJECT,
     &CONTRACT,
     &CONTAINER,
@@ -285,9 +307,11 @@ pub(crate) const OF_A_SET: [&dyn Known; 26] = [
     &BACKUP_SCHEDULE,
     &BACKUP_KEEP,
     &BACKUP_NOW,
+    &BACKUP_DELETE,
     &ARCHIVE_TIMEOUT,
     &ARCHIVE_LIMIT,
     &BACKUP_RATE,
+    &FULL_BACKUP_EVERY,
     &RESTORE_FROM,
     &RECOVER_TO,
     &REVISION,

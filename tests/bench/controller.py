@@ -18,6 +18,7 @@ WINDOW = int(os.environ.get("WINDOW", "60"))  # seconds at rest that are watched
 PER_NAMESPACE = 10
 ACCOUNT = "system:serviceaccount:pgset-system:pgset-controller"
 POD_MAKER = "system:serviceaccount:kube-system:statefulset-controller"  # pgset's policy lets nobody else make members
+LIMIT = int(os.environ.get("LIMIT", "3600"))  # seconds that a settling may take: with 10,000 sets and other work beside it more than an hour
 QUIET = 5  # seconds without a request: everything is done
 
 
@@ -128,7 +129,7 @@ def measure(binary, count):
         say(f"{count} sets: everything around them is made")
         started = time.time()
         with serve_controller(plane, binary, http) as pgset:
-            figures["first"] = settle(audit, pgset, started, 3600)
+            figures["first"] = settle(audit, pgset, started, LIMIT)
             figures["first_requests"] = audit.total()
             figures["first_rss"], figures["first_peak"] = pgset.memory()
             say(f"{count} sets: reconciled in {figures['first']:.1f} s with {audit.total()} requests, {figures['first_rss']:.1f} MB: {audit.counts}")
@@ -145,7 +146,7 @@ def measure(binary, count):
             post_all(plane, ((f"/api/v1/namespaces/{namespace(n)}/pods", pod(stored[name(n)], ordinal)) for n in range(count) for ordinal in (0, 1)),
                      user=POD_MAKER)
             stored.clear()
-            settle(audit, pgset, started, 3600)
+            settle(audit, pgset, started, LIMIT)
             # the next one finds the Lease free
             pgset.stop()
 
@@ -153,7 +154,7 @@ def measure(binary, count):
         started = time.time()
         with serve_controller(plane, binary, http) as pgset:
             wait_ready(pgset, http)
-            figures["again"] = settle(audit, pgset, started, 3600)
+            figures["again"] = settle(audit, pgset, started, LIMIT)
             figures["again_requests"] = audit.total()
             say(f"{count} sets: seen again in {figures['again']:.1f} s with {audit.total()} requests: {audit.counts}")
             time.sleep(QUIET)

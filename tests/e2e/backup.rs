@@ -57,10 +57,12 @@ fn moment(db: &Database<'_>) -> String {
     db.master(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
 }
 
+/// Ends the segment of the WAL, and names it. Where a moment ago one was ended (`archive_timeout`) nothing is ended, and the position is the next one's.
+pub const END_SEGMENT: &str = "select pg_walfile_name(pg_switch_wal() - 1::numeric)";
+
 /// Waits until all that is committed now is in the store.
 fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
-    let segment = db.master("select pg_walfile_name(pg_current_wal_lsn())");
-    db.master("select pg_switch_wal()");
+    let segment = db.master(END_SEGMENT);
     let file = wal.join(format!("{segment}.zst"));
     wait_until(SOON * 2, &format!("{} is there", file.display()), || {
         if file.exists() { Ok(()) } else { Err(format!("{:#?}", names(wal))) }
@@ -69,7 +71,7 @@ fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
 
 /// Waits until all that is committed now is in a store where nobody sees the objects: by what the master tells.
 fn wait_told_archived(ns: &Namespace<'_>, db: &Database<'_>) {
-    wait_told(ns, &db.master("select pg_walfile_name(pg_switch_wal())"));
+    wait_told(ns, &db.master(END_SEGMENT));
 }
 
 /// Waits until the master tells that a segment is archived, and that no other waits.
@@ -381,6 +383,93 @@ fn a_replica_whose_wal_is_gone_from_its_master_takes_it_from_the_store_and_is_no
 }
 
 /// A set whose backups go to such a server, and a new set that is made from them alone.
+/// Made by `age-keygen` for these tests.
+const AGE_IDENTITY: &str = "AGE-SECRET-KEY-1MGLFYDL60WF2A3X2SJ5P5D2SURDD4TR4LYUNAKRGCTSWGNFFF4ES6WF22Z";
+const RECIPIENT: &str = "age1se4j8f9cgk9lq8r3h5jz9q9uq24zuzp78s85f0gm4dw7sdwyc3dqjf7vp3";
+
+fn give_key(ns: &Namespace<'_>, set: &str) {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{set}-pgset-backup")},
+        "stringData": {"AGE_IDENTITY": format!("# public key: {RECIPIENT}\n{AGE_IDENTITY}\n")},
+    });
+    ns.apply(&secret.to_string());
+}
+
+/// All files below a directory.
+fn files(directory: &std::path::Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_is_stored_of_a_set_with_a_key_is_read_by_age_and_restored_by_whoever_has_the_key() {
+    let lab = lab::shared();
+    let ns = lab.namespace("encrypted");
+    let directory = store(&ns);
+    give_key(&ns, "pgset");
+    let db = ns.two_members(&backed_up(mounted(set("pgset")), "file:///backup/db"));
+    let told = wait_backups(&ns, "pgset", 1);
+    db.master("create table visits as select 'a row that nobody is to read' as what");
+    pgset(&format!("switchover sts/pgset -n {} --wait", ns.name)).unwrap();
+    db.master("insert into visits values ('another')");
+    pgset(&format!("backup now sts/pgset -n {} --wait", ns.name)).unwrap();
+    let told_later = wait_backups(&ns, "pgset", 2);
+    let [full, upon] = [0, 1].map(|at| told_later["backups"][at].clone());
+    assert_eq!(upon["parent"], full["id"], "it holds what has changed: {told_later}");
+    assert!(upon["stored"].as_u64() < full["stored"].as_u64().map(|stored| stored / 4), "{told_later}");
+    db.master("insert into visits values ('a third')");
+    wait_archived(&db, &directory.join("db/wal"));
+    let password = password(&ns);
+
+    let key = ns.export().join("age.key");
+    fs::write(&key, AGE_IDENTITY).unwrap();
+    let (clear, sealed): (Vec<_>, Vec<_>) =
+        files(&directory.join("db")).into_iter().partition(|file| file.extension().is_some_and(|it| it == "json"));
+    assert!(sealed.len() > 4, "{sealed:?}");
+    for file in &sealed {
+        assert!(fs::read(file).unwrap().starts_with(b"age-encryption.org/v1\n"), "{}", file.display());
+        let mut age = std::process::Command::new("age");
+        let output = age.args(["--decrypt", "--identity"]).arg(&key).arg(file).output().unwrap();
+        assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+        let is_manifest = file.ends_with("backup_manifest");
+        assert!(
+            is_manifest || output.stdout.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+            "{} is not zstd's",
+            file.display()
+        );
+    }
+    for file in &clear {
+        let text = fs::read_to_string(file).unwrap();
+        assert!(!text.contains(AGE_IDENTITY), "{}", file.display());
+        assert!(!file.ends_with("backup.json") || text.contains(RECIPIENT), "it says for which key: {text}");
+    }
+
+    ns.apply(&mounted(set("copy").replicas(1).annotation("pgset.dev/restore-from", "file:///backup/db")).manifest());
+    wait_until(START, "it is told that the key is missing", || {
+        let events = ns.events("StatefulSet", "copy");
+        let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains("AGE_IDENTITY");
+        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+    });
+    give_key(&ns, "copy");
+    ns.wait_ready("copy", 1);
+    let copy = ns.database_as("copy", "postgres", &password, "postgres");
+    copy.wait_for("copy-master", "select count(*) from visits", "3");
+    let verify = "backup verify sts/pgset --wait --timeout 240 --size 2Gi --memory 300Mi --cpu 10m";
+    let said = pgset(&format!("{verify} -n {} --query select/**/count(*)/**/from/**/visits", ns.name)).unwrap().out;
+    assert!(said.trim_end().ends_with(", answer: 3"), "{said}");
+    let delete =
+        |backup: &Value| pgset(&format!("backup delete sts/pgset {} -n {}", backup["id"].as_str().unwrap(), ns.name));
+    let why = delete(&full).unwrap_err().err;
+    assert!(why.contains("stands: delete that one first"), "{why}");
+    delete(&upon).unwrap();
+    assert_eq!(names(&directory.join("db/backups")), [full["id"].as_str().unwrap()]);
+    let seen = ns.kubectl("get events,leases,statefulsets,pods --output=yaml") + &told.to_string();
+    assert!(!seen.contains(AGE_IDENTITY));
+    for pod in ["pgset-0", "pgset-1", "copy-0"] {
+        assert!(!ns.kubectl(&format!("logs {pod} --all-containers")).contains(AGE_IDENTITY), "{pod}'s log");
+    }
+}
+
 fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(theme);

@@ -1,11 +1,11 @@
-//! After how long what a quiet database has written is archived as well: PostgreSQL's `archive_timeout`, while the set has backups.
-
-use std::time::Duration;
+//! What PostgreSQL is told while the set has backups: after how long what a quiet database has written is archived as well (`archive_timeout`), and
+//! that it notes what changes (`summarize_wal`).
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::postgres::Running;
+use crate::agent::backup::Archiving as Wish;
 use crate::agent::kubernetes::Wishes;
 use crate::agent::notes::Wanted;
 use crate::agent::provisioner::Provisioner;
@@ -14,7 +14,7 @@ use crate::errors::with_causes;
 /// What was said to PostgreSQL.
 pub(super) struct Archiving {
     /// What an earlier life of this container left in the settings, or this one wrote.
-    written: Option<Duration>,
+    written: Option<Wish>,
     /// For which server, by its process, it was seen to last.
     server: i32,
 }
@@ -24,29 +24,29 @@ pub(super) struct Archiving {
 impl Archiving {
     /// As it was noted last.
     pub(super) fn of(noted: Option<Wanted>) -> Self {
-        Self { written: noted.and_then(|noted| noted.backup).map(|backup| backup.archive_timeout), server: 0 }
+        Self { written: noted.and_then(|noted| noted.backup).map(|backup| Wish::of(&backup)), server: 0 }
     }
 
     /// Sees to it that the settings say what the set wants. A value that the user has set himself stays while there are no backups.
-    pub(super) fn keep_timeout(
+    pub(super) fn keep(
         &mut self,
         running: &Running,
         provisioner: &Provisioner,
         wishes: &watch::Receiver<Option<Wishes>>,
     ) {
         let Some(backup) = wishes.borrow().as_ref().map(|wishes| wishes.backup.clone()) else { return };
-        let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| backup.archive_timeout);
+        let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| Wish::of(&backup));
         let server = running.server.number();
         if (wanted, server) == (self.written, self.server) || (wanted, self.written) == (None, None) {
             return;
         }
-        match provisioner.write_archive_timeout(wanted) {
+        match provisioner.write_archiving(wanted) {
             Ok(true) => {
-                info!(seconds = wanted.map(|timeout| timeout.as_secs()), "archive_timeout is set anew");
+                info!(?wanted, "what PostgreSQL does for backups is set anew");
                 running.server.reload();
             }
             Ok(false) => {}
-            Err(why) => return warn!(error = with_causes(&why), "failed to set archive_timeout"),
+            Err(why) => return warn!(error = with_causes(&why), "failed to set what PostgreSQL does for backups"),
         }
         (self.written, self.server) = (wanted, server);
     }

@@ -35,7 +35,7 @@ impl Member {
             warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
         match running.connect(self.provisioner.configuration.port).await {
-            Ok(()) => self.archiving.keep_timeout(running, &self.provisioner, &self.set),
+            Ok(()) => self.archiving.keep(running, &self.provisioner, &self.set),
             Err(why) if matches!(running.role, Role::Replica { .. }) && self.provisioner.data.is_promoted() => {
                 return self.note_promotion(&with_causes(&why));
             }

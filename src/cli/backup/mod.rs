@@ -1,16 +1,17 @@
-//! `pgset backup`: what backups a set has, one more now, and whether the newest can be restored.
+//! `pgset backup`: what backups a set has, one more now or one less, and whether the newest can be restored.
 
 mod job;
 mod verify;
 
 use std::{
     fmt::Write as _,
+    iter,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::{api::coordination::v1::Lease as LeaseObject, jiff::Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::{
@@ -20,7 +21,11 @@ use super::{
     status::told::{ago, bytes, plain, seconds},
 };
 use crate::{
-    backup::summary::{self, Summary},
+    backup::{
+        due,
+        keep::may_go,
+        summary::{self, Summary, Told},
+    },
     names::{self, annotation},
 };
 
@@ -39,6 +44,7 @@ Exit codes: 0 done, 1 no backups are asked for, none was made in time, or it can
 Examples:
   pgset backup list sts/postgres -n shop    the newest backups, and how the archive is
   pgset backup now sts/postgres --wait      one more, and wait until it is complete
+  pgset backup delete sts/postgres 20261130T030000Z-postgres-1
   pgset backup verify sts/postgres --wait   restore the newest in a Job, and say up to when it goes
   pgset backup verify sts/postgres --schedule '0 5 * * 0' --query 'select count(*) from orders'")]
 pub struct Arguments {
@@ -52,6 +58,8 @@ enum Task {
     List(List),
     /// Make a base backup now
     Now(Now),
+    /// Let a base backup go before its time
+    Delete(Delete),
     /// Restore the newest backup in a pod of its own, and say whether it is one
     Verify(verify::Verify),
 }
@@ -89,6 +97,18 @@ struct Now {
     timeout: u32,
 }
 
+#[derive(Debug, clap::Args)]
+struct Delete {
+    #[command(flatten)]
+    which: Which,
+    /// The base backup, as `pgset backup list` tells it
+    #[arg(value_name = "BACKUP")]
+    id: String,
+    /// For how long to wait until it is gone; the order stands after that
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    timeout: u32,
+}
+
 /// How it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
@@ -114,6 +134,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             match &arguments.task {
                 Task::List(list) => list.tell().await,
                 Task::Now(now) => now.order().await,
+                Task::Delete(delete) => delete.order().await,
                 Task::Verify(verify) => verify.order().await,
             }
         })?
@@ -146,7 +167,7 @@ impl Place {
     async fn set(&self) -> Result<Result<Value, String>, Error> {
         let title = format!("StatefulSet {}/{}", self.namespace, self.name);
         match self.cluster.get(&self.path()).await {
-            Ok(object) if text(&object, &location_pointer()).is_empty() => Ok(Err(format!(
+            Ok(object) if text(&object, &pointer(annotation::BACKUP)).is_empty() => Ok(Err(format!(
                 "{title}: no backups are asked for; write {}: s3://BUCKET/PREFIX on it (docs/backup.md)",
                 annotation::BACKUP
             ))),
@@ -156,6 +177,26 @@ impl Place {
                 Err(format!("failed to read {title}, which takes the right to get statefulsets.apps: {why}").into())
             }
         }
+    }
+
+    /// Gives the set's members an order.
+    async fn annotate(&self, values: impl IntoIterator<Item = (&str, Value)>) -> Result<(), Error> {
+        let values: Map<String, Value> = values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let keys = values.keys().cloned().collect::<Vec<_>>().join(", ");
+        let orders: Vec<_> = values.iter().filter(|(_, value)| !value.is_null()).collect();
+        let orders: Vec<_> = orders.into_iter().map(|(key, value)| format!("ordered: {key} {value}")).collect();
+        let written = self.cluster.merge(&self.path(), &json!({"metadata": {"annotations": values}})).await;
+        written.map_err(|why| {
+            format!("failed to write {keys}, which takes the right to patch statefulsets.apps: {why}")
+        })?;
+        println!("{}", orders.join("\n"));
+        Ok(())
+    }
+
+    /// What keeps an order from being followed, as far as the master tells.
+    async fn trouble(&self) -> Result<String, Error> {
+        let trouble = self.summary().await?.and_then(|summary| summary.trouble);
+        Ok(trouble.unwrap_or_else(|| "the log of the members says more".to_owned()))
     }
 
     async fn summary(&self) -> Result<Option<Summary>, Error> {
@@ -171,8 +212,8 @@ impl Place {
     }
 }
 
-fn location_pointer() -> String {
-    format!("/metadata/annotations/{}", annotation::BACKUP.replace('/', "~1"))
+fn pointer(key: &str) -> String {
+    format!("/metadata/annotations/{}", key.replace('/', "~1"))
 }
 
 // === impl List ===
@@ -204,15 +245,7 @@ impl Now {
         }
         // The time tells one order from another, and people when it was given.
         let order = format!("{:.3}", Timestamp::now());
-        let patch = json!({"metadata": {"annotations": {annotation::BACKUP_NOW: order}}});
-        if let Err(why) = place.cluster.merge(&place.path(), &patch).await {
-            return Err(format!(
-                "failed to write {}, which takes the right to patch statefulsets.apps: {why}",
-                annotation::BACKUP_NOW
-            )
-            .into());
-        }
-        println!("ordered: {} {order:?}", annotation::BACKUP_NOW);
+        place.annotate([(annotation::BACKUP_NOW, json!(order))]).await?;
         if !self.wait {
             return Ok(Ok(()));
         }
@@ -238,9 +271,41 @@ impl Now {
             }
             sleep(LOOK_EVERY).await;
         }
-        let why = place.summary().await?.and_then(|summary| summary.trouble);
-        let why = why.unwrap_or_else(|| "the log of the members says more".to_owned());
+        let why = place.trouble().await?;
         Ok(Err(format!("no backup was complete within {} s, and it goes on: {why}", self.timeout)))
+    }
+}
+
+// === impl Delete ===
+
+impl Delete {
+    async fn order(&self) -> Result<Result<(), String>, Error> {
+        let place = Place::of(&self.which).await?;
+        let set = match place.set().await? {
+            Ok(set) => set,
+            Err(why) => return Ok(Err(why)),
+        };
+        let is_there = |summary: &Summary| summary.backups.iter().any(|backup| backup.id == self.id);
+        let summary = place.summary().await?.unwrap_or_default();
+        let all = summary.backups.iter().map(|backup| (backup.id.as_str(), backup.parent.as_deref()));
+        if let Err(why) = may_go(all, &self.id) {
+            return Ok(Err(why.to_string()));
+        }
+        // The order by which it was made is taken back, or it would be made again.
+        let order = text(&set, &pointer(annotation::BACKUP_NOW));
+        let is_of_order = |backup: &&Told| backup.id == self.id && backup.due == due::by_order(order);
+        let order = summary.backups.iter().find(is_of_order).map(|_| (annotation::BACKUP_NOW, Value::Null));
+        let delete = (annotation::BACKUP_DELETE, json!(self.id));
+        place.annotate(iter::once(delete).chain(order)).await?;
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(self.timeout.into()) {
+            if place.summary().await?.is_some_and(|summary| !is_there(&summary)) {
+                println!("{} is deleted", self.id);
+                return Ok(Ok(()));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(Err(format!("{} is still there after {} s: {}", self.id, self.timeout, place.trouble().await?)))
     }
 }
 
@@ -248,11 +313,12 @@ impl Now {
 fn in_words(summary: &Summary, now: Timestamp) -> String {
     let ago = |then: Timestamp| ago(then, now);
     let mut text = format!("{}: {} base backups\n", plain(&summary.location), summary.count);
-    let rows: Vec<[String; 6]> =
-        std::iter::once(["BACKUP", "COMPLETE", "TOOK", "TIMELINE", "DATABASE", "STORED"].map(str::to_owned))
+    let rows: Vec<[String; 7]> =
+        std::iter::once(["BACKUP", "KIND", "COMPLETE", "TOOK", "TIMELINE", "READ", "STORED"].map(str::to_owned))
             .chain(summary.backups.iter().map(|backup| {
                 [
                     plain(&backup.id),
+                    if backup.parent.is_some() { "changes" } else { "full" }.to_owned(),
                     format!("{} ago", ago(backup.ended)),
                     seconds(Duration::from_secs(backup.seconds)),
                     backup.timeline.to_string(),
@@ -292,7 +358,6 @@ fn in_words(summary: &Summary, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::summary::Told;
 
     #[test]
     fn backups_and_what_goes_wrong_are_told_in_words() {
@@ -304,6 +369,8 @@ mod tests {
             timeline: 2,
             size: 1 << 30,
             stored: 200 << 20,
+            due: String::new(),
+            parent: None,
         };
         let summary = Summary {
             location: "s3://bucket/db".into(),
@@ -318,8 +385,8 @@ mod tests {
         };
         let text = in_words(&summary, now);
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        assert_eq!(lines[2], "BACKUP                 COMPLETE    TOOK  TIMELINE  DATABASE  STORED");
-        assert_eq!(lines[3], "20261130T030000Z-db-1  11h59m ago  41 s  2         1.0 GB    200 MB", "{text}");
+        assert_eq!(lines[2], "BACKUP                 KIND  COMPLETE    TOOK  TIMELINE  READ    STORED");
+        assert_eq!(lines[3], "20261130T030000Z-db-1  full  11h59m ago  41 s  2         1.0 GB  200 MB", "{text}");
         assert!(
             lines.last().is_some_and(|line| line.contains("trouble") && line.ends_with(": no route to host")),
             "{text}"

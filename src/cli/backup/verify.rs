@@ -80,7 +80,7 @@ impl Verify {
             Ok(set) => set,
             Err(why) => return Ok(Err(why)),
         };
-        let told = text(&set, &super::location_pointer());
+        let told = text(&set, &super::pointer(annotation::BACKUP));
         let Some(location) = Location::parse(told) else {
             return Ok(Err(format!("{} on {} is no place for backups: {told:?}", annotation::BACKUP, place.name)));
         };
@@ -181,10 +181,14 @@ fn word(pod: &Value) -> Option<String> {
     [message, waiting, unscheduled].into_iter().find(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// Room for the newest backup, for what it grew by since, and for the WAL.
+/// Room for the newest backup and the full one upon which it stands, for what they become together or grew by since, and for the WAL.
 fn size(summary: Option<&Summary>) -> String {
-    let newest = summary.and_then(|summary| summary.backups.last());
-    let whole = newest.map_or(UNKNOWN_GIB, |backup| (backup.size >> 30) * 2 + LEAST_GIB);
+    let backups = summary.map_or(&[][..], |summary| &summary.backups);
+    let whole = backups.last().map_or(UNKNOWN_GIB, |newest| {
+        let parent = backups.iter().find(|it| Some(&it.id) == newest.parent.as_ref());
+        let parts = newest.size + parent.map_or(0, |parent| parent.size);
+        (parts >> 30) * 2 + LEAST_GIB
+    });
     format!("{whole}Gi")
 }
 
@@ -211,5 +215,8 @@ mod tests {
         let told = json!({"id": "a", "ended": "2026-11-30T05:00:00Z", "seconds": 1, "timeline": 1, "size": 5u64 << 30, "stored": 1});
         summary.backups.push(serde_json::from_value(told).unwrap());
         assert_eq!(size(Some(&summary)), "12Gi");
+        let upon = json!({"id": "b", "ended": "2026-11-30T05:00:00Z", "seconds": 1, "timeline": 1, "size": 1u64 << 30, "stored": 1, "parent": "a"});
+        summary.backups.push(serde_json::from_value(upon).unwrap());
+        assert_eq!(size(Some(&summary)), "14Gi");
     }
 }
