@@ -86,7 +86,7 @@ def measure(directory, authority):
         "AWS_CA_BUNDLE": authority}})
     manifest = (TOP / "deploy/examples/pgset.yaml").read_text().replace("replicas: 2", "replicas: 1")
     kubectl("apply -f -", manifest)
-    annotate("pgset.dev/backup=s3://backups/bench")
+    annotate("pgset.dev/backup=s3://backups/bench pgset.dev/full-backup-every=always")
     other = PgBackRest(directory / "backups")
     other.start(authority, address=HOST, port=PORT, bucket="backups", key=KEY, secret=SECRET)
     env, replication = connection()

@@ -49,6 +49,13 @@ impl Beside for Store<'_> {
         if self.faults.is_multiple_of(2) {
             self.server.start_again();
         }
+        // Some moments are to be restored from what changed since a full backup.
+        if self.faults.is_multiple_of(4) {
+            match pgset(&format!("backup now sts/pgset -n {}", self.ns.name)) {
+                Ok(_) => println!("  and a base backup is ordered"),
+                Err(said) => println!("  no base backup is ordered: {}", said.err),
+            }
+        }
     }
 }
 
@@ -80,7 +87,7 @@ fn after_faults_any_moment_can_be_restored() {
     let writes = endure(&ns, seed, true, &mut store);
 
     let db = ns.database("pgset");
-    let last = db.master("select pg_walfile_name(pg_switch_wal())");
+    let last = db.master("select pg_walfile_name(pg_switch_wal() - 1::numeric)");
     wait_until(STORED, &format!("{last} is stored"), || {
         let told = listed(&ns)?;
         let archived = told["archived"].as_str().unwrap_or_default();
@@ -88,7 +95,14 @@ fn after_faults_any_moment_can_be_restored() {
         if is_stored { Ok(()) } else { Err(told.to_string()) }
     });
     let timeline = &last[..8];
-    println!("{} writes, up to timeline {timeline}", writes.len());
+    let backups = listed(&ns).unwrap()["backups"].clone();
+    let kinds: Vec<_> = backups.as_array().unwrap().iter().map(|it| it["parent"].is_string()).collect();
+    let upon = kinds.iter().filter(|it| **it).count();
+    println!(
+        "{} writes, up to timeline {timeline}; {} backups, {upon} of them of what had changed",
+        writes.len(),
+        kinds.len()
+    );
     let secret = &ns.get("secret pgset-pgset-credentials")["data"]["postgres-password"];
     let password = lab::decoded(secret.as_str().unwrap()).unwrap();
     let times: Vec<f64> = writes.iter().map(|write| write.at).collect();
