@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::encryption::{self, Identities, Identity};
+use super::incremental::check_parent;
 use super::packed::{LEVEL, hexadecimal};
 use super::programs::{Ends, ask_for_next_segment, hold_wal, last_line, last_words, start, version};
 use super::push::{self, push};
@@ -177,6 +178,7 @@ pub async fn back_up(
     wait_for_wal(store, assignment, &index, first.timeline).await?;
     let files = store.identities().encrypt(streamed.manifest, None)?;
     store.create(&layout::backup(&id, MANIFEST), files).await?;
+    check_parent(store, parent.map(|(parent, _)| parent)).await?;
     index.ended = Timestamp::now();
     store.create(&layout::backup(&id, INDEX), serde_json::to_vec_pretty(&index).unwrap_or_default()).await?;
     info!(backup = id, bytes = index.size, stored = index.stored, "the base backup is complete");

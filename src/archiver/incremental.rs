@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::programs::last_line;
 use super::store::{self, Store};
 use crate::backup::index::Index;
-use crate::backup::layout::{self, MANIFEST};
+use crate::backup::layout::{self, INDEX, MANIFEST};
 use crate::backup::parent::major;
 
 /// In the agent's run directory: the list of what the full backup holds.
@@ -69,6 +69,18 @@ pub(super) async fn bring_manifest(store: &Store, parent: &Index, run: &Path) ->
     let write = || fs::write(&path, store.identities().decrypt(bytes)?);
     write().map_err(|source| store::Error::File { path: path.clone(), source })?;
     Ok(path)
+}
+
+/// An order may have let the full backup go meanwhile: what stands upon it would be no backup.
+pub(super) async fn check_parent(store: &Store, parent: Option<&Index>) -> Result<(), store::Error> {
+    let Some(parent) = parent else { return Ok(()) };
+    match store.size(&layout::backup(&parent.id, INDEX)).await? {
+        Some(_) => Ok(()),
+        None => Err(store::Error::Store(format!(
+            "the base backup {} was deleted while another was made upon it",
+            parent.id
+        ))),
+    }
 }
 
 /// Says whether the volume has the room for a restore, before it begins. One that has not said so to the kernel is believed.
