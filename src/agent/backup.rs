@@ -62,16 +62,16 @@ pub struct Keeper {
 
 /// What PostgreSQL is told for the sake of backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Archiving {
+pub struct ArchiveSettings {
     /// After so long what was written is archived.
     pub timeout: Duration,
     /// It notes which blocks change, for backups that hold no others.
     pub summaries: bool,
 }
 
-// === impl Archiving ===
+// === impl ArchiveSettings ===
 
-impl Archiving {
+impl ArchiveSettings {
     /// What a set's backups need.
     #[must_use]
     pub fn of(backup: &Backup) -> Self {
@@ -276,23 +276,19 @@ impl Keeper {
 impl Provisioner {
     /// Writes after how long what was written is archived, and whether PostgreSQL notes what changes for backups, or takes both out again. Returns
     /// whether something changed.
-    pub fn write_archiving(&self, archiving: Option<Archiving>) -> Result<bool, provisioner::Error> {
+    pub fn write_archive_settings(&self, wanted: Option<ArchiveSettings>) -> Result<bool, provisioner::Error> {
         const TIMEOUT: &str = "archive_timeout";
         const SUMMARIES: &str = "summarize_wal";
         let path = self.data.path().join(settings::AUTO_FILE);
         let old = fs::read_to_string(&path).unwrap_or_default();
-        let new = match archiving {
-            Some(Archiving { timeout, .. }) => {
-                settings::with_settings(&old, &[(TIMEOUT, &timeout.as_secs().to_string())])
-            }
-            None => settings::without_setting(&old, TIMEOUT),
-        };
+        let timeout = wanted.map(|it| it.timeout.as_secs().to_string());
         // An older PostgreSQL would not start with it.
         let knows = self.data.major().is_some_and(|major| major >= INCREMENTAL_SINCE);
-        let new = match archiving {
-            Some(Archiving { summaries: true, .. }) if knows => settings::with_settings(&new, &[(SUMMARIES, "on")]),
-            _ => settings::without_setting(&new, SUMMARIES),
-        };
+        let summaries = wanted.filter(|it| it.summaries && knows).map(|_| "on".to_owned());
+        let new = [(TIMEOUT, timeout), (SUMMARIES, summaries)].iter().fold(old, |text, (name, value)| match value {
+            Some(value) => settings::with_settings(&text, &[(name, value)]),
+            None => settings::without_setting(&text, name),
+        });
         settings::write(&path, &new).map_err(|source| provisioner::Error::Write { path, source })
     }
 

@@ -224,7 +224,7 @@ impl DataDirectory {
     /// The major version of the database, if there is one; of 9.6 it is 9.
     #[must_use]
     pub fn major(&self) -> Option<u32> {
-        self.version()?.split('.').next()?.parse().ok()
+        major_of(&self.version()?)
     }
 
     fn version(&self) -> Option<String> {
@@ -234,7 +234,7 @@ impl DataDirectory {
     /// The version of a database that is older than the agent knows how to run.
     #[must_use]
     pub fn too_old(&self) -> Option<String> {
-        self.major().filter(|major| *major < OLDEST_POSTGRESQL).and_then(|_| self.version())
+        self.version().filter(|version| major_of(version).is_some_and(|major| major < OLDEST_POSTGRESQL))
     }
 
     /// Whether a replica's data was promoted: PostgreSQL removes the file when it ends recovery, before it accepts writes.
@@ -373,6 +373,11 @@ impl DataDirectory {
 #[must_use]
 pub fn is_marked_member(directory: &Path) -> bool {
     directory.join(MEMBER).exists()
+}
+
+/// Of what `PG_VERSION` says.
+fn major_of(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
 }
 
 /// Which database is in a directory: the control file begins with its identifier, in the machine's order of bytes.

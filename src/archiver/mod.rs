@@ -50,6 +50,7 @@ pub const STOPPING: &str = "postgres-stops";
 
 /// How often the assignment is read, and what is told written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// An archiver.
 struct Archiver {
     run: PathBuf,

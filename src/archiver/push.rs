@@ -68,8 +68,8 @@ pub async fn push(store: &Store, pg_wal: &Path, file: WalFile, is_master: bool) 
     }
     let since = Instant::now();
     while !is_master && since.elapsed() < LEAVES_IT_TO_MASTER {
-        if store.size(&key).await?.is_some() {
-            return compare(store, &key, file, &blocking(&path, packed::seal_of).await?).await;
+        if let Some(mark) = mark(store, &key).await? {
+            return compare(store, &key, file, &mark, &blocking(&path, packed::seal_of).await?).await;
         }
         sleep(LOOK_EVERY).await;
     }
@@ -77,33 +77,41 @@ pub async fn push(store: &Store, pg_wal: &Path, file: WalFile, is_master: bool) 
     let packed = blocking(&path, move |path| packed::pack(path, &identities)).await?;
     match store.create(&key, packed.bytes).await? {
         Created::Yes => Ok(Outcome::Stored),
-        Created::No => compare(store, &key, file, &packed.seal).await,
+        Created::No => {
+            let mark = mark(store, &key).await?.unwrap_or_default();
+            compare(store, &key, file, &mark, &packed.seal).await
+        }
     }
 }
 
-async fn compare(store: &Store, key: &str, file: WalFile, mine: &Seal) -> Result<Outcome> {
+/// Those bytes of an object that say what it holds, if it was written by whoever has this member's key, or none as this one; absent if there is no
+/// object.
+async fn mark(store: &Store, key: &str) -> Result<Option<Vec<u8>>, store::Error> {
+    match store.identities().first() {
+        Some(_) => store.beginning_of(key, encryption::HEADER_AT_MOST).await,
+        None => store.end_of(key, SEAL_LENGTH as u64).await,
+    }
+}
+
+async fn compare(store: &Store, key: &str, file: WalFile, mark: &[u8], mine: &Seal) -> Result<Outcome> {
     match file {
-        _ if is_same(store, key, mine).await? => Ok(Outcome::AlreadyThere),
+        _ if is_same(store, key, mark, mine).await? => Ok(Outcome::AlreadyThere),
         // Each member that leaves a timeline has as much of its last segment as it received.
         WalFile::Partial(_) => Ok(Outcome::AlreadyThere),
         _ => Err(Error::Different(file)),
     }
 }
 
-/// Whether an object holds this: by its first bytes if it is encrypted and its last ones if not, or as a whole where those don't say it.
-async fn is_same(store: &Store, key: &str, mine: &Seal) -> Result<bool> {
+/// Whether an object holds this: by its mark, or as a whole where that does not say it.
+async fn is_same(store: &Store, key: &str, mark: &[u8], mine: &Seal) -> Result<bool> {
     let identities = store.identities();
-    if identities.first().is_some() {
-        let beginning = store.beginning_of(key, encryption::HEADER_AT_MOST).await?.unwrap_or_default();
-        if identities.is_sealed(&beginning, mine) {
-            return Ok(true);
-        }
+    if identities.is_sealed(mark, mine) {
+        return Ok(true);
     }
-    let end = store.end_of(key, SEAL_LENGTH as u64).await?.unwrap_or_default();
-    if let Some(theirs) = Seal::read(&end) {
+    if let Some(theirs) = Seal::read(mark) {
         return Ok(theirs == *mine);
     }
-    // Packed by somebody else, for an earlier key, or damaged.
+    // Packed by somebody else, before there was this key, or damaged.
     let bytes = store.get(key).await?.unwrap_or_default();
     let content = match identities.decrypt(bytes) {
         Ok(bytes) => zstd::decode_all(&bytes[..]).ok(),

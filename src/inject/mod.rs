@@ -24,6 +24,7 @@ use serde_json::Value;
 pub use self::{
     denial::{Denial, Reason},
     eject::eject,
+    pod::store_items,
     revision::{REVISION, REVISIONS},
 };
 use self::{injection::Injection, revision::Revisions};

@@ -51,9 +51,14 @@ fn access(set: &Set, shape: Shape) -> Value {
 
 /// The credentials of the store that backups go to. They may come and change while the pod runs, so that turning backups on restarts nothing.
 fn store(set: &Set) -> Value {
+    json!({ "secret": { "name": names::backup_credentials(&set.name), "optional": true, "items": store_items() } })
+}
+
+/// The keys of that Secret, each with the file that it becomes.
+#[must_use]
+pub fn store_items() -> Vec<Value> {
     let item = |key: &&str| json!({ "key": key, "path": format!("{}/{key}", pod::BACKUP_CREDENTIALS) });
-    let items: Vec<Value> = names::store::ALL.iter().map(item).collect();
-    json!({ "secret": { "name": names::backup_credentials(&set.name), "optional": true, "items": items } })
+    names::store::ALL.iter().map(item).collect()
 }
 
 /// The keys of a Secret that become files in a folder.

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    lab::{self, Database, Namespace, SOON, START, open_to_all, pgset, wait_until},
+    lab::{self, Database, END_SEGMENT, Namespace, SOON, START, open_to_all, pgset, wait_until},
     manifests::{Set, set},
     store::{Kind, SECRET_KEY, Server},
 };
@@ -56,9 +56,6 @@ pub(crate) fn password(ns: &Namespace<'_>) -> String {
 fn moment(db: &Database<'_>) -> String {
     db.master(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
 }
-
-/// Ends the segment of the WAL, and names it. Where a moment ago one was ended (`archive_timeout`) nothing is ended, and the position is the next one's.
-pub const END_SEGMENT: &str = "select pg_walfile_name(pg_switch_wal() - 1::numeric)";
 
 /// Waits until all that is committed now is in the store.
 fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {

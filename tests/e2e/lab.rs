@@ -24,6 +24,9 @@ pub const START: Duration = Duration::from_secs(240);
 /// How long something may take that needs no container to start.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// Ends the segment of the WAL, and names it. Where a moment ago one was ended (`archive_timeout`) nothing is ended, and the position is the next one's.
+pub const END_SEGMENT: &str = "select pg_walfile_name(pg_switch_wal() - 1::numeric)";
+
 /// How long a Service may take to lead to a pod that is Ready: kube-proxy acts once a second, later where the processor is short.
 const ROUTED: Duration = Duration::from_secs(5);
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    backup::{END_SEGMENT, MADE, backed_up, listed, password, wait_backups, wait_told},
-    lab::{self, Database, Namespace, SOON, START, pgset, wait_until},
+    backup::{MADE, backed_up, listed, password, wait_backups, wait_told},
+    lab::{self, Database, END_SEGMENT, Namespace, SOON, START, pgset, wait_until},
     manifests::set,
     proxy::{Mode, Proxy},
     store::{Kind, SECRET_KEY, Server},

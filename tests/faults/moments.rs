@@ -87,7 +87,7 @@ fn after_faults_any_moment_can_be_restored() {
     let writes = endure(&ns, seed, true, &mut store);
 
     let db = ns.database("pgset");
-    let last = db.master("select pg_walfile_name(pg_switch_wal() - 1::numeric)");
+    let last = db.master(lab::END_SEGMENT);
     wait_until(STORED, &format!("{last} is stored"), || {
         let told = listed(&ns)?;
         let archived = told["archived"].as_str().unwrap_or_default();

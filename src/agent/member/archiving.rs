@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::postgres::Running;
-use crate::agent::backup::Archiving as Wish;
+use crate::agent::backup::ArchiveSettings;
 use crate::agent::kubernetes::Wishes;
 use crate::agent::notes::Wanted;
 use crate::agent::provisioner::Provisioner;
@@ -14,7 +14,7 @@ use crate::errors::with_causes;
 /// What was said to PostgreSQL.
 pub(super) struct Archiving {
     /// What an earlier life of this container left in the settings, or this one wrote.
-    written: Option<Wish>,
+    written: Option<ArchiveSettings>,
     /// For which server, by its process, it was seen to last.
     server: i32,
 }
@@ -24,7 +24,7 @@ pub(super) struct Archiving {
 impl Archiving {
     /// As it was noted last.
     pub(super) fn of(noted: Option<Wanted>) -> Self {
-        Self { written: noted.and_then(|noted| noted.backup).map(|backup| Wish::of(&backup)), server: 0 }
+        Self { written: noted.and_then(|noted| noted.backup).map(|backup| ArchiveSettings::of(&backup)), server: 0 }
     }
 
     /// Sees to it that the settings say what the set wants. A value that the user has set himself stays while there are no backups.
@@ -35,12 +35,12 @@ impl Archiving {
         wishes: &watch::Receiver<Option<Wishes>>,
     ) {
         let Some(backup) = wishes.borrow().as_ref().map(|wishes| wishes.backup.clone()) else { return };
-        let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| Wish::of(&backup));
+        let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| ArchiveSettings::of(&backup));
         let server = running.server.number();
         if (wanted, server) == (self.written, self.server) || (wanted, self.written) == (None, None) {
             return;
         }
-        match provisioner.write_archiving(wanted) {
+        match provisioner.write_archive_settings(wanted) {
             Ok(true) => {
                 info!(?wanted, "what PostgreSQL does for backups is set anew");
                 running.server.reload();

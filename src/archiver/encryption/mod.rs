@@ -143,7 +143,7 @@ impl Identities {
         if self.0.is_empty() {
             return Ok(content);
         }
-        let mut writer = Writer::new(Vec::with_capacity(content.len() + 1024), self, seal)?;
+        let mut writer = Writer::new(Vec::with_capacity(stream::length_at_most(content.len())), self, seal)?;
         writer.write_all(&content)?;
         writer.finish()
     }

@@ -5,12 +5,17 @@ use std::io::{self, BufRead, BufReader, Chain, Cursor, Read, Write};
 use ring::aead::{Aad, LessSafeKey, Nonce};
 
 use super::header::{self, Header};
-use super::{Error, FILE_KEY, Identities, VERSION, cipher, derive, is_encrypted, random};
+use super::{Error, FILE_KEY, HEADER_AT_MOST, Identities, VERSION, cipher, derive, is_encrypted, random};
 use crate::archiver::packed::Seal;
 
 pub(super) const CHUNK: usize = 64 << 10;
 pub(super) const TAG: usize = 16;
 const NONCE: usize = 16;
+
+/// How long something of this length is at most when it is encrypted: one that grew meanwhile would be copied.
+pub(super) fn length_at_most(content: usize) -> usize {
+    usize::try_from(HEADER_AT_MOST).unwrap_or(usize::MAX) + NONCE + content + (content / CHUNK + 1) * TAG
+}
 
 /// Of the chunks of one payload each has its own.
 fn nonce(counter: u64, is_last: bool) -> Nonce {

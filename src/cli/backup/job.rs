@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cli::cluster::{items, text},
+    inject::store_items,
     names::{self, label, pod},
     set::backup::{Location, Schedule, Store},
 };
@@ -182,10 +183,8 @@ fn restored(wish: &Wish) -> Value {
 }
 
 fn credentials(set: &Value) -> Value {
-    let item = |key: &&str| json!({"key": key, "path": format!("{}/{key}", pod::BACKUP_CREDENTIALS)});
-    let items: Vec<Value> = names::store::ALL.iter().map(item).collect();
     let secret = names::backup_credentials(text(set, "/metadata/name"));
-    json!({"name": pod::ACCESS_VOLUME, "secret": {"secretName": secret, "optional": true, "items": items}})
+    json!({"name": pod::ACCESS_VOLUME, "secret": {"secretName": secret, "optional": true, "items": store_items()}})
 }
 
 /// The volume that a directory is on, and its mount as the members have it.

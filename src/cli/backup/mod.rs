@@ -5,7 +5,6 @@ mod verify;
 
 use std::{
     fmt::Write as _,
-    iter,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -179,17 +178,14 @@ impl Place {
         }
     }
 
-    /// Gives the set's members an order.
-    async fn annotate(&self, values: impl IntoIterator<Item = (&str, Value)>) -> Result<(), Error> {
-        let values: Map<String, Value> = values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let keys = values.keys().cloned().collect::<Vec<_>>().join(", ");
-        let orders: Vec<_> = values.iter().filter(|(_, value)| !value.is_null()).collect();
-        let orders: Vec<_> = orders.into_iter().map(|(key, value)| format!("ordered: {key} {value}")).collect();
+    /// Gives the set's members an order, and takes another one back.
+    async fn order(&self, key: &str, value: &str, taken_back: Option<&str>) -> Result<(), Error> {
+        let mut values = Map::from_iter([(key.to_owned(), json!(value))]);
+        values.extend(taken_back.map(|key| (key.to_owned(), Value::Null)));
         let written = self.cluster.merge(&self.path(), &json!({"metadata": {"annotations": values}})).await;
-        written.map_err(|why| {
-            format!("failed to write {keys}, which takes the right to patch statefulsets.apps: {why}")
-        })?;
-        println!("{}", orders.join("\n"));
+        written
+            .map_err(|why| format!("failed to write {key}, which takes the right to patch statefulsets.apps: {why}"))?;
+        println!("ordered: {key} {value:?}");
         Ok(())
     }
 
@@ -245,7 +241,7 @@ impl Now {
         }
         // The time tells one order from another, and people when it was given.
         let order = format!("{:.3}", Timestamp::now());
-        place.annotate([(annotation::BACKUP_NOW, json!(order))]).await?;
+        place.order(annotation::BACKUP_NOW, &order, None).await?;
         if !self.wait {
             return Ok(Ok(()));
         }
@@ -294,9 +290,8 @@ impl Delete {
         // The order by which it was made is taken back, or it would be made again.
         let order = text(&set, &pointer(annotation::BACKUP_NOW));
         let is_of_order = |backup: &&Told| backup.id == self.id && backup.due == due::by_order(order);
-        let order = summary.backups.iter().find(is_of_order).map(|_| (annotation::BACKUP_NOW, Value::Null));
-        let delete = (annotation::BACKUP_DELETE, json!(self.id));
-        place.annotate(iter::once(delete).chain(order)).await?;
+        let made_by = summary.backups.iter().find(is_of_order).map(|_| annotation::BACKUP_NOW);
+        place.order(annotation::BACKUP_DELETE, &self.id, made_by).await?;
         let since = Instant::now();
         while since.elapsed() < Duration::from_secs(self.timeout.into()) {
             if place.summary().await?.is_some_and(|summary| !is_there(&summary)) {
