@@ -2,24 +2,27 @@
 
 use std::error::Error;
 
-/// An error and what caused it, on one line. Of an answer of the API server only its message is told: the rest repeats it.
+/// An error and what caused it, its causes on one line: what it says itself may be a list for people. Of an answer of the API server only its
+/// message is told: the rest repeats it.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = on_one_line(error.to_string());
+    let mut text = error.to_string();
     let mut next = Some(error);
     while let Some(error) = next {
         let answer = answer_of_the_api_server(error);
-        let words = on_one_line(answer.unwrap_or_else(|| error.to_string()));
+        let is_last = answer.is_some();
+        let words = answer.unwrap_or_else(|| error.to_string());
         if !text.contains(&words) {
-            text = format!("{text}: {words}");
+            text = format!("{text}: {}", on_one_line(words));
         }
-        next = if answer_of_the_api_server(error).is_some() { None } else { error.source() };
+        next = if is_last { None } else { error.source() };
     }
     text
 }
 
 /// Stores answer in several lines.
-fn on_one_line(text: String) -> String {
+#[must_use]
+pub fn on_one_line(text: String) -> String {
     if text.contains(['\n', '\r']) { text.split_whitespace().collect::<Vec<_>>().join(" ") } else { text }
 }
 
@@ -54,6 +57,12 @@ mod tests {
     fn a_cause_of_several_lines_is_told_on_one() {
         let error = Outer { what: "an object", source: "403:\n<Code>\r\n  AccessDenied</Code>\n".into() };
         assert_eq!(with_causes(&error), "failed to write an object: 403: <Code> AccessDenied</Code>");
+    }
+
+    #[test]
+    fn a_list_for_people_stays_one() {
+        let error: Box<dyn Error> = "2 sets:\n  default/one\n  default/two".into();
+        assert_eq!(with_causes(error.as_ref()), "2 sets:\n  default/one\n  default/two");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::answer;
 use super::encryption::{self, Identities};
 use crate::backup::layout;
 use crate::backup::wal::WalFile;
+use crate::errors::{on_one_line, with_causes};
 use crate::names;
 use crate::set::backup::{self, Location};
 
@@ -102,7 +103,7 @@ impl Error {
     /// Of what the store, or the way to it, says.
     #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
     pub(super) fn of(error: object_store::Error) -> Self {
-        Self::Store(answer::in_words(&crate::errors::with_causes(&error)))
+        Self::Store(answer::in_words(&on_one_line(with_causes(&error))))
     }
 }
 
