@@ -66,6 +66,9 @@ pub enum Error {
     /// Its list of files.
     #[error("pg_basebackup wrote no list of files that says where its WAL begins and ends ({0})")]
     Manifest(String),
+    /// What was stored of it.
+    #[error("what was stored of the backup {0} went before it was complete: somebody else deletes in this prefix")]
+    Gone(String),
     /// WAL that it needs.
     #[error(
         "the segment {0}, which the backup needs, is neither in the store nor on this member any more: another try begins later"
@@ -178,7 +181,12 @@ pub async fn back_up(
     wait_for_wal(store, assignment, &index, first.timeline).await?;
     let files = store.identities().encrypt(streamed.manifest, None)?;
     store.create(&layout::backup(&id, MANIFEST), files).await?;
-    check_parent(store, parent.map(|(parent, _)| parent)).await?;
+    if let Some((parent, _)) = parent {
+        check_parent(store, parent).await?;
+    }
+    if store.size(&layout::backup(&id, TAR)).await? != Some(stored) {
+        return Err(Error::Gone(id));
+    }
     index.ended = Timestamp::now();
     store.create(&layout::backup(&id, INDEX), serde_json::to_vec_pretty(&index).unwrap_or_default()).await?;
     info!(backup = id, bytes = index.size, stored = index.stored, "the base backup is complete");

@@ -1,5 +1,6 @@
 //! Which member makes a base backup that is due: whoever claims it first, in the store itself, so that it needs neither the API server nor a
-//! master. A claim is kept alive while the backup is made; one that is not ends, and the next member claims it.
+//! master. A claim is kept alive while the backup is made; one that is not ends, and the next member claims it. One is made at a time, whatever it is
+//! due for: of two the one that ends first would sweep away the other's beginning.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,14 +33,18 @@ pub struct Claim {
 // === impl Claims ===
 
 impl Claims {
-    /// Claims what is due, unless somebody else does.
+    /// Claims what is due, unless somebody else makes a backup.
     pub async fn claim(&mut self, store: &Store, due: &str, pod: &str) -> Result<Option<Claim>, Error> {
-        let folder = format!("{CLAIMS}/{due}");
-        let found = store.list(&folder).await?;
-        if found.iter().any(|object| self.is_alive(object)) {
+        let found = store.list(CLAIMS).await?;
+        // All of them are looked at, so that the time of each begins.
+        if found.iter().filter(|object| self.is_alive(object)).count() > 0 {
             return Ok(None);
         }
-        let number = |object: &Object| object.key.rsplit('/').next()?.strip_suffix(".json")?.parse::<u32>().ok();
+        let number = |object: &Object| {
+            let (folder, name) = object.key.rsplit_once('/')?;
+            let number = name.strip_suffix(".json")?.parse::<u32>().ok();
+            number.filter(|_| folder.rsplit('/').next() == Some(due))
+        };
         let attempt = found.iter().filter_map(number).max().unwrap_or(0).saturating_add(1);
         let mut claim = Claim { store: store.clone(), key: layout::claim(due, attempt), pod: pod.to_owned(), beats: 0 };
         let content = claim.content();
@@ -97,7 +102,7 @@ mod tests {
         let (mut first, mut second) = (Claims::default(), Claims::default());
         let claim = first.claim(&store, "now", "db-1").await.unwrap().unwrap();
         assert!(second.claim(&store, "now", "db-2").await.unwrap().is_none());
-        assert!(second.claim(&store, "later", "db-2").await.unwrap().is_some(), "another one is another one");
+        assert!(second.claim(&store, "later", "db-2").await.unwrap().is_none(), "one at a time");
         drop(claim);
         tokio::time::advance(DEAD_AFTER).await;
         assert!(second.claim(&store, "now", "db-2").await.unwrap().is_some(), "it stood still");

@@ -111,14 +111,18 @@ impl Gaps {
     }
 }
 
-/// How many bytes more may wait in `pg_wal`, beside this many files; absent where nothing limits it or the file system does not tell.
-pub(super) fn left(limit: Limit, pg_wal: &Path, files: usize, segment_size: u64) -> Option<u64> {
+/// How the volume is filled that `pg_wal` is on; absent if the file system does not tell.
+pub(super) fn room(pg_wal: &Path) -> Option<Room> {
     let found = statvfs(pg_wal).ok()?;
-    let room = Room {
+    Some(Room {
         size: found.blocks().saturating_mul(found.fragment_size()),
         free: found.blocks_available().saturating_mul(found.fragment_size()),
-    };
-    limit::left(limit, (files as u64).saturating_mul(segment_size), room)
+    })
+}
+
+/// How many bytes more may wait in `pg_wal`, beside this many files; absent where nothing limits it or the file system does not tell.
+pub(super) fn left(limit: Limit, pg_wal: &Path, files: usize, segment_size: u64) -> Option<u64> {
+    limit::left(limit, (files as u64).saturating_mul(segment_size), room(pg_wal)?)
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@ use std::process::Stdio;
 
 use nix::sys::statvfs::statvfs;
 use tokio::process::Command;
+use tracing::warn;
 
 use super::programs::last_line;
 use super::store::{self, Store};
 use crate::backup::index::Index;
-use crate::backup::layout::{self, INDEX, MANIFEST};
+use crate::backup::layout::{self, INDEX, MANIFEST, TAR};
 use crate::backup::parent::major;
 
 /// In the agent's run directory: the list of what the full backup holds.
@@ -38,7 +39,7 @@ pub enum Error {
     NoProgram(String),
     /// The volume.
     #[error(
-        "the base backup {id} takes {needed} MB while it is restored, and only {free} MB are free on the volume: make it larger{hint}"
+        "the base backup {id} takes {needed} MB while it is restored, and only {free} MB are free on the volume: make it larger"
     )]
     Room {
         /// Which one.
@@ -47,8 +48,6 @@ pub enum Error {
         needed: u64,
         /// What there is.
         free: u64,
-        /// What else helps.
-        hint: &'static str,
     },
     /// A file.
     #[error("failed to write below {}", path.display())]
@@ -61,26 +60,33 @@ pub enum Error {
     },
 }
 
-/// Brings PostgreSQL's list of what a full backup holds.
-pub(super) async fn bring_manifest(store: &Store, parent: &Index, run: &Path) -> Result<PathBuf, store::Error> {
-    let path = run.join(PARENTS_MANIFEST);
+/// Brings PostgreSQL's list of what a full backup holds; absent if it is gone, or can't be read: then nothing can stand upon that backup.
+pub(super) async fn bring_manifest(store: &Store, parent: &Index, run: &Path) -> Result<Option<PathBuf>, store::Error> {
     let key = layout::backup(&parent.id, MANIFEST);
-    let Some(bytes) = store.get(&key).await? else { return Err(store::Error::Store(format!("{key} is gone"))) };
-    let write = || fs::write(&path, store.identities().decrypt(bytes)?);
-    write().map_err(|source| store::Error::File { path: path.clone(), source })?;
-    Ok(path)
+    let manifest = match store.get(&key).await? {
+        None => Err("it is gone".to_owned()),
+        Some(bytes) => store.identities().decrypt(bytes).map_err(|why| why.to_string()),
+    };
+    match manifest {
+        Ok(manifest) => {
+            let path = run.join(PARENTS_MANIFEST);
+            fs::write(&path, manifest).map_err(|source| store::Error::File { path: path.clone(), source })?;
+            Ok(Some(path))
+        }
+        Err(why) => {
+            warn!(key, why, "nothing can stand upon this full base backup: another one is made");
+            Ok(None)
+        }
+    }
 }
 
-/// An order may have let the full backup go meanwhile: what stands upon it would be no backup.
-pub(super) async fn check_parent(store: &Store, parent: Option<&Index>) -> Result<(), store::Error> {
-    let Some(parent) = parent else { return Ok(()) };
-    match store.size(&layout::backup(&parent.id, INDEX)).await? {
-        Some(_) => Ok(()),
-        None => Err(store::Error::Store(format!(
-            "the base backup {} was deleted while another was made upon it",
-            parent.id
-        ))),
+/// Whether a full backup is all there still: an order, or somebody else, may have let it go while another was made upon it, which would be none.
+pub(super) async fn check_parent(store: &Store, parent: &Index) -> Result<(), store::Error> {
+    let is_listed = store.size(&layout::backup(&parent.id, INDEX)).await?.is_some();
+    if is_listed && store.size(&layout::backup(&parent.id, TAR)).await? == Some(parent.stored) {
+        return Ok(());
     }
+    Err(store::Error::Store(format!("the base backup {} went while another was made upon it", parent.id)))
 }
 
 /// Says whether the volume has the room for a restore, before it begins. One that has not said so to the kernel is believed.
@@ -88,8 +94,7 @@ pub(super) fn check_room(index: &Index, parent: Option<&Index>, directory: &Path
     let needed = SPARE
         + match parent {
             None => index.size,
-            Some(parent) if major(&index.version) >= LINKS_SINCE => parent.size + 2 * index.size,
-            // Both parts, and what they become.
+            // Both parts, and what they become: also where links are made, of files that changed there are two.
             Some(parent) => 2 * (parent.size + index.size),
         };
     let Ok(volume) = statvfs(directory) else { return Ok(()) };
@@ -97,18 +102,25 @@ pub(super) fn check_room(index: &Index, parent: Option<&Index>, directory: &Path
     if volume.blocks() == 0 || free >= needed {
         return Ok(());
     }
-    let hint = if parent.is_some() { ", or restore from a full base backup (pgset.dev/recover-to)" } else { "" };
-    Err(Error::Room { id: index.id.clone(), needed: needed >> 20, free: free >> 20, hint })
+    Err(Error::Room { id: index.id.clone(), needed: needed >> 20, free: free >> 20 })
+}
+
+/// Says whether two parts can become one here, before they are brought.
+pub(super) fn check(index: &Index, parent: &Index, binaries: &Path, directory: &Path) -> Result<(), Error> {
+    if !program(binaries).is_file() {
+        return Err(Error::NoProgram(index.id.clone()));
+    }
+    check_room(index, Some(parent), directory)
+}
+
+fn program(binaries: &Path) -> PathBuf {
+    binaries.join("pg_combinebackup")
 }
 
 /// Makes one database of the two parts that lie in a directory, in their place.
 pub(super) async fn combine(binaries: &Path, index: &Index, directory: &Path) -> Result<(), Error> {
-    let program = binaries.join("pg_combinebackup");
-    if !program.is_file() {
-        return Err(Error::NoProgram(index.id.clone()));
-    }
     let [full, changed, combined] = [FULL, CHANGED, COMBINED].map(|name| directory.join(name));
-    let mut command = Command::new(program);
+    let mut command = Command::new(program(binaries));
     command.arg(&full).arg(&changed).arg("--output").arg(&combined).env("LC_ALL", "C").stdin(Stdio::null());
     if major(&index.version) >= LINKS_SINCE {
         command.arg("--link");
@@ -144,6 +156,6 @@ mod tests {
         let why = check_room(&large, None, directory.path()).unwrap_err().to_string();
         assert!(why.starts_with("the base backup 20261101 takes 1099511628032 MB"), "{why}");
         let why = check_room(&small, Some(&large), directory.path()).unwrap_err().to_string();
-        assert!(why.contains("2199023255808 MB") && why.ends_with("(pgset.dev/recover-to)"), "{why}");
+        assert!(why.contains("2199023255808 MB"), "{why}");
     }
 }

@@ -39,6 +39,7 @@ pub use self::verification::note_verification;
 use crate::backup::assignment::{Assignment, Role};
 use crate::backup::index::{FORMAT, Index};
 use crate::backup::layout::{BACKUPS, INDEX};
+use crate::backup::limit::is_tight;
 use crate::backup::report::Report;
 use crate::backup::wal::WalFile;
 use crate::election::SystemIdentifier;
@@ -232,6 +233,7 @@ impl Archiver {
         report.alarm = account.alarm.map(|(_, why)| why);
         report.waiting = self.queue.waiting().len();
         report.left = self.left(report.waiting);
+        report.tight = gap::room(self.queue.pg_wal()).is_some_and(|room| is_tight(report.tight, room));
         report.gap = self.gaps.gap();
         if let Err(error) = assignment::write_report(&self.run, report) {
             warn!(%error, "failed to tell how the archive is");

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-use super::encryption::Identities;
+use super::encryption::{self, Identities};
 
 /// PostgreSQL's WAL gets smaller by little with more, and more costs the database its processor.
 pub const LEVEL: i32 = 3;
@@ -68,11 +68,9 @@ impl Seal {
         [&self.digest[..], &self.length.to_le_bytes()].concat()
     }
 
-    fn write(&self, to: &mut Vec<u8>) {
+    fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let length = u32::try_from(CONTENT).unwrap_or_default();
-        for part in [&SKIPPED[..], &length.to_le_bytes(), &MARK, &self.to_bytes()] {
-            to.extend_from_slice(part);
-        }
+        [&SKIPPED[..], &length.to_le_bytes(), &MARK, &self.to_bytes()].iter().try_for_each(|part| to.write_all(part))
     }
 }
 
@@ -109,14 +107,19 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 
 /// Packs a file, encrypted if there is a key. Takes as much memory as it has packed.
 pub fn pack(path: &Path, identities: &Identities) -> io::Result<Packed> {
+    // What is encrypted says at its beginning what it is.
+    let expected = identities.first().map(|_| seal_of(path)).transpose()?;
     let mut file = digesting(File::open(path)?);
-    let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    let mut encoder = zstd::Encoder::new(encryption::Writer::new(Vec::new(), identities, expected.as_ref())?, LEVEL)?;
     encoder.include_checksum(true)?;
     io::copy(&mut file, &mut encoder)?;
-    let mut bytes = encoder.finish()?;
+    let mut writer = encoder.finish()?;
     let seal = Seal::of(file.context, file.length);
-    seal.write(&mut bytes);
-    Ok(Packed { bytes: identities.encrypt(bytes, Some(&seal))?, seal })
+    if expected.is_some_and(|expected| expected != seal) {
+        return Err(io::Error::other("it changed while it was read"));
+    }
+    seal.write(&mut writer)?;
+    Ok(Packed { bytes: writer.finish()?, seal })
 }
 
 /// What a file on the disk is.

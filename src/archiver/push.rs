@@ -46,6 +46,16 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// There is one of that name, and it can't be told whether it is the same.
+    #[error(
+        "{key} is in the store already and can't be compared: {why}. If that key is lost, give the set another prefix (pgset.dev/backup)"
+    )]
+    Unreadable {
+        /// The object.
+        key: String,
+        /// Why not.
+        why: encryption::Error,
+    },
     /// There is one of that name, and it is another.
     #[error(
         "{0} is in the store already, with other contents: somebody else writes to this prefix, or has changed what is there. Nothing is \
@@ -116,7 +126,7 @@ async fn is_same(store: &Store, key: &str, mark: &[u8], mine: &Seal) -> Result<b
     let content = match identities.decrypt(bytes) {
         Ok(bytes) => zstd::decode_all(&bytes[..]).ok(),
         Err(error) => match encryption::Error::of_keys(&error) {
-            Some(why) => return Err(store::Error::from(why).into()),
+            Some(why) => return Err(Error::Unreadable { key: key.to_owned(), why }),
             None => None,
         },
     };
@@ -215,7 +225,9 @@ mod tests {
             assert_eq!(pushed(&store, &mine, SEGMENT, is_master).await.unwrap(), Outcome::AlreadyThere);
             assert!(matches!(pushed(&store, &other, SEGMENT, is_master).await, Err(Error::Different(_))));
             let without = pushed(&plain, &mine, SEGMENT, is_master).await.unwrap_err();
-            assert!(without.to_string().contains("AGE_IDENTITY"), "no alarm, but a key that is missing: {without}");
+            let without = without.to_string();
+            assert!(without.contains("AGE_IDENTITY"), "no alarm, but a key that is missing: {without}");
+            assert!(without.starts_with(&key) && without.contains("pgset.dev/backup"), "what to do: {without}");
         }
         let rotated = plain.with_identities(encryption::tests::rotated());
         assert_eq!(pushed(&rotated, &mine, SEGMENT, true).await.unwrap(), Outcome::AlreadyThere);

@@ -1,21 +1,21 @@
 //! Out of the store: a base backup into a directory, and segment by segment the WAL behind it.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use ring::digest::{Context, SHA256};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::encryption::{self, Identities};
 use super::incremental::{self, CHANGED, FULL};
 use super::packed::{self, hexadecimal};
 use super::store::{self, Credentials, Store};
 use super::{backups, install_crypto_provider};
-use crate::backup::chain;
+use crate::backup::chain::{self, has_wal};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, TAR};
 use crate::backup::moment::{self, Unreachable, backup_for};
@@ -25,7 +25,7 @@ use crate::election::lineage::branches;
 use crate::set::backup::{Location, Restore, Target};
 
 /// So many pieces of a backup wait to be unpacked.
-const PIECES: usize = 8;
+const PIECES: usize = 2;
 
 /// Why nothing is restored.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,8 @@ pub enum Error {
     },
     /// The backup.
     #[error(
-        "the base backup {id} in the store is not what was written: {why}; restore from another one (pgset.dev/recover-to)"
+        "the base backup {id} in the store is not what was written: {why}; restore from another one (pgset.dev/recover-to), or move its backup.json away: \
+         then the one before it is taken, and the WAL from there on"
     )]
     Damaged {
         /// Which one.
@@ -61,7 +62,8 @@ pub enum Error {
     },
     /// The backup upon which it stands.
     #[error(
-        "the base backup {id} holds what has changed since {parent}, which is not in the store any more: restore from another one (pgset.dev/recover-to)"
+        "the base backup {id} holds what has changed since {parent}, which is not in the store any more: restore from another one (pgset.dev/recover-to), \
+         or move its backup.json away: then the one before it is taken"
     )]
     NoParent {
         /// Which one.
@@ -121,31 +123,48 @@ pub async fn restore_base(
 ) -> Result<Restored, Error> {
     install_crypto_provider();
     let store = Store::open(&restore.from, &Credentials::read(credentials))?;
+    restore_from(&store, &restore.target, postgres, directory).await
+}
+
+async fn restore_from(
+    store: &Store,
+    target: &Target,
+    postgres: &Postgres<'_>,
+    directory: &Path,
+) -> Result<Restored, Error> {
     let files = store.wal_files().await?;
-    let backups = backups(&store).await.map_err(Error::Backups)?;
-    // Of some only the files are kept, for those that stand upon them.
-    let has_wal = |index: &Index| files.iter().any(|file| file.place() == Some(index.first_place()));
-    let (usable, rest): (Vec<_>, Vec<_>) = backups.into_iter().partition(has_wal);
-    let index = backup_for(&usable, &restore.target)?.clone();
+    let backups = backups(store).await.map_err(Error::Backups)?;
+    let (usable, rest): (Vec<_>, Vec<_>) = backups.into_iter().partition(|index| has_wal(index, &files));
+    let index = backup_for(&usable, target)?.clone();
     if major(&index.version) != major(postgres.version) {
         return Err(Error::Version { found: index.version, here: postgres.version.to_owned() });
     }
-    if restore.target == Target::Latest {
-        check_chain(&store, &index, &files).await?;
+    if *target == Target::Latest {
+        check_chain(store, &index, &files).await?;
     }
-    let settings = moment::settings(&restore.target);
+    let settings = moment::settings(target);
     let Some(id) = &index.parent else {
         incremental::check_room(&index, None, directory)?;
-        bring(&store, &index, directory).await?;
+        bring(store, &index, directory).await?;
         return Ok(Restored { index, settings });
     };
     let parent = usable.iter().chain(&rest).find(|it| it.id == *id);
     let parent = parent.ok_or_else(|| Error::NoParent { id: index.id.clone(), parent: id.clone() })?;
-    incremental::check_room(&index, Some(parent), directory)?;
+    if let Err(why) = incremental::check(&index, parent, postgres.binaries, directory) {
+        if !has_wal(parent, &files) || incremental::check_room(parent, None, directory).is_err() {
+            return Err(why.into());
+        }
+        if *target == Target::Latest {
+            check_chain(store, parent, &files).await?;
+        }
+        warn!(%why, "the full base backup and all WAL behind it are taken instead");
+        bring(store, parent, directory).await?;
+        return Ok(Restored { index: parent.clone(), settings });
+    }
     for (part, name) in [(parent, FULL), (&index, CHANGED)] {
         let place = directory.join(name);
         fs::create_dir(&place).map_err(|source| Error::Write { path: place.clone(), source })?;
-        bring(&store, part, &place).await?;
+        bring(store, part, &place).await?;
     }
     incremental::combine(postgres.binaries, &index, directory).await?;
     Ok(Restored { index, settings })
@@ -173,12 +192,16 @@ async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Err
     drop(pieces);
     let unpacked = unpacking.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     match unpacked {
-        Err(error) if matches!(error.raw_os_error(), Some(28 | 122)) => {
+        // `tar` keeps the kind of an error, and nothing else of the kernel's.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             return Err(Error::Write { path: directory.to_owned(), source: error });
         }
         Err(error) => match encryption::Error::of_keys(&error) {
-            Some(why) => return Err(store::Error::from(why).into()),
-            None => return Err(damaged(error.to_string())),
+            // Whoever has the key that it was written with can read it, or it is another thing than it was.
+            Some(why) if !store.identities().have(index.recipient.as_deref()) => {
+                return Err(store::Error::from(why).into());
+            }
+            _ => return Err(damaged(error.to_string())),
         },
         Ok(()) => {}
     }
@@ -250,4 +273,64 @@ pub async fn fetch_segment(from: &Location, credentials: &Path, file: WalFile, t
     let Some(content) = read(&store, file).await? else { return Ok(false) };
     fs::write(to, content).map_err(|source| Error::Write { path: to.to_owned(), source })?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::index::tests::backup;
+    use crate::backup::layout::INDEX;
+
+    /// A base backup with one file of this name, and its first segment of WAL.
+    async fn store_backup(store: &Store, index: Index, file: &str) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mode(0o600);
+        tar.append_data(&mut header, file, io::empty()).unwrap();
+        let packed = zstd::encode_all(&tar.into_inner().unwrap()[..], 1).unwrap();
+        let sha256 = hexadecimal(ring::digest::digest(&SHA256, &packed).as_ref());
+        let index = Index { stored: packed.len() as u64, sha256, ..index };
+        let segment = Segment::at(index.timeline, index.begins, index.segment_size);
+        store.put(&layout::wal(WalFile::Segment(segment)), Vec::new()).await.unwrap();
+        store.put(&layout::backup(&index.id, TAR), packed).await.unwrap();
+        store.put(&layout::backup(&index.id, INDEX), serde_json::to_vec(&index).unwrap()).await.unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn where_two_backups_cannot_become_one_the_full_one_is_brought_if_its_wal_is_there() {
+        let (store, directory) = (Store::in_memory(), tempfile::tempdir().unwrap());
+        let upon = Index { parent: Some("20261101".into()), ..backup(2, 1, 2) };
+        store_backup(&store, backup(1, 1, 1), "full").await;
+        store_backup(&store, upon.clone(), "changes").await;
+        // No pg_combinebackup is in it.
+        let postgres = Postgres { binaries: directory.path(), version: "17.6" };
+        let place = directory.path().join("data");
+        fs::create_dir(&place).unwrap();
+        let restored = restore_from(&store, &Target::Latest, &postgres, &place).await.unwrap();
+        assert_eq!((restored.index.id.as_str(), names(&place)), ("20261101", vec!["full".to_owned()]));
+
+        let between = layout::wal("000000010000000000000001".parse().unwrap());
+        store.delete(&between).await.unwrap();
+        let why = restore_from(&store, &Target::Latest, &postgres, &place).await.unwrap_err();
+        assert!(why.to_string().contains("no pg_combinebackup"), "only its files are kept: {why}");
+    }
+
+    #[tokio::test]
+    async fn a_changed_byte_of_a_base_backup_is_told_and_so_is_the_way_out() {
+        let (store, directory) = (Store::in_memory(), tempfile::tempdir().unwrap());
+        store_backup(&store, backup(1, 1, 1), "full").await;
+        let key = layout::backup("20261101", TAR);
+        let mut packed = store.get(&key).await.unwrap().unwrap();
+        *packed.last_mut().unwrap() ^= 1;
+        store.put(&key, packed).await.unwrap();
+        let postgres = Postgres { binaries: directory.path(), version: "17.6" };
+        let why = restore_from(&store, &Target::Latest, &postgres, directory.path()).await.unwrap_err().to_string();
+        assert!(why.contains("20261101") && why.contains("move its backup.json away"), "{why}");
+    }
 }

@@ -8,12 +8,14 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::claim::Claims;
+use super::encryption::Identity;
 use super::{Archiver, LOOK_EVERY, Turn, backups, base, expire, incremental, programs, store, verification};
 use crate::backup::assignment::{Assignment, Role};
+use crate::backup::chain::has_wal;
 use crate::backup::due::due;
 use crate::backup::index::Index;
-use crate::backup::keep::{Kept, may_go};
-use crate::backup::parent::parent;
+use crate::backup::keep::{Kept, Standing, may_go};
+use crate::backup::parent::{Next, parent};
 use crate::backup::report::{Report, Running};
 use crate::errors::with_causes;
 
@@ -31,7 +33,7 @@ impl Archiver {
         let mut claims = Claims::default();
         let (mut listed_at, mut pause, mut quiet_until) = (None::<Instant>, TRY_AGAIN[0], Instant::now());
         let mut was_away = false;
-        let mut followed = None;
+        let (mut heard, mut followed) = (None, None);
         let mut due_since: Option<(String, Instant)> = None;
         loop {
             sleep(LOOK_EVERY).await;
@@ -52,6 +54,10 @@ impl Archiver {
             }
             let order = self.assignment.borrow().as_ref().and_then(|it| it.backup.as_ref()?.delete.clone());
             let is_ordered = order.is_some() && order != followed;
+            if order != heard {
+                heard.clone_from(&order);
+                quiet_until = Instant::now();
+            }
             if !is_stale && !is_new && !is_ordered && due.is_none() || Instant::now() < quiet_until {
                 continue;
             }
@@ -141,7 +147,12 @@ impl Archiver {
     async fn delete(&self, turn: &Turn, report: &mut Report) -> Result<(), String> {
         let Turn { store, backup, assignment, .. } = turn;
         let Some(id) = backup.delete.as_deref().filter(|_| assignment.role == Role::Master) else { return Ok(()) };
-        let all = report.backups.iter().map(|it| (it.id.as_str(), it.parent.as_deref()));
+        let files = store.wal_files().await.map_err(|why| with_causes(&why))?;
+        let all = report.backups.iter().map(|it| Standing {
+            id: &it.id,
+            parent: it.parent.as_deref(),
+            has_wal: has_wal(it, &files),
+        });
         match may_go(all, id) {
             Ok(()) => {
                 let deleted = expire::delete(store, &report.backups, id, backup.keep).await;
@@ -166,9 +177,14 @@ impl Archiver {
     ) -> Result<Index, String> {
         let Turn { store, backup, assignment, system } = turn;
         let version = programs::version(&assignment.binaries).await.map_err(|error| error.to_string())?;
-        if let Some(parent) = parent(backups, &version, backup.full_every, Timestamp::now()) {
-            let manifest = incremental::bring_manifest(store, parent, &self.run).await;
-            let manifest = manifest.map_err(|why| with_causes(&why))?;
+        let recipient = store.identities().first().map(Identity::recipient);
+        let next = Next { version: &version, recipient: recipient.as_deref(), full_every: backup.full_every };
+        let parent = parent(backups, &next, Timestamp::now());
+        let manifest = match parent {
+            Some(parent) => incremental::bring_manifest(store, parent, &self.run).await,
+            None => Ok(None),
+        };
+        if let Some((parent, manifest)) = parent.zip(manifest.map_err(|why| with_causes(&why))?) {
             let wanted = base::Wanted { due, expected, parent: Some((parent, &manifest)) };
             match base::back_up(store, assignment, *system, &wanted, progress).await {
                 // What this member knows of changes does not go back so far: it was cloned, or began to note them, after the full one.

@@ -7,6 +7,12 @@ use super::index::Index;
 use super::wal::{Place, Segment, WalFile};
 use crate::election::lineage::Branch;
 
+/// Whether the WAL of a backup begins in the store. Of some backups only the files are kept, for those that stand upon them.
+#[must_use]
+pub fn has_wal(index: &Index, files: &[WalFile]) -> bool {
+    files.iter().any(|file| file.place() == Some(index.first_place()))
+}
+
 /// The newest timeline of which something is stored.
 #[must_use]
 pub fn newest_timeline(files: &[WalFile], index: &Index) -> u32 {

@@ -37,16 +37,27 @@ pub enum Kept {
     },
 }
 
-/// Whether a base backup may go before its time: `all` are the names of all that there are, each with that of the full one upon which it stands.
-pub fn may_go<'a>(all: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, id: &str) -> Result<(), Kept> {
+/// A base backup among others.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// What it is called.
+    pub id: &'a str,
+    /// The full one upon which it stands.
+    pub parent: Option<&'a str>,
+    /// Whether its WAL is there, without which it is none.
+    pub has_wal: bool,
+}
+
+/// Whether one of these base backups may go before its time.
+pub fn may_go<'a>(all: impl IntoIterator<Item = Standing<'a>>, id: &str) -> Result<(), Kept> {
     let all: Vec<_> = all.into_iter().collect();
-    if !all.iter().any(|(known, _)| *known == id) {
+    if !all.iter().any(|it| it.id == id) {
         return Err(Kept::Absent(id.to_owned()));
     }
-    if let Some((other, _)) = all.iter().find(|(_, parent)| *parent == Some(id)) {
-        return Err(Kept::Parent { id: id.to_owned(), other: (*other).to_owned() });
+    if let Some(other) = all.iter().find(|it| it.parent == Some(id)) {
+        return Err(Kept::Parent { id: id.to_owned(), other: other.id.to_owned() });
     }
-    if all.len() == 1 { Err(Kept::Last(id.to_owned())) } else { Ok(()) }
+    if all.iter().any(|it| it.id != id && it.has_wal) { Ok(()) } else { Err(Kept::Last(id.to_owned())) }
 }
 
 /// Which backups and which WAL no moment from `now - keep` on needs. The last backup before that moment stays, all later ones, and the full ones upon
@@ -121,12 +132,15 @@ mod tests {
 
     #[test]
     fn neither_the_last_backup_nor_one_that_others_stand_upon_goes_by_order() {
-        let all = [("a", None), ("b", Some("a")), ("c", None)];
+        let one = |id, parent| Standing { id, parent, has_wal: true };
+        let all = [one("a", None), one("b", Some("a")), one("c", None)];
         assert_eq!(may_go(all, "b"), Ok(()));
         assert_eq!(may_go(all, "c"), Ok(()));
         assert_eq!(may_go(all, "a"), Err(Kept::Parent { id: "a".into(), other: "b".into() }));
         assert_eq!(may_go(all, "d"), Err(Kept::Absent("d".into())));
-        assert_eq!(may_go([("a", None)], "a"), Err(Kept::Last("a".into())));
+        assert_eq!(may_go([one("a", None)], "a"), Err(Kept::Last("a".into())));
+        let full = Standing { has_wal: false, ..one("a", None) };
+        assert_eq!(may_go([full, one("b", Some("a"))], "b"), Err(Kept::Last("b".into())), "a full one without its WAL");
     }
 
     #[test]

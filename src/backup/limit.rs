@@ -14,6 +14,14 @@ pub struct Room {
     pub free: u64,
 }
 
+/// Whether so little is free that PostgreSQL is to keep no WAL only so that later backups hold less: below what stays free for the database,
+/// and after that until it is a half more, as it would go to and fro.
+#[must_use]
+pub fn is_tight(was_tight: bool, room: Room) -> bool {
+    let enough = room.size / LEFT_FREE;
+    room.free < if was_tight { enough + enough / 2 } else { enough }
+}
+
 /// How many bytes more may wait, beside those that do; absent where there is no limit.
 #[must_use]
 pub fn left(limit: Limit, waiting: u64, room: Room) -> Option<u64> {
@@ -28,6 +36,13 @@ pub fn left(limit: Limit, waiting: u64, room: Room) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_tight_until_more_is_free_than_made_it_so() {
+        let room = |free| Room { size: 1000, free };
+        assert!(!is_tight(false, room(100)) && is_tight(false, room(99)));
+        assert!(is_tight(true, room(149)) && !is_tight(true, room(150)));
+    }
 
     #[test]
     fn a_tenth_of_the_volume_stays_free_and_no_more_waits_than_may() {

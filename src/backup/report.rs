@@ -19,6 +19,8 @@ pub struct Report {
     pub waiting: usize,
     /// How many bytes more may wait before they are let go; absent where nothing limits it.
     pub left: Option<u64>,
+    /// Whether so little of the volume is free that no WAL is to stay for later backups' sake.
+    pub tight: bool,
     /// WAL that was let go and that no backup lies behind yet.
     pub gap: Option<Gap>,
     /// What goes wrong with the WAL now, and since when.

@@ -1,5 +1,7 @@
 //! What a master tells of the set's backups on its Lease, for people and programs that look at the set. Nothing is decided by it.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use super::report::Report;
 use super::verification::Verification;
 use crate::names::lease::BACKUPS;
 
-/// So many backups are told, the newest ones: it goes with every renewal.
+/// So many backups are told, the newest ones, and the full ones upon which they stand: it goes with every renewal.
 const MOST: usize = 20;
 /// So much is told of what goes wrong.
 const LONGEST: usize = 400;
@@ -36,7 +38,7 @@ pub struct Summary {
     pub trouble_since: Option<Timestamp>,
     /// How many backups there are.
     pub count: usize,
-    /// The newest of them, the oldest first.
+    /// The newest of them and those upon which they stand, the oldest first.
     pub backups: Vec<Told>,
     /// What the last trial restore found.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +74,11 @@ impl Summary {
     /// Of what the archiver told.
     #[must_use]
     pub fn of(report: &Report) -> Self {
+        let newest = report.backups.iter().rev().take(MOST).rev();
+        let parents: BTreeSet<_> = newest.filter_map(|it| it.parent.as_deref()).collect();
+        let older = report.backups.len().saturating_sub(MOST);
+        let is_told = |at: usize, it: &Index| at >= older || parents.contains(it.id.as_str());
+        let told_backups = report.backups.iter().enumerate().filter(|(at, it)| is_told(*at, it));
         let gap = report.gap.as_ref().map(|gap| (gap_in_words(&gap.first), gap.until));
         let told = report.trouble.as_ref().or(gap.as_ref()).or(report.failed.as_ref());
         let trouble = report.alarm.clone().or_else(|| told.map(|(why, _)| why.clone()));
@@ -84,7 +91,7 @@ impl Summary {
             trouble_since: since.filter(|_| trouble.is_some()),
             trouble: trouble.map(|text| text.chars().take(LONGEST).collect()),
             count: report.backups.len(),
-            backups: report.backups.iter().rev().take(MOST).rev().map(Told::of).collect(),
+            backups: told_backups.map(|(_, it)| Told::of(it)).collect(),
             verified: report.verified.clone().map(Verification::cut),
         }
     }
@@ -143,18 +150,20 @@ mod tests {
     #[test]
     fn a_lease_tells_the_newest_backups_and_what_goes_wrong() {
         let now: Timestamp = "2026-11-30T15:00:00Z".parse().unwrap();
+        let parent = |day: u32| (day == 24).then(|| "20261102".to_owned());
         let report = Report {
             location: "s3://bucket/db".into(),
             archived: Some(("000000010000000000000003".into(), now)),
             trouble: Some(("no route".into(), now)),
-            backups: (1..=25).map(|day| backup(day, 1, day.into())).collect(),
+            backups: (1..=25).map(|day| Index { parent: parent(day), ..backup(day, 1, day.into()) }).collect(),
             verified: Some(verification(None)),
             ..Report::default()
         };
         let mut lease = LeaseObject::default();
         write(&mut lease, Some(&Summary::of(&report)));
         let told = read(&lease).unwrap();
-        assert_eq!((told.count, told.backups.len()), (25, MOST));
+        assert_eq!((told.count, told.backups.len()), (25, MOST + 1));
+        assert_eq!(told.backups.first().map(|it| it.id.as_str()), Some("20261102"), "what one of them stands upon");
         assert_eq!(told.backups.last().map(|it| (it.id.as_str(), it.seconds)), Some(("20261125", 3600)));
         assert_eq!(told.trouble.as_deref(), Some("no route"));
         assert_eq!(told.verified, Some(verification(None)));

@@ -27,15 +27,18 @@ impl Archiving {
         Self { written: noted.and_then(|noted| noted.backup).map(|backup| ArchiveSettings::of(&backup)), server: 0 }
     }
 
-    /// Sees to it that the settings say what the set wants. A value that the user has set himself stays while there are no backups.
+    /// Sees to it that the settings say what the set wants. A value that the user has set himself stays while there are no backups. WAL whose changes
+    /// are not noted yet stays whatever `max_slot_wal_keep_size` says, so that nothing is noted where the volume is tight.
     pub(super) fn keep(
         &mut self,
         running: &Running,
         provisioner: &Provisioner,
         wishes: &watch::Receiver<Option<Wishes>>,
+        is_tight: bool,
     ) {
         let Some(backup) = wishes.borrow().as_ref().map(|wishes| wishes.backup.clone()) else { return };
         let wanted = backup.filter(|_| running.server.settings.archives).map(|backup| ArchiveSettings::of(&backup));
+        let wanted = wanted.map(|wanted| ArchiveSettings { summaries: wanted.summaries && !is_tight, ..wanted });
         let server = running.server.number();
         if (wanted, server) == (self.written, self.server) || (wanted, self.written) == (None, None) {
             return;

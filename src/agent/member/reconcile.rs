@@ -35,7 +35,10 @@ impl Member {
             warn!(error = with_causes(&why), "failed to bring the access rules up to date");
         }
         match running.connect(self.provisioner.configuration.port).await {
-            Ok(()) => self.archiving.keep(running, &self.provisioner, &self.set),
+            Ok(()) => {
+                let is_tight = self.status_handle.current().backup.as_ref().is_some_and(|backup| backup.tight);
+                self.archiving.keep(running, &self.provisioner, &self.set, is_tight);
+            }
             Err(why) if matches!(running.role, Role::Replica { .. }) && self.provisioner.data.is_promoted() => {
                 return self.note_promotion(&with_causes(&why));
             }

@@ -48,7 +48,8 @@ impl Slate for Faulty {
     fn prepare(&mut self, text: &str) -> io::Result<()> {
         self.before()?;
         if self.faults.is_slow.load(Ordering::SeqCst) {
-            thread::sleep(FAST.stop_after * 7 / 10);
+            // The other half is for a machine that is busy.
+            thread::sleep(FAST.stop_after / 2);
         }
         self.volume.prepare(text)
     }

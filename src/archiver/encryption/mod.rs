@@ -138,6 +138,12 @@ impl Identities {
         self.0.first()
     }
 
+    /// Whether one of them is the key with this public half.
+    #[must_use]
+    pub fn have(&self, recipient: Option<&str>) -> bool {
+        self.0.iter().any(|identity| Some(identity.recipient().as_str()) == recipient)
+    }
+
     /// Encrypts, if there is a key.
     pub fn encrypt(&self, content: Vec<u8>, seal: Option<&Seal>) -> io::Result<Vec<u8>> {
         if self.0.is_empty() {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backup::{
         due,
-        keep::may_go,
+        keep::{Kept, Standing, may_go},
         summary::{self, Summary, Told},
     },
     names::{self, annotation},
@@ -281,20 +281,33 @@ impl Delete {
             Ok(set) => set,
             Err(why) => return Ok(Err(why)),
         };
-        let is_there = |summary: &Summary| summary.backups.iter().any(|backup| backup.id == self.id);
         let summary = place.summary().await?.unwrap_or_default();
-        let all = summary.backups.iter().map(|backup| (backup.id.as_str(), backup.parent.as_deref()));
-        if let Err(why) = may_go(all, &self.id) {
-            return Ok(Err(why.to_string()));
+        // What the store has of its WAL only its members see, who refuse by themselves.
+        let all = summary.backups.iter().map(|it| Standing { id: &it.id, parent: it.parent.as_deref(), has_wal: true });
+        let has_more = summary.count > summary.backups.len();
+        match may_go(all, &self.id) {
+            Ok(()) => {}
+            // Only the newest are told.
+            Err(Kept::Absent(_)) if has_more => {}
+            Err(why) => return Ok(Err(why.to_string())),
         }
         // The order by which it was made is taken back, or it would be made again.
         let order = text(&set, &pointer(annotation::BACKUP_NOW));
         let is_of_order = |backup: &&Told| backup.id == self.id && backup.due == due::by_order(order);
         let made_by = summary.backups.iter().find(is_of_order).map(|_| annotation::BACKUP_NOW);
         place.order(annotation::BACKUP_DELETE, &self.id, made_by).await?;
+        let is_there = |summary: &Summary| summary.backups.iter().any(|backup| backup.id == self.id);
+        if !is_there(&summary) {
+            println!(
+                "{} is not among the newest, which are told: the log of the set's master says what becomes of it",
+                self.id
+            );
+            return Ok(Ok(()));
+        }
         let since = Instant::now();
         while since.elapsed() < Duration::from_secs(self.timeout.into()) {
-            if place.summary().await?.is_some_and(|summary| !is_there(&summary)) {
+            // One that has just begun has not looked yet.
+            if place.summary().await?.is_some_and(|summary| summary.count > 0 && !is_there(&summary)) {
                 println!("{} is deleted", self.id);
                 return Ok(Ok(()));
             }
@@ -307,7 +320,9 @@ impl Delete {
 /// For people.
 fn in_words(summary: &Summary, now: Timestamp) -> String {
     let ago = |then: Timestamp| ago(then, now);
-    let mut text = format!("{}: {} base backups\n", plain(&summary.location), summary.count);
+    let untold = summary.count.saturating_sub(summary.backups.len());
+    let untold = if untold == 0 { String::new() } else { format!(", of which the {untold} older ones are not listed") };
+    let mut text = format!("{}: {} base backups{untold}\n", plain(&summary.location), summary.count);
     let rows: Vec<[String; 7]> =
         std::iter::once(["BACKUP", "KIND", "COMPLETE", "TOOK", "TIMELINE", "READ", "STORED"].map(str::to_owned))
             .chain(summary.backups.iter().map(|backup| {

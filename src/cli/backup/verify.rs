@@ -26,6 +26,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The smallest volume, and what is added for the WAL that PostgreSQL writes while it recovers.
 const LEAST_GIB: u64 = 2;
+/// So much of what is needed the volume has.
+const SPARE_PERCENT: u64 = 105;
 /// The volume where no backup is known yet.
 const UNKNOWN_GIB: u64 = 10;
 
@@ -187,7 +189,8 @@ fn size(summary: Option<&Summary>) -> String {
     let whole = backups.last().map_or(UNKNOWN_GIB, |newest| {
         let parent = backups.iter().find(|it| Some(&it.id) == newest.parent.as_ref());
         let parts = newest.size + parent.map_or(0, |parent| parent.size);
-        (parts >> 30) * 2 + LEAST_GIB
+        // A file system keeps some of a volume for itself.
+        (parts.saturating_mul(2) / 100 * SPARE_PERCENT).div_ceil(1 << 30) + LEAST_GIB
     });
     format!("{whole}Gi")
 }
@@ -214,9 +217,9 @@ mod tests {
         let mut summary = Summary::default();
         let told = json!({"id": "a", "ended": "2026-11-30T05:00:00Z", "seconds": 1, "timeline": 1, "size": 5u64 << 30, "stored": 1});
         summary.backups.push(serde_json::from_value(told).unwrap());
-        assert_eq!(size(Some(&summary)), "12Gi");
+        assert_eq!(size(Some(&summary)), "13Gi");
         let upon = json!({"id": "b", "ended": "2026-11-30T05:00:00Z", "seconds": 1, "timeline": 1, "size": 1u64 << 30, "stored": 1, "parent": "a"});
         summary.backups.push(serde_json::from_value(upon).unwrap());
-        assert_eq!(size(Some(&summary)), "14Gi");
+        assert_eq!(size(Some(&summary)), "15Gi");
     }
 }
