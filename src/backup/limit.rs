@@ -14,12 +14,12 @@ pub struct Room {
     pub free: u64,
 }
 
-/// Whether so little is free that PostgreSQL is to keep no WAL only so that later backups hold less: below what stays free for the database,
-/// and after that until it is a half more, as it would go to and fro.
+/// Whether so little is free that PostgreSQL is to keep no WAL only so that later backups hold less: half of what stays free when WAL that waits for
+/// the store is let go, so that it is not that which makes it so; after that until all of it is free again, as it would go to and fro.
 #[must_use]
 pub fn is_tight(was_tight: bool, room: Room) -> bool {
     let enough = room.size / LEFT_FREE;
-    room.free < if was_tight { enough + enough / 2 } else { enough }
+    room.free < if was_tight { enough } else { enough / 2 }
 }
 
 /// How many bytes more may wait, beside those that do; absent where there is no limit.
@@ -40,8 +40,8 @@ mod tests {
     #[test]
     fn a_volume_is_tight_until_more_is_free_than_made_it_so() {
         let room = |free| Room { size: 1000, free };
-        assert!(!is_tight(false, room(100)) && is_tight(false, room(99)));
-        assert!(is_tight(true, room(149)) && !is_tight(true, room(150)));
+        assert!(!is_tight(false, room(50)) && is_tight(false, room(49)));
+        assert!(is_tight(true, room(99)) && !is_tight(true, room(100)));
     }
 
     #[test]

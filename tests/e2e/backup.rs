@@ -383,15 +383,24 @@ fn a_replica_whose_wal_is_gone_from_its_master_takes_it_from_the_store_and_is_no
     db.wait_for("pgset-1.pgset", "show restore_command", "");
 }
 
-/// A set whose backups go to such a server, and a new set that is made from them alone.
 /// Made by `age-keygen` for these tests.
 const AGE_IDENTITY: &str = "AGE-SECRET-KEY-1MGLFYDL60WF2A3X2SJ5P5D2SURDD4TR4LYUNAKRGCTSWGNFFF4ES6WF22Z";
 const RECIPIENT: &str = "age1se4j8f9cgk9lq8r3h5jz9q9uq24zuzp78s85f0gm4dw7sdwyc3dqjf7vp3";
 
+/// So was the one after it.
+const NEXT_AGE_IDENTITY: &str = "AGE-SECRET-KEY-1WQLATJ0EXEGALNNEG97C7MA46UNSMZ6LQHZ9K5HX6JAURQWVQ2XS72GH3S";
+const NEXT_RECIPIENT: &str = "age1knvrn7692xav8fltycv050nsvtagqgfg4p4zzet9k9fqt8x0zgnq2ct4ns";
+/// How long the kubelet may take to bring a Secret that has changed into a pod.
+const BROUGHT: Duration = Duration::from_secs(180);
+
 fn give_key(ns: &Namespace<'_>, set: &str) {
+    give_keys(ns, set, &format!("# public key: {RECIPIENT}\n{AGE_IDENTITY}\n"));
+}
+
+fn give_keys(ns: &Namespace<'_>, set: &str, keys: &str) {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{set}-pgset-backup")},
-        "stringData": {"AGE_IDENTITY": format!("# public key: {RECIPIENT}\n{AGE_IDENTITY}\n")},
+        "stringData": {"AGE_IDENTITY": keys},
     });
     ns.apply(&secret.to_string());
 }
@@ -471,6 +480,56 @@ fn what_is_stored_of_a_set_with_a_key_is_read_by_age_and_restored_by_whoever_has
     }
 }
 
+#[test]
+fn a_new_key_is_written_with_once_it_stands_first_and_after_a_full_backup_the_old_one_may_go() {
+    let lab = lab::shared();
+    let ns = lab.namespace("keys");
+    let directory = store(&ns);
+    give_key(&ns, "pgset");
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&backed_up(mounted(set("pgset").replicas(1)), "file:///backup/db").manifest());
+    wait_backups(&ns, "pgset", 1);
+    let db = ns.database("pgset");
+    db.master("create table visits as select 1 as n");
+    wait_archived(&db, &directory.join("db/wal"));
+    let lives_before = lives(&ns, "pgset");
+
+    give_keys(&ns, "pgset", &format!("{NEXT_AGE_IDENTITY}\n{AGE_IDENTITY}\n"));
+    wait_until(BROUGHT, "the new key is written with", || {
+        // Whatever is archived next says so.
+        db.master(END_SEGMENT);
+        let owner = fs::read_to_string(directory.join("db/set.json")).map_err(|error| error.to_string())?;
+        if owner.contains(NEXT_RECIPIENT) { Ok(()) } else { Err(owner) }
+    });
+    let now = || pgset(&format!("backup now sts/pgset -n {} --wait --timeout 120", ns.name)).unwrap();
+    now();
+    let told = wait_backups(&ns, "pgset", 2);
+    let full = &told["backups"][1];
+    assert!(full["parent"].is_null(), "it stands upon nothing that takes the old key: {told}");
+    db.master("insert into visits values (2)");
+    wait_archived(&db, &directory.join("db/wal"));
+
+    give_keys(&ns, "pgset", NEXT_AGE_IDENTITY);
+    wait_until(BROUGHT, "the old key is gone from the pod", || {
+        let keys = ns.shell("pgset-0", "postgres", "cat /etc/pgset/backup/AGE_IDENTITY").map_err(|said| said.err)?;
+        if keys.out.trim() == NEXT_AGE_IDENTITY { Ok(()) } else { Err("it is still there".to_owned()) }
+    });
+    now();
+    let told = wait_backups(&ns, "pgset", 3);
+    assert_eq!(told["backups"][2]["parent"], full["id"], "{told}");
+    assert!(told["trouble"].is_null(), "{told}");
+    db.master("insert into visits values (3)");
+    wait_archived(&db, &directory.join("db/wal"));
+    assert_eq!(lives(&ns, "pgset"), lives_before, "nothing was restarted");
+
+    give_keys(&ns, "copy", NEXT_AGE_IDENTITY);
+    ns.apply(&mounted(set("copy").replicas(1).annotation("pgset.dev/restore-from", "file:///backup/db")).manifest());
+    ns.wait_ready("copy", 1);
+    let copy = ns.database_as("copy", "postgres", &password(&ns), "postgres");
+    copy.wait_for("copy-master", "select string_agg(n::text, ',' order by n) from visits", "1,2,3");
+}
+
+/// A set whose backups go to such a server, and a new set that is made from them alone.
 fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
     let lab = lab::shared();
     let ns = lab.namespace(theme);
@@ -488,6 +547,14 @@ fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
         db.master(&format!("{statement} {n} as n"));
         wait_told_archived(&ns, &db);
     }
+
+    pgset(&format!("backup now sts/pgset -n {} --wait", ns.name)).unwrap();
+    let told = wait_backups(&ns, "pgset", 2);
+    let knows_changes = !image.ends_with(":15");
+    assert_eq!(told["backups"][1]["parent"].is_string(), knows_changes, "{told}");
+    let verify = "backup verify sts/pgset --wait --timeout 240 --size 2Gi --memory 300Mi --cpu 10m";
+    let said = pgset(&format!("{verify} -n {} --query select/**/count(*)/**/from/**/visits", ns.name)).unwrap().out;
+    assert!(said.contains(", answer: 3"), "{said}");
 
     let restored = |name: &str, image: &str| {
         server.give(&ns, name);

@@ -281,7 +281,11 @@ impl Namespace<'_> {
 
     /// Waits until a set has this many members, all Ready and of the newest revision.
     pub fn wait_ready(&self, set: &str, members: usize) {
-        wait_until(START, &format!("{members} Ready members of {set}"), || {
+        self.wait_ready_within(set, members, START);
+    }
+
+    pub fn wait_ready_within(&self, set: &str, members: usize, limit: Duration) {
+        wait_until(limit, &format!("{members} Ready members of {set}"), || {
             let object = self.try_get(&format!("statefulset {set}"))?;
             let status = &object["status"];
             let number = |field: &str| status[field].as_u64().unwrap_or(0);

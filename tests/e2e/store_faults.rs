@@ -83,6 +83,80 @@ fn assert_no_secret_is_an_argument(ns: &Namespace<'_>, pod: &str, secrets: &[Str
     assert_untold(secrets, &format!("{pod}'s arguments"), &argv);
 }
 
+/// A set with a table whose backups go to a store behind a proxy.
+fn with_a_proxy<'a>(ns: &'a Namespace<'_>, ports: [u16; 2]) -> (Server, Proxy, Database<'a>) {
+    let mut s3 = Server::start(Kind::Versitygw, ns, "pgset", ports[0]);
+    let proxy = Proxy::before(&mut s3, ports[1]);
+    for name in ["pgset", "copy"] {
+        s3.give(ns, name);
+    }
+    ns.shared_claim("pgset-pvc");
+    ns.apply(&backed_up(set("pgset").replicas(1), &s3.location("db")).manifest());
+    wait_backups(ns, "pgset", 1);
+    let db = ns.database("pgset");
+    db.master("create table visits (n int)");
+    (s3, proxy, db)
+}
+
+fn restore_copy(ns: &Namespace<'_>, s3: &Server, rows: u32, limit: Duration) {
+    ns.apply(&set("copy").replicas(1).annotation("pgset.dev/restore-from", &s3.location("db")).manifest());
+    ns.wait_ready_within("copy", 1, limit);
+    let copy = ns.database_as("copy", "postgres", &password(ns), "postgres");
+    copy.wait_for("copy-master", "select count(*), max(n) from visits", &format!("{rows}|{rows}"));
+}
+
+#[test]
+#[ignore = "make stores: it takes minutes"]
+fn a_base_backup_that_takes_minutes_on_its_way_comes_back() {
+    let lab = lab::shared();
+    let ns = lab.namespace("slow-store");
+    let (s3, proxy, db) = with_a_proxy(&ns, [17077, 17078]);
+    let mut rows = 0;
+    // Hexadecimal digits, of which two make a byte: 20 MB that no compression makes smaller.
+    db.master("create table noise as select md5(n::text) as x from generate_series(1, 1250000) n");
+    write(&db, &mut rows);
+    pgset(&format!("backup now sts/pgset -n {} --wait", ns.name)).unwrap();
+    let told = wait_backups(&ns, "pgset", 2);
+    let sum: u64 = told["backups"].as_array().unwrap().iter().filter_map(|it| it["stored"].as_u64()).sum();
+    assert!(sum > 20_000_000, "{told}");
+    let last = write(&db, &mut rows);
+    wait_told(&ns, &last);
+    proxy.turn(Mode::Slow);
+    let since = Instant::now();
+    restore_copy(&ns, &s3, rows, Duration::from_secs(900));
+    assert!(since.elapsed() > Duration::from_secs(100), "the store was not slow: {:?}", since.elapsed());
+    println!("{sum} bytes came in {:?}", since.elapsed());
+}
+
+#[test]
+#[ignore = "make stores: it takes a quarter of an hour"]
+fn all_that_was_written_while_the_store_was_away_for_ten_minutes_comes_back() {
+    const AWAY: Duration = Duration::from_secs(600);
+    let lab = lab::shared();
+    let ns = lab.namespace("store-away");
+    let (mut s3, _proxy, db) = with_a_proxy(&ns, [17079, 17080]);
+    let mut rows = 0;
+    s3.stop();
+    let since = Instant::now();
+    let mut last = String::new();
+    let mut told = None;
+    while since.elapsed() < AWAY {
+        last = write(&db, &mut rows);
+        if told.is_none() {
+            wait_event(&ns, "pgset", "ArchiveFailing", "files wait on the volume");
+            told = Some(since.elapsed());
+        }
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    let waiting = listed(&ns, "pgset").unwrap()["waiting"].as_u64().unwrap();
+    assert!(waiting >= u64::from(rows) / 2, "{waiting} files wait of {rows}");
+    s3.start_again();
+    let back = Instant::now();
+    wait_told(&ns, &last);
+    println!("{rows} segments waited, told after {told:?}, and were stored within {:?}", back.elapsed());
+    restore_copy(&ns, &s3, rows, START);
+}
+
 #[test]
 fn a_store_that_refuses_is_busy_full_or_slow_costs_no_write_is_named_by_its_cause_and_loses_nothing() {
     let lab = lab::shared();
