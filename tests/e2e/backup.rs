@@ -556,8 +556,7 @@ fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
     let told = wait_backups(&ns, "pgset", 2);
     let knows_changes = !image.ends_with(":15");
     assert_eq!(told["backups"][1]["parent"].is_string(), knows_changes, "{told}");
-    let verify = "backup verify sts/pgset --wait --timeout 240 --size 2Gi --memory 300Mi --cpu 10m";
-    let said = pgset(&format!("{verify} -n {} --query select/**/count(*)/**/from/**/visits", ns.name)).unwrap().out;
+    let said = verify(&ns).unwrap();
     assert!(said.contains(", answer: 3"), "{said}");
 
     let restored = |name: &str, image: &str| {
@@ -605,7 +604,7 @@ fn what_azurite_keeps_as_azure_does_comes_back() {
 fn what_versitygw_keeps_of_postgresql_18_comes_back_as_it_was_at_a_moment() {
     let lab = lab::shared();
     let ns = lab.namespace("eighteen");
-    let server = Server::start(Kind::Versitygw, &ns, "pgset", 17077);
+    let server = Server::start(Kind::Versitygw, &ns, "pgset", 17081);
     let location = server.location("db");
     let of_18 = |set: Set| set.container("image", json!("postgres:18"));
     let db = ns.two_members(&backed_up(of_18(set("pgset")), &location));
