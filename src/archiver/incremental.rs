@@ -13,6 +13,7 @@ use super::programs::last_line;
 use super::store::{self, Store};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, INDEX, MANIFEST, TAR};
+use crate::backup::line::Line;
 use crate::backup::parent::major;
 
 /// In the agent's run directory: the list of what the full backup holds.
@@ -80,8 +81,15 @@ pub(super) async fn bring_manifest(store: &Store, parent: &Index, run: &Path) ->
     }
 }
 
-/// Whether a full backup is all there still: an order, or somebody else, may have let it go while another was made upon it, which would be none.
-pub(super) async fn check_parent(store: &Store, parent: &Index) -> Result<(), store::Error> {
+/// Whether a full backup is all there still, and the database still goes on from it: an order, or somebody else, may have let it go while another was
+/// made upon it, or a change of the master left it behind. What stands upon it would be none.
+pub(super) async fn check_parent(store: &Store, parent: &Index, line: &Line) -> Result<(), store::Error> {
+    if !line.goes_on_from(parent) {
+        return Err(store::Error::Store(format!(
+            "the base backup {} was left behind by timeline {} while another was made upon it",
+            parent.id, line.timeline
+        )));
+    }
     let is_listed = store.size(&layout::backup(&parent.id, INDEX)).await?.is_some();
     if is_listed && store.size(&layout::backup(&parent.id, TAR)).await? == Some(parent.stored) {
         return Ok(());

@@ -10,6 +10,7 @@ mod encryption;
 mod expire;
 mod gap;
 mod incremental;
+mod lines;
 mod owner;
 mod packed;
 mod programs;

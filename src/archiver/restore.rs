@@ -18,6 +18,7 @@ use super::{backups, install_crypto_provider};
 use crate::backup::chain::{self, has_wal};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, TAR};
+use crate::backup::line::{Line, newest};
 use crate::backup::moment::{self, Unreachable, backup_for};
 use crate::backup::parent::major;
 use crate::backup::wal::{Segment, WalFile};
@@ -135,14 +136,15 @@ async fn restore_from(
     let files = store.wal_files().await?;
     let backups = backups(store).await.map_err(Error::Backups)?;
     let (usable, rest): (Vec<_>, Vec<_>) = backups.into_iter().partition(|index| has_wal(index, &files));
-    let index = backup_for(&usable, target)?.clone();
+    let line = line(store, &files, &usable).await?;
+    let index = backup_for(&usable, target, &line)?.clone();
     if major(&index.version) != major(postgres.version) {
         return Err(Error::Version { found: index.version, here: postgres.version.to_owned() });
     }
     if *target == Target::Latest {
         check_chain(store, &index, &files).await?;
     }
-    let settings = moment::settings(target);
+    let settings = moment::settings(target, &line);
     let Some(id) = &index.parent else {
         incremental::check_room(&index, None, directory)?;
         bring(store, &index, directory).await?;
@@ -209,6 +211,14 @@ async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Err
         return Err(damaged("bytes were changed or lost".into()));
     }
     Ok(())
+}
+
+/// The line of the history that the database has come to.
+async fn line(store: &Store, files: &[WalFile], backups: &[Index]) -> Result<Line, Error> {
+    let timeline = newest(files, backups);
+    let history =
+        if timeline > 1 { read(store, WalFile::History(timeline)).await?.unwrap_or_default() } else { Vec::new() };
+    Ok(Line::of(timeline, &String::from_utf8_lossy(&history)))
 }
 
 /// Up to the end means up to the end: a segment that is missing on the way is told before anything is made.

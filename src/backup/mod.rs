@@ -17,6 +17,7 @@ pub mod index;
 pub mod keep;
 pub mod layout;
 pub mod limit;
+pub mod line;
 pub mod moment;
 pub mod parent;
 pub mod report;

@@ -108,7 +108,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
             super::start_logging();
             let restored = restore(&Restore { from, target: to }, &credentials, &postgres, &directory);
             let code = |why: &Error| match why.downcast_ref() {
-                Some(RestoreError::Store(_) | RestoreError::Unreachable(Unreachable::NoBackup)) => NOT_NOW,
+                Some(
+                    RestoreError::Store(_)
+                    | RestoreError::Unreachable(Unreachable::NoBackup | Unreachable::LeftBehind(_)),
+                ) => NOT_NOW,
                 _ => FAILURE,
             };
             restored.map_or_else(|why| failed(why.as_ref(), code(&why)), |()| ExitCode::SUCCESS)
