@@ -4,6 +4,7 @@
 //! over instead of serving half a database. The staging directory stands beside the data directory, or, where that is the mount
 //! itself or its parent is not writable, inside it. A data directory that is a symbolic link is where the link leads.
 
+mod beside;
 mod disk;
 mod install;
 mod rewinding;

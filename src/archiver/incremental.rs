@@ -9,10 +9,12 @@ use nix::sys::statvfs::statvfs;
 use tokio::process::Command;
 use tracing::warn;
 
+use super::place::Place;
 use super::programs::last_line;
 use super::store::{self, Store};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, INDEX, MANIFEST, TAR};
+use crate::backup::limit::LEFT_FREE;
 use crate::backup::line::Line;
 use crate::backup::parent::major;
 
@@ -98,27 +100,29 @@ pub(super) async fn check_parent(store: &Store, parent: &Index, line: &Line) -> 
 }
 
 /// Says whether the volume has the room for a restore, before it begins. One that has not said so to the kernel is believed.
-pub(super) fn check_room(index: &Index, parent: Option<&Index>, directory: &Path) -> Result<(), Error> {
+pub(super) fn check_room(index: &Index, parent: Option<&Index>, place: &Place) -> Result<(), Error> {
+    let Ok(volume) = statvfs(&place.directory) else { return Ok(()) };
+    let size = volume.blocks() * volume.fragment_size();
     let needed = SPARE
+        + if place.is_beside { size / LEFT_FREE } else { 0 }
         + match parent {
             None => index.size,
             // Both parts, and what they become: also where links are made, of files that changed there are two.
             Some(parent) => 2 * (parent.size + index.size),
         };
-    let Ok(volume) = statvfs(directory) else { return Ok(()) };
     let free = volume.blocks_available() * volume.fragment_size();
-    if volume.blocks() == 0 || free >= needed {
+    if size == 0 || free >= needed {
         return Ok(());
     }
     Err(Error::Room { id: index.id.clone(), needed: needed >> 20, free: free >> 20 })
 }
 
 /// Says whether two parts can become one here, before they are brought.
-pub(super) fn check(index: &Index, parent: &Index, binaries: &Path, directory: &Path) -> Result<(), Error> {
+pub(super) fn check(index: &Index, parent: &Index, binaries: &Path, place: &Place) -> Result<(), Error> {
     if !program(binaries).is_file() {
         return Err(Error::NoProgram(index.id.clone()));
     }
-    check_room(index, Some(parent), directory)
+    check_room(index, Some(parent), place)
 }
 
 fn program(binaries: &Path) -> PathBuf {
@@ -159,11 +163,12 @@ mod tests {
     fn a_restore_that_the_volume_has_no_room_for_is_refused_before_it_begins() {
         let directory = tempfile::tempdir().unwrap();
         let small = backup(1, 1, 1);
-        check_room(&small, None, directory.path()).unwrap();
+        let place = Place::new(directory.path());
+        check_room(&small, None, &place).unwrap();
         let large = Index { size: 1 << 60, ..small.clone() };
-        let why = check_room(&large, None, directory.path()).unwrap_err().to_string();
+        let why = check_room(&large, None, &place).unwrap_err().to_string();
         assert!(why.starts_with("the base backup 20261101 takes 1099511628032 MB"), "{why}");
-        let why = check_room(&small, Some(&large), directory.path()).unwrap_err().to_string();
+        let why = check_room(&small, Some(&large), &place).unwrap_err().to_string();
         assert!(why.contains("2199023255808 MB"), "{why}");
     }
 }

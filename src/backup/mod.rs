@@ -13,6 +13,7 @@ pub mod assignment;
 pub mod chain;
 pub mod due;
 pub mod history;
+pub mod in_place;
 pub mod index;
 pub mod keep;
 pub mod layout;
