@@ -31,7 +31,8 @@ use super::provisioner::Provisioner;
 use super::responder::Responder;
 use super::status::StatusHandle;
 use super::{
-    Ending, Error, fencing, instance, kubernetes, leadership, peers, postmasters, privileges, role_label, route,
+    Ending, Error, fencing, in_place, instance, kubernetes, leadership, peers, postmasters, privileges, role_label,
+    route,
 };
 use crate::election::SystemIdentifier;
 use crate::election::lease_record::{HolderIdentity, LeaseRecord};
@@ -112,6 +113,8 @@ impl Life {
         let life = async {
             let (ending, may_let_go) =
                 self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
+            // People may look at what is restored beside the data, until the end.
+            let _ = postmasters::end_all(data.recovered().path()).await;
             if may_let_go && self.processes.are_ended().await && postmasters::all(data.path()).is_empty() {
                 ownership.release().await;
             }
@@ -256,7 +259,9 @@ impl Life {
         };
         let authentication = binaries.authentication(&processes).await;
         let provisioner = Provisioner { configuration, binaries, processes, data, authentication };
+        let recovery = in_place::Keeper::new(&provisioner, &set, leadership.watch(), &teller, &status_handle, &notes);
         let parts = Parts {
+            accepted: recovery.accepted(),
             provisioner,
             client,
             leadership,
@@ -281,6 +286,7 @@ impl Life {
             () = responder.run(questions) => Err(Error::Ended("responder")),
             _ = router => Err(Error::Ended("keeper of the route")),
             () = archiver.run() => Err(Error::Ended("keeper of the archiver")),
+            () = recovery.run() => Err(Error::Ended("keeper of a recovery")),
         }
     }
 

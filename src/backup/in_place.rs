@@ -26,15 +26,17 @@ pub struct Journal {
 pub enum Stage {
     /// The base backup is being brought: half of one is nothing.
     Restoring,
-    /// It is there, and PostgreSQL repeats the WAL on it, or has.
-    Restored {
-        /// Which base backup it is.
-        backup: String,
-        /// The settings by which PostgreSQL stops at the moment.
-        settings: Vec<(String, String)>,
+    /// It is there, and PostgreSQL repeats the WAL on it where nobody can connect.
+    Restored,
+    /// It has come to the moment, on a timeline of its own: as a standby of nobody it can be looked at. A promotion from here on is not the agent's.
+    Recovered {
+        /// When the last commit was made that it has.
+        last_commit: Option<Timestamp>,
     },
-    /// The database is on a timeline of its own, and was stopped cleanly: a master can go on from it.
-    Promoted(Database),
+    /// It was accepted, and is made what a master can go on from.
+    Finishing,
+    /// It is that.
+    Ready(Database),
     /// The set goes on from it.
     Accepted,
 }
@@ -59,10 +61,12 @@ pub enum Next {
     Remove,
     /// Restore the base backup, from the beginning.
     Restore(Recovery),
-    /// Let PostgreSQL repeat the WAL, and people look.
+    /// Let PostgreSQL repeat the WAL.
+    Recover,
+    /// Let people look.
     Show,
     /// Make it a database that a master can go on from.
-    Promote,
+    Finish,
     /// Let the master go on from it.
     HandOver(Database),
     /// Remove what the set had before.
@@ -102,7 +106,7 @@ pub fn next(order: Option<&RecoveryOrder>, journal: Option<&Journal>, role: Role
         let done = journal.map(|journal| &journal.recovery);
         return match order {
             // By whoever has it: the member that led then may be a replica by now.
-            Some(RecoveryOrder::Forget { at }) if keeps && done.is_none_or(|done| done.at < *at) => Next::Forget,
+            Some(RecoveryOrder::Forget { at }) if done.map_or(keeps, |done| done.at < *at) => Next::Forget,
             _ if role != Role::Leads => Next::Rest,
             Some(RecoveryOrder::To(wanted) | RecoveryOrder::Accept(wanted)) if done == Some(wanted) => Next::Rest,
             Some(RecoveryOrder::To(_)) if keeps => Next::Refuse(Refused::NotForgotten),
@@ -116,17 +120,17 @@ pub fn next(order: Option<&RecoveryOrder>, journal: Option<&Journal>, role: Role
         // Whoever is about to lead, or has just lost the API server, begins nothing and throws nothing away: the Lease may say already that the set
         // goes on from this.
         (_, _, Role::Unknown) => Next::Rest,
-        // The member that leads now has its own.
-        (_, _, Role::Follows) => Next::Remove,
         (Some(RecoveryOrder::To(wanted) | RecoveryOrder::Accept(wanted)), _, _) if !is_about(wanted) => Next::Remove,
-        (None | Some(RecoveryOrder::Forget { .. }), _, _) => Next::Remove,
+        // The member that leads now has its own. What was accepted, and then not, is not what was looked at any more.
+        (_, _, Role::Follows)
+        | (None | Some(RecoveryOrder::Forget { .. }), _, _)
+        | (Some(RecoveryOrder::To(_)), Stage::Finishing | Stage::Ready(_), _) => Next::Remove,
         (Some(_), Stage::Restoring, _) => Next::Restore(recovery.clone()),
-        (Some(RecoveryOrder::To(_)), Stage::Restored { .. }, _) => Next::Show,
-        (Some(RecoveryOrder::Accept(_)), Stage::Restored { .. }, _) => Next::Promote,
-        (Some(RecoveryOrder::Accept(_)), Stage::Promoted(database), _) => Next::HandOver(*database),
-        // Accepted, and then not: what is promoted can't be looked at as it was.
-        (Some(RecoveryOrder::To(_)), Stage::Promoted(_) | Stage::Accepted, _) => Next::Remove,
-        (Some(RecoveryOrder::Accept(_)), Stage::Accepted, _) => Next::Rest,
+        (Some(_), Stage::Restored, _) => Next::Recover,
+        (Some(RecoveryOrder::To(_)), Stage::Recovered { .. }, _) => Next::Show,
+        (Some(RecoveryOrder::Accept(_)), Stage::Recovered { .. } | Stage::Finishing, _) => Next::Finish,
+        (Some(RecoveryOrder::Accept(_)), Stage::Ready(database), _) => Next::HandOver(*database),
+        (Some(_), Stage::Accepted, _) => Next::Rest,
     }
 }
 
@@ -181,6 +185,12 @@ pub enum State {
 // === impl Told ===
 
 impl Told {
+    /// There is nothing to tell.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.state == State::None && self.kept.is_none() && self.trouble.is_none() && self.order.is_empty()
+    }
+
     /// With its text as short as it may be.
     #[must_use]
     pub fn cut(mut self) -> Self {
@@ -190,11 +200,15 @@ impl Told {
         self
     }
 
-    /// Tells it on a Lease.
+    /// Tells it on a Lease. What another member keeps stays told until there is something to tell.
     pub fn write(&self, lease: &mut LeaseObject) {
+        let keeps = |told: Self| told.kept.is_some() && told.pod != self.pod;
+        if self.is_nothing() && Self::read(lease).is_some_and(keeps) {
+            return;
+        }
         let notes = lease.metadata.annotations.get_or_insert_default();
         match serde_json::to_string(self) {
-            Ok(text) if *self != Self::default() => notes.insert(RECOVERY.to_owned(), text),
+            Ok(text) if !self.is_nothing() => notes.insert(RECOVERY.to_owned(), text),
             _ => notes.remove(RECOVERY),
         };
     }

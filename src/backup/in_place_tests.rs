@@ -24,9 +24,9 @@ const ANOTHER: &str = "to latest at 2026-12-01T04:00:00Z";
 const FORGET: &str = "forget at 2026-12-01T05:00:00Z";
 const EARLIER_FORGET: &str = "forget at 2026-12-01T02:00:00Z";
 
-fn stages() -> [Stage; 3] {
-    let restored = Stage::Restored { backup: "20261130".into(), settings: Vec::new() };
-    [Stage::Restoring, restored, Stage::Promoted(database())]
+fn stages() -> [Stage; 5] {
+    let recovered = Stage::Recovered { last_commit: None };
+    [Stage::Restoring, Stage::Restored, recovered, Stage::Finishing, Stage::Ready(database())]
 }
 
 fn what(text: Option<&str>, stage: Option<&Stage>, role: Role, keeps: bool) -> Next {
@@ -36,13 +36,15 @@ fn what(text: Option<&str>, stage: Option<&Stage>, role: Role, keeps: bool) -> N
 
 #[test]
 fn a_recovery_goes_from_its_order_to_the_accept() {
-    let [restoring, restored, promoted] = stages();
+    let [restoring, restored, recovered, finishing, ready] = stages();
     let does = |text, stage| what(Some(text), stage, Role::Leads, false);
     assert_eq!(does(TO, None), Next::Restore(recovery(TO)));
     assert_eq!(does(TO, Some(&restoring)), Next::Restore(recovery(TO)), "half of a backup is nothing");
-    assert_eq!(does(TO, Some(&restored)), Next::Show);
-    assert_eq!(does(ACCEPT, Some(&restored)), Next::Promote);
-    assert_eq!(does(ACCEPT, Some(&promoted)), Next::HandOver(database()));
+    assert_eq!(does(TO, Some(&restored)), Next::Recover);
+    assert_eq!(does(TO, Some(&recovered)), Next::Show);
+    assert_eq!(does(ACCEPT, Some(&recovered)), Next::Finish);
+    assert_eq!(does(ACCEPT, Some(&finishing)), Next::Finish);
+    assert_eq!(does(ACCEPT, Some(&ready)), Next::HandOver(database()));
     assert_eq!(does(ACCEPT, Some(&Stage::Accepted)), Next::Rest, "once");
     assert_eq!(does(TO, Some(&Stage::Accepted)), Next::Rest, "an old order that comes back from a repository");
 }
@@ -79,7 +81,8 @@ fn what_nobody_wants_any_more_goes_and_only_that() {
 fn what_was_kept_goes_by_an_order_that_is_younger_than_it_on_whichever_member() {
     for role in [Role::Leads, Role::Follows, Role::Unknown] {
         assert_eq!(what(Some(FORGET), Some(&Stage::Accepted), role, true), Next::Forget);
-        assert_eq!(what(Some(FORGET), Some(&Stage::Accepted), role, false), Next::Rest);
+        assert_eq!(what(Some(FORGET), Some(&Stage::Accepted), role, false), Next::Forget, "somebody has removed it");
+        assert_eq!(what(Some(FORGET), None, role, false), Next::Rest);
         assert_eq!(what(Some(EARLIER_FORGET), Some(&Stage::Accepted), role, true), Next::Rest);
         assert_eq!(what(Some(FORGET), None, role, true), Next::Forget);
     }
@@ -109,5 +112,12 @@ fn it_is_told_on_the_lease_while_there_is_something_to_tell() {
     told.write(&mut lease);
     assert_eq!(Told::read(&lease), Some(told));
     Told::default().write(&mut lease);
+    assert_eq!(Told::read(&lease), None);
+
+    let keeps = Told { pod: "db-0".into(), kept: Some(7), ..Told::default() };
+    keeps.write(&mut lease);
+    Told { pod: "db-1".into(), ..Told::default() }.write(&mut lease);
+    assert_eq!(Told::read(&lease), Some(keeps), "another leads, and db-0 keeps it still");
+    Told { pod: "db-0".into(), ..Told::default() }.write(&mut lease);
     assert_eq!(Told::read(&lease), None);
 }
