@@ -16,8 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use self::disk::{Disk, Volume};
-pub use self::install::Origin;
-pub use self::rewinding::has_wal_after;
+pub use self::{install::Origin, rewinding::has_wal_after};
 use super::binaries::Binaries;
 use super::control::ControlData;
 use super::mounts;

@@ -51,10 +51,8 @@ const PASSWORDS_EXPECTED: Duration = Duration::from_secs(10);
 const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent stays after an error that ends it, so that the Event that tells it is written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
 /// So many candidates may ask at once; there are never more than a few.
 const BALLOTS: usize = 16;
-
 /// What the other members ask.
 pub type Questions = mpsc::Receiver<peers::Asked<Question, Reply>>;
 
@@ -113,7 +111,6 @@ impl Life {
         let life = async {
             let (ending, may_let_go) =
                 self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
-            // People may look at what is restored beside the data, until the end.
             let _ = postmasters::end_all(data.recovered().path()).await;
             if may_let_go && self.processes.are_ended().await && postmasters::all(data.path()).is_empty() {
                 ownership.release().await;
