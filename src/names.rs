@@ -58,6 +58,8 @@ pub mod annotation {
     pub const RESTORE_FROM: &str = "pgset.dev/restore-from";
     /// Up to which moment a new set repeats the history of the one that it is restored from.
     pub const RECOVER_TO: &str = "pgset.dev/recover-to";
+    /// A recovery in place: what is restored beside the set's data, what the set goes on from, and what it lets go.
+    pub const RECOVER: &str = "pgset.dev/recover";
     /// The version of the injection that the set is pinned to; written by the webhook, `latest` asks for an upgrade.
     pub const REVISION: &str = "pgset.dev/revision";
     /// What was injected, so that exactly that can be taken out again; written by the webhook.
@@ -293,8 +295,10 @@ pub mod lease {
     pub const MEMBERS: &str = "pgset.dev/members";
     /// What the master knows of the set's backups: JSON, for people and programs that look at the set.
     pub const BACKUPS: &str = "pgset.dev/backups";
+    /// What the master tells of a recovery in place: JSON, for people and programs that look at the set.
+    pub const RECOVERY: &str = "pgset.dev/recovery";
     /// Those that come and go with masters, and that the controller has no use for.
-    pub const OF_THE_MASTER: [&str; 14] = [
+    pub const OF_THE_MASTER: [&str; 15] = [
         ADDRESS,
         PORT,
         TIMELINE,
@@ -309,6 +313,7 @@ pub mod lease {
         ORDER_REFUSED,
         MEMBERS,
         BACKUPS,
+        RECOVERY,
     ];
 }
 

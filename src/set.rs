@@ -13,6 +13,7 @@ pub(crate) mod json;
 pub(crate) mod known;
 mod read;
 pub(crate) mod record;
+pub mod recovery;
 pub(crate) mod shape;
 pub(crate) mod validation;
 mod values;

@@ -4,6 +4,7 @@
 //! over instead of serving half a database. The staging directory stands beside the data directory, or, where that is the mount
 //! itself or its parent is not writable, inside it. A data directory that is a symbolic link is where the link leads.
 
+mod beside;
 mod disk;
 mod install;
 mod rewinding;
@@ -15,8 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use self::disk::{Disk, Volume};
-pub use self::install::Origin;
-pub use self::rewinding::has_wal_after;
+pub use self::{install::Origin, rewinding::has_wal_after};
 use super::binaries::Binaries;
 use super::control::ControlData;
 use super::mounts;

@@ -65,6 +65,12 @@ pub enum Reason {
     ArchiveAlarm,
     /// A new set can't be made of the backups that it is to be made of.
     RestoreFailed,
+    /// A recovery in place does not go on.
+    RecoveryFailed,
+    /// A moment is restored beside the set's data, and can be looked at.
+    RecoveryReady,
+    /// The set goes on from it.
+    RecoveryAccepted,
 }
 
 impl Reason {
@@ -89,12 +95,15 @@ impl Reason {
             Self::ArchiveGap => "ArchiveGap",
             Self::ArchiveAlarm => "ArchiveAlarm",
             Self::RestoreFailed => "RestoreFailed",
+            Self::RecoveryFailed => "RecoveryFailed",
+            Self::RecoveryReady => "RecoveryReady",
+            Self::RecoveryAccepted => "RecoveryAccepted",
         }
     }
 
     /// Whether somebody has something to do about it.
     const fn is_warning(self) -> bool {
-        !matches!(self, Self::BackupComplete)
+        !matches!(self, Self::BackupComplete | Self::RecoveryReady | Self::RecoveryAccepted)
     }
 }
 

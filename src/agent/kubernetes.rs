@@ -17,6 +17,7 @@ use crate::election::order::Order;
 use crate::names;
 use crate::set::backup::{Backup, Restore};
 use crate::set::entries;
+use crate::set::recovery::RecoveryOrder;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,8 @@ pub struct Wishes {
     pub backup: Option<Backup>,
     /// With what a new set begins.
     pub restore: Option<Restore>,
+    /// A recovery in place.
+    pub recovery: Option<RecoveryOrder>,
 }
 
 impl Wishes {
@@ -101,6 +104,7 @@ impl Wishes {
             is_ordered,
             backup: Backup::among(&annotations),
             restore: Restore::among(&annotations),
+            recovery: entries::RECOVER.among(&annotations),
             order: annotations.get(names::annotation::SWITCHOVER).and_then(|text| Order::parse(text)),
         }
     }

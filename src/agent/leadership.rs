@@ -362,6 +362,7 @@ impl LeaderElector {
         if master.is_some() {
             members::write(&mut lease, &noted.members);
             summary::write(&mut lease, noted.backups.as_ref());
+            noted.recovery.iter().for_each(|recovery| recovery.write(&mut lease));
         }
         lease
     }

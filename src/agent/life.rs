@@ -31,7 +31,8 @@ use super::provisioner::Provisioner;
 use super::responder::Responder;
 use super::status::StatusHandle;
 use super::{
-    Ending, Error, fencing, instance, kubernetes, leadership, peers, postmasters, privileges, role_label, route,
+    Ending, Error, fencing, in_place, instance, kubernetes, leadership, peers, postmasters, privileges, role_label,
+    route,
 };
 use crate::election::SystemIdentifier;
 use crate::election::lease_record::{HolderIdentity, LeaseRecord};
@@ -50,10 +51,8 @@ const PASSWORDS_EXPECTED: Duration = Duration::from_secs(10);
 const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent stays after an error that ends it, so that the Event that tells it is written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
 /// So many candidates may ask at once; there are never more than a few.
 const BALLOTS: usize = 16;
-
 /// What the other members ask.
 pub type Questions = mpsc::Receiver<peers::Asked<Question, Reply>>;
 
@@ -112,6 +111,7 @@ impl Life {
         let life = async {
             let (ending, may_let_go) =
                 self.own(&mut ownership, data.clone(), fencer.clone(), home, questions, shutdown.as_mut()).await?;
+            let _ = postmasters::end_all(data.recovered().path()).await;
             if may_let_go && self.processes.are_ended().await && postmasters::all(data.path()).is_empty() {
                 ownership.release().await;
             }
@@ -256,7 +256,9 @@ impl Life {
         };
         let authentication = binaries.authentication(&processes).await;
         let provisioner = Provisioner { configuration, binaries, processes, data, authentication };
+        let recovery = in_place::Keeper::new(&provisioner, &set, leadership.watch(), &teller, &status_handle, &notes);
         let parts = Parts {
+            accepted: recovery.accepted(),
             provisioner,
             client,
             leadership,
@@ -281,6 +283,7 @@ impl Life {
             () = responder.run(questions) => Err(Error::Ended("responder")),
             _ = router => Err(Error::Ended("keeper of the route")),
             () = archiver.run() => Err(Error::Ended("keeper of the archiver")),
+            () = recovery.run() => Err(Error::Ended("keeper of a recovery")),
         }
     }
 

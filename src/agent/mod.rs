@@ -11,6 +11,7 @@ mod electorate;
 mod events;
 pub mod fencer;
 mod fencing;
+mod in_place;
 pub mod instance;
 mod kubernetes;
 mod leadership;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::data::{DataDirectory, Error};
+use crate::backup::in_place::Journal;
 use crate::election::lineage::Database;
 use crate::election::promise::Attempt;
 use crate::election::vote::Version;
@@ -25,6 +26,9 @@ const VOTE: &str = ".pgset-vote";
 
 /// The leadership that this member tried to take last.
 const ATTEMPT: &str = ".pgset-attempt";
+
+/// A recovery in place.
+const RECOVERY: &str = ".pgset-recovery";
 
 /// What the set's owner wants of its backups.
 const BACKUP: &str = ".pgset-backup";
@@ -58,6 +62,7 @@ pub struct Notes {
     vote: PathBuf,
     attempt: PathBuf,
     backup: PathBuf,
+    recovery: PathBuf,
 }
 
 // === impl Notes ===
@@ -71,6 +76,7 @@ impl Notes {
             vote: data.named(VOTE),
             attempt: data.named(ATTEMPT),
             backup: data.named(BACKUP),
+            recovery: data.named(RECOVERY),
         }
     }
 
@@ -110,6 +116,20 @@ impl Notes {
     /// Notes what is wanted of backups: a member whose container starts anew while the API server is away lets no WAL go unarchived.
     pub fn write_backup(&self, wanted: &Wanted) -> Result<(), Error> {
         write(&self.backup, wanted)
+    }
+
+    /// How far a recovery in place has come.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Journal> {
+        read(&self.recovery)
+    }
+
+    /// Notes how far it has come, or that there is none.
+    pub fn write_recovery(&self, journal: Option<&Journal>) -> Result<(), Error> {
+        match journal {
+            Some(journal) => write(&self.recovery, journal),
+            None => remove(&self.recovery).map_err(failed(&self.recovery)),
+        }
     }
 
     /// The vote that was given last.

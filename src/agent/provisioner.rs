@@ -181,20 +181,26 @@ impl Provisioner {
             variable("POSTGRESQL_DATABASE"),
             variable("POSTGRESQL_ADMIN_PASSWORD"),
         );
-        self.single_user(staging, &statements).await
+        self.single_user(staging, &statements, &[]).await
     }
 
     /// Makes the agent's role in single-user mode: before anybody can connect, and whoever the superuser is.
     pub async fn make_agent_role(&self, directory: &Path) -> Result<()> {
-        self.single_user(directory, &sql::agent_role(&Passwords::read()?.agent)).await
+        self.make_agent_role_with(directory, &[]).await
     }
 
-    async fn single_user(&self, directory: &Path, statements: &str) -> Result<()> {
+    /// The same with settings of one's own.
+    pub async fn make_agent_role_with(&self, directory: &Path, settings: &[&str]) -> Result<()> {
+        self.single_user(directory, &sql::agent_role(&Passwords::read()?.agent), settings).await
+    }
+
+    async fn single_user(&self, directory: &Path, statements: &str, settings: &[&str]) -> Result<()> {
         let mut command = self.binaries.command("postgres");
         nss_wrapper::lend(&mut command).map_err(|source| Error::Run { program: "postgres --single", source })?;
         command.arg("--single").arg("-D").arg(directory).args(&self.configuration.server.others);
         command.args(["-c", &server::data_directory(directory)]);
-        command.args(SINGLE_USER_SETTINGS.iter().flat_map(|setting| ["-c", setting])).arg("template1");
+        let settings = SINGLE_USER_SETTINGS.iter().chain(settings);
+        command.args(settings.flat_map(|setting| ["-c", setting])).arg("template1");
         let output = self
             .processes
             .output_of_input(&mut command, statements)

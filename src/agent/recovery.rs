@@ -1,8 +1,10 @@
 //! A database is made of another set's backups: a base backup is brought, and PostgreSQL repeats what followed, up to the moment that was asked for.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -27,7 +29,7 @@ use super::status::StatusHandle;
 use super::{server, settings};
 use crate::errors::with_causes;
 use crate::names;
-use crate::set::backup::{Location, Restore};
+use crate::set::backup::{Location, Restore, Target};
 
 /// How often it is looked whether PostgreSQL has come to the moment.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -50,7 +52,7 @@ const FORGOTTEN: [&str; 11] = [
 /// What begins the names of what an agent keeps beside or in a data directory.
 const AGENTS_OWN: &str = ".pgset-";
 /// So many lines of PostgreSQL's log are looked through for why it ended.
-const LAST_LINES: usize = 20;
+pub(super) const LAST_LINES: usize = 20;
 
 /// Why no database was restored.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +98,8 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 pub(super) struct Restored {
     /// Which one it is.
     pub(super) id: String,
-    settings: Vec<(String, String)>,
+    /// How PostgreSQL goes on from it.
+    pub(super) settings: Vec<(String, String)>,
 }
 
 /// What a recovery runs.
@@ -188,17 +191,27 @@ pub(super) async fn follow(
 ) -> Result<Option<Timestamp>> {
     info!(backup = restored.id, target = %restore.target, "the base backup is here: PostgreSQL repeats what followed");
     prepare(restore, &restored.settings, directory)?;
-    let last = recover(programs, restore, directory).await?;
+    let last = recover(programs, &restore.target, directory, &[]).await?;
     forget(directory)?;
     Ok(last)
 }
 
 /// Writes the base backup that leads to a moment into an empty directory.
 pub(super) async fn bring_base(programs: Programs<'_>, restore: &Restore, directory: &Path) -> Result<Restored> {
+    bring(programs, restore, directory, &[]).await
+}
+
+/// The same, as the archiver is told besides.
+pub(super) async fn bring(
+    programs: Programs<'_>,
+    restore: &Restore,
+    directory: &Path,
+    more: &[&OsStr],
+) -> Result<Restored> {
     let mut command = Command::new(names::pod::AGENT_PATH);
     command.args(["archiver", "restore", "--from"]).arg(restore.from.to_string());
     command.arg("--to").arg(restore.target.to_string()).arg("--postgres").arg(programs.binaries.path("postgres"));
-    command.arg(directory);
+    command.args(more).arg(directory);
     let run = |source| Error::Run { program: "pgset archiver", source };
     let output = programs.processes.output(&mut command).await.map_err(run)?;
     let words = String::from_utf8_lossy(&output.stderr);
@@ -211,7 +224,8 @@ pub(super) async fn bring_base(programs: Programs<'_>, restore: &Restore, direct
     serde_json::from_slice(&output.stdout).map_err(|error| Error::Base(error.to_string()))
 }
 
-fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> Result<()> {
+/// Lets PostgreSQL recover in a directory from its next start on.
+pub(super) fn prepare(restore: &Restore, target: &[(String, String)], directory: &Path) -> Result<()> {
     let write = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Write { path, source }
@@ -245,7 +259,7 @@ pub(super) fn without_store(settings: &str) -> String {
 }
 
 /// What a file of settings says besides.
-fn without_forgotten(path: &Path) -> String {
+pub(super) fn without_forgotten(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     FORGOTTEN.iter().fold(text, |text, name| settings::without_setting(&text, name))
 }
@@ -258,7 +272,10 @@ fn forget(directory: &Path) -> Result<()> {
 /// A server that nobody can connect to but by a socket of the run directory, and that archives nothing and waits for no replica.
 pub(super) fn private_server(programs: Programs<'_>, directory: &Path) -> Result<(Command, PathBuf)> {
     let socket = run_directory().join("recovery");
-    fs::create_dir_all(&socket).map_err(|source| Error::Write { path: socket.clone(), source })?;
+    // Nobody but whoever may read the data directory as well.
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(&socket).map_err(|source| Error::Write { path: socket.clone(), source })?;
     let mut command = programs.binaries.command("postgres");
     command.arg("-D").arg(directory).args(programs.arguments);
     command.args(["-c", &server::data_directory(directory), "-c", "listen_addresses=", "-c", "archive_mode=off"]);
@@ -272,11 +289,17 @@ pub(super) fn private_server(programs: Programs<'_>, directory: &Path) -> Result
 
 /// Lets PostgreSQL recover where nobody can connect to it, up to its promotion, and stops it. Answers when the last transaction was committed
 /// that it repeated.
-async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) -> Result<Option<Timestamp>> {
+pub(super) async fn recover(
+    programs: Programs<'_>,
+    target: &Target,
+    directory: &Path,
+    more: &[&str],
+) -> Result<Option<Timestamp>> {
     let run = |source| Error::Run { program: "postgres", source };
     let (mut command, _) = private_server(programs, directory)?;
     // Nobody reads meanwhile, and the settings may be smaller than those of the set that the backup is of.
-    command.args(["-c", "hot_standby=off"]).stderr(Stdio::piped());
+    command.args(["-c", "hot_standby=off"]).args(more.iter().flat_map(|setting| ["-c", setting]));
+    command.stderr(Stdio::piped());
     let mut server = programs.processes.start(&mut command).map_err(run)?;
     let mut last_commit = None;
     let mut lines = server.take_errors().map(|errors| BufReader::new(errors).lines());
@@ -300,7 +323,7 @@ async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) ->
                 }
                 let (reason, is_away) = last_words(&last);
                 let why = Error::Recovery {
-                    target: restore.target.to_string(),
+                    target: target.to_string(),
                     reason: reason.unwrap_or_else(|| status.to_string()),
                 };
                 return Err(if is_away { Error::NotNow(why.to_string()) } else { why });
@@ -316,7 +339,7 @@ async fn recover(programs: Programs<'_>, restore: &Restore, directory: &Path) ->
 }
 
 /// Why a server ended, and whether only because the store did not answer. What it says itself is how `restore_command` ended, and not why.
-fn last_words(lines: &VecDeque<String>) -> (Option<String>, bool) {
+pub(super) fn last_words(lines: &VecDeque<String>) -> (Option<String>, bool) {
     let fatal = lines.iter().rfind(|line| line.contains("FATAL:")).or(lines.back());
     let cause = lines.iter().rev().find_map(|line| line.strip_prefix("pgset: "));
     let is_away = fatal.is_some_and(|line| line.ends_with(&format!("exit code {AWAY}")));
@@ -330,7 +353,7 @@ fn last_transaction(line: &str) -> Option<Timestamp> {
     time.trim().parse().ok()
 }
 
-async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process::ChildStderr>>>) -> String {
+pub(super) async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process::ChildStderr>>>) -> String {
     if let Some(known) = lines
         && let Ok(Some(line)) = known.next_line().await
     {
@@ -343,7 +366,6 @@ async fn next_line(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::set::backup::{Location, Target};
 
     #[test]
     fn the_last_commit_is_read_from_postgresqls_words() {

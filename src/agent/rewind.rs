@@ -128,7 +128,7 @@ impl Rewind<'_> {
         if source.holds_members {
             // pg_rewind would copy them, this member's own data too.
             return Ok(Outcome::Impossible(format!(
-                "the data directory of {} holds the other members' directories; {distance}",
+                "the data directory of {} holds other databases' directories; {distance}",
                 self.master.pod
             )));
         }
@@ -280,7 +280,7 @@ impl Rewind<'_> {
 fn question(timeline: u32) -> String {
     format!(
         "SELECT timeline_id, pg_is_in_recovery(), system_identifier, \
-                coalesce((pg_stat_file('{}', true)).isdir, false), \
+                EXISTS (SELECT FROM pg_ls_dir('.', true, false) AS name WHERE starts_with(name, '{}')), \
                 (SELECT '00000000' || min(substr(name, 9) COLLATE \"C\") FROM pg_ls_dir('pg_wal', true, false) AS name \
                  WHERE name ~ '^[0-9A-F]{{24}}$'), \
                 (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') \

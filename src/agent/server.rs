@@ -384,7 +384,7 @@ fn state(pid_file: &Path) -> Option<String> {
     Some(fs::read_to_string(pid_file).ok()?.lines().nth(7)?.trim().to_owned())
 }
 
-/// Whether a server accepts writes, by its own account.
+/// Whether a server accepts connections, by its own account: of one in recovery, if it is to be looked at (`hot_standby`).
 pub(super) fn is_ready(pid_file: &Path) -> bool {
     state(pid_file).as_deref() == Some("ready")
 }

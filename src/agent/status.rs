@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::events::{Reason, Teller};
+use crate::backup::in_place::Told;
 use crate::backup::report::Report;
 use crate::errors::with_causes;
 use crate::invariants::{self, Invariant};
@@ -60,6 +61,8 @@ pub struct Status {
     pub archives: Option<bool>,
     /// How the archive is, where backups are wanted.
     pub backup: Option<Box<Report>>,
+    /// What is told of a recovery in place.
+    pub recovery: Option<Box<Told>>,
     /// When the main loop last turned; absent while it waits for something without a limit, such as PostgreSQL's shutdown.
     pub last_tick: Option<Instant>,
 }
@@ -107,6 +110,7 @@ impl StatusHandle {
             replay_lag_bytes: 0,
             archives: None,
             backup: None,
+            recovery: None,
             last_tick: Some(Instant::now()),
         };
         Self { status: Arc::new(ArcSwap::from_pointee(status)), counts: Counts::default() }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::encryption::{self, Identities, Identity};
 use super::incremental::check_parent;
+use super::lines::line_of;
 use super::packed::{LEVEL, hexadecimal};
 use super::programs::{Ends, ask_for_next_segment, hold_wal, last_line, last_words, start, version};
 use super::push::{self, push};
@@ -182,7 +183,7 @@ pub async fn back_up(
     let files = store.identities().encrypt(streamed.manifest, None)?;
     store.create(&layout::backup(&id, MANIFEST), files).await?;
     if let Some((parent, _)) = parent {
-        check_parent(store, parent).await?;
+        check_parent(store, parent, &line_of(&assignment.data_directory)).await?;
     }
     if store.size(&layout::backup(&id, TAR)).await? != Some(stored) {
         return Err(Error::Gone(id));

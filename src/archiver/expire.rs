@@ -11,9 +11,10 @@ use super::verification;
 use crate::backup::index::Index;
 use crate::backup::keep::expired;
 use crate::backup::layout::{self, BACKUPS, CLAIMS, INDEX};
+use crate::backup::line::Line;
 
 /// Deletes a base backup whatever its age, and the WAL that only that one needed.
-pub async fn delete(store: &Store, backups: &[Index], id: &str, keep: Duration) -> Result<(), Error> {
+pub async fn delete(store: &Store, backups: &[Index], id: &str, line: &Line, keep: Duration) -> Result<(), Error> {
     let mut parts: Vec<_> = store.list(&layout::backup(id, "")).await?.into_iter().map(|object| object.key).collect();
     parts.sort_by_key(|key| !key.ends_with(INDEX));
     for key in parts {
@@ -21,13 +22,13 @@ pub async fn delete(store: &Store, backups: &[Index], id: &str, keep: Duration) 
     }
     info!(backup = id, "a base backup is deleted, as was ordered");
     let rest: Vec<_> = backups.iter().filter(|backup| backup.id != id).cloned().collect();
-    sweep(store, &rest, keep).await
+    sweep(store, &rest, line, keep).await
 }
 
 /// Deletes backups and WAL that no moment within the time to keep needs, the claims of what is done, and what broken backups left.
-pub async fn sweep(store: &Store, backups: &[Index], keep: Duration) -> Result<(), Error> {
+pub async fn sweep(store: &Store, backups: &[Index], line: &Line, keep: Duration) -> Result<(), Error> {
     let files = store.wal_files().await?;
-    let gone = expired(backups, &files, Timestamp::now(), keep);
+    let gone = expired(backups, &files, line, Timestamp::now(), keep);
     let all: BTreeSet<_> = backups.iter().map(|backup| backup.id.as_str()).collect();
     let newest = backups.iter().map(|backup| backup.id.as_str()).max().unwrap_or_default();
     let mut parts = Vec::new();

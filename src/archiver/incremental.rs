@@ -9,10 +9,13 @@ use nix::sys::statvfs::statvfs;
 use tokio::process::Command;
 use tracing::warn;
 
+use super::place::Place;
 use super::programs::last_line;
 use super::store::{self, Store};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, INDEX, MANIFEST, TAR};
+use crate::backup::limit::LEFT_FREE;
+use crate::backup::line::Line;
 use crate::backup::parent::major;
 
 /// In the agent's run directory: the list of what the full backup holds.
@@ -80,8 +83,15 @@ pub(super) async fn bring_manifest(store: &Store, parent: &Index, run: &Path) ->
     }
 }
 
-/// Whether a full backup is all there still: an order, or somebody else, may have let it go while another was made upon it, which would be none.
-pub(super) async fn check_parent(store: &Store, parent: &Index) -> Result<(), store::Error> {
+/// Whether a full backup is all there still, and the database still goes on from it: an order, or somebody else, may have let it go while another was
+/// made upon it, or a change of the master left it behind. What stands upon it would be none.
+pub(super) async fn check_parent(store: &Store, parent: &Index, line: &Line) -> Result<(), store::Error> {
+    if !line.goes_on_from(parent) {
+        return Err(store::Error::Store(format!(
+            "the base backup {} was left behind by timeline {} while another was made upon it",
+            parent.id, line.timeline
+        )));
+    }
     let is_listed = store.size(&layout::backup(&parent.id, INDEX)).await?.is_some();
     if is_listed && store.size(&layout::backup(&parent.id, TAR)).await? == Some(parent.stored) {
         return Ok(());
@@ -90,27 +100,29 @@ pub(super) async fn check_parent(store: &Store, parent: &Index) -> Result<(), st
 }
 
 /// Says whether the volume has the room for a restore, before it begins. One that has not said so to the kernel is believed.
-pub(super) fn check_room(index: &Index, parent: Option<&Index>, directory: &Path) -> Result<(), Error> {
+pub(super) fn check_room(index: &Index, parent: Option<&Index>, place: &Place) -> Result<(), Error> {
+    let Ok(volume) = statvfs(&place.directory) else { return Ok(()) };
+    let size = volume.blocks() * volume.fragment_size();
     let needed = SPARE
+        + if place.is_beside { size / LEFT_FREE } else { 0 }
         + match parent {
             None => index.size,
             // Both parts, and what they become: also where links are made, of files that changed there are two.
             Some(parent) => 2 * (parent.size + index.size),
         };
-    let Ok(volume) = statvfs(directory) else { return Ok(()) };
     let free = volume.blocks_available() * volume.fragment_size();
-    if volume.blocks() == 0 || free >= needed {
+    if size == 0 || free >= needed {
         return Ok(());
     }
     Err(Error::Room { id: index.id.clone(), needed: needed >> 20, free: free >> 20 })
 }
 
 /// Says whether two parts can become one here, before they are brought.
-pub(super) fn check(index: &Index, parent: &Index, binaries: &Path, directory: &Path) -> Result<(), Error> {
+pub(super) fn check(index: &Index, parent: &Index, binaries: &Path, place: &Place) -> Result<(), Error> {
     if !program(binaries).is_file() {
         return Err(Error::NoProgram(index.id.clone()));
     }
-    check_room(index, Some(parent), directory)
+    check_room(index, Some(parent), place)
 }
 
 fn program(binaries: &Path) -> PathBuf {
@@ -151,11 +163,12 @@ mod tests {
     fn a_restore_that_the_volume_has_no_room_for_is_refused_before_it_begins() {
         let directory = tempfile::tempdir().unwrap();
         let small = backup(1, 1, 1);
-        check_room(&small, None, directory.path()).unwrap();
+        let place = Place::new(directory.path());
+        check_room(&small, None, &place).unwrap();
         let large = Index { size: 1 << 60, ..small.clone() };
-        let why = check_room(&large, None, directory.path()).unwrap_err().to_string();
+        let why = check_room(&large, None, &place).unwrap_err().to_string();
         assert!(why.starts_with("the base backup 20261101 takes 1099511628032 MB"), "{why}");
-        let why = check_room(&small, Some(&large), directory.path()).unwrap_err().to_string();
+        let why = check_room(&small, Some(&large), &place).unwrap_err().to_string();
         assert!(why.contains("2199023255808 MB"), "{why}");
     }
 }

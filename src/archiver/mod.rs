@@ -10,8 +10,10 @@ mod encryption;
 mod expire;
 mod gap;
 mod incremental;
+mod lines;
 mod owner;
 mod packed;
+mod place;
 mod programs;
 mod push;
 mod queue;
@@ -31,6 +33,7 @@ use tokio::time::sleep;
 use tracing::{error, warn};
 
 use self::gap::{Fate, Gaps};
+pub use self::place::Place;
 use self::queue::Queue;
 pub use self::restore::{Error as RestoreError, Postgres, Restored, fetch_segment, restore_base};
 pub use self::socket::archive_command;

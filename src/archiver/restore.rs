@@ -13,11 +13,13 @@ use tracing::{info, warn};
 use super::encryption::{self, Identities};
 use super::incremental::{self, CHANGED, FULL};
 use super::packed::{self, hexadecimal};
+use super::place::Place;
 use super::store::{self, Credentials, Store};
 use super::{backups, install_crypto_provider};
 use crate::backup::chain::{self, has_wal};
 use crate::backup::index::Index;
 use crate::backup::layout::{self, TAR};
+use crate::backup::line::{Line, newest};
 use crate::backup::moment::{self, Unreachable, backup_for};
 use crate::backup::parent::major;
 use crate::backup::wal::{Segment, WalFile};
@@ -119,59 +121,67 @@ pub async fn restore_base(
     restore: &Restore,
     credentials: &Path,
     postgres: &Postgres<'_>,
-    directory: &Path,
+    place: &Place,
 ) -> Result<Restored, Error> {
     install_crypto_provider();
     let store = Store::open(&restore.from, &Credentials::read(credentials))?;
-    restore_from(&store, &restore.target, postgres, directory).await
+    tokio::select! {
+        restored = restore_from(&store, &restore.target, postgres, place) => restored,
+        never = place.tell() => match never {},
+    }
 }
 
 async fn restore_from(
     store: &Store,
     target: &Target,
     postgres: &Postgres<'_>,
-    directory: &Path,
+    place: &Place,
 ) -> Result<Restored, Error> {
+    let directory = place.directory.as_path();
     let files = store.wal_files().await?;
     let backups = backups(store).await.map_err(Error::Backups)?;
     let (usable, rest): (Vec<_>, Vec<_>) = backups.into_iter().partition(|index| has_wal(index, &files));
-    let index = backup_for(&usable, target)?.clone();
+    let line = line(store, &files, &usable).await?;
+    let index = backup_for(&usable, target, &line)?.clone();
     if major(&index.version) != major(postgres.version) {
         return Err(Error::Version { found: index.version, here: postgres.version.to_owned() });
     }
     if *target == Target::Latest {
         check_chain(store, &index, &files).await?;
     }
-    let settings = moment::settings(target);
+    let settings = moment::settings(target, &line);
     let Some(id) = &index.parent else {
-        incremental::check_room(&index, None, directory)?;
-        bring(store, &index, directory).await?;
+        incremental::check_room(&index, None, place)?;
+        place.expect(index.stored);
+        bring(store, &index, directory, place).await?;
         return Ok(Restored { index, settings });
     };
     let parent = usable.iter().chain(&rest).find(|it| it.id == *id);
     let parent = parent.ok_or_else(|| Error::NoParent { id: index.id.clone(), parent: id.clone() })?;
-    if let Err(why) = incremental::check(&index, parent, postgres.binaries, directory) {
-        if !has_wal(parent, &files) || incremental::check_room(parent, None, directory).is_err() {
+    if let Err(why) = incremental::check(&index, parent, postgres.binaries, place) {
+        if !has_wal(parent, &files) || incremental::check_room(parent, None, place).is_err() {
             return Err(why.into());
         }
         if *target == Target::Latest {
             check_chain(store, parent, &files).await?;
         }
         warn!(%why, "the full base backup and all WAL behind it are taken instead");
-        bring(store, parent, directory).await?;
+        place.expect(parent.stored);
+        bring(store, parent, directory, place).await?;
         return Ok(Restored { index: parent.clone(), settings });
     }
+    place.expect(parent.stored + index.stored);
     for (part, name) in [(parent, FULL), (&index, CHANGED)] {
-        let place = directory.join(name);
-        fs::create_dir(&place).map_err(|source| Error::Write { path: place.clone(), source })?;
-        bring(store, part, &place).await?;
+        let path = directory.join(name);
+        fs::create_dir(&path).map_err(|source| Error::Write { path: path.clone(), source })?;
+        bring(store, part, &path, place).await?;
     }
     incremental::combine(postgres.binaries, &index, directory).await?;
     Ok(Restored { index, settings })
 }
 
 /// Writes one base backup into an empty directory.
-async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Error> {
+async fn bring(store: &Store, index: &Index, directory: &Path, watched: &Place) -> Result<(), Error> {
     info!(backup = index.id, "restoring a base backup");
     let damaged = |why: String| Error::Damaged { id: index.id.clone(), why };
     let mut stream = store.read(&layout::backup(&index.id, TAR)).await?.ok_or_else(|| damaged("it is gone".into()))?;
@@ -183,6 +193,7 @@ async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Err
     while let Some(piece) = stream.next().await {
         let piece = piece?;
         length += piece.len() as u64;
+        watched.note(piece.len());
         digest.update(&piece);
         // Whoever unpacks says himself what went wrong.
         if pieces.send(piece).await.is_err() {
@@ -209,6 +220,14 @@ async fn bring(store: &Store, index: &Index, directory: &Path) -> Result<(), Err
         return Err(damaged("bytes were changed or lost".into()));
     }
     Ok(())
+}
+
+/// The line of the history that the database has come to.
+async fn line(store: &Store, files: &[WalFile], backups: &[Index]) -> Result<Line, Error> {
+    let timeline = newest(files, backups);
+    let history =
+        if timeline > 1 { read(store, WalFile::History(timeline)).await?.unwrap_or_default() } else { Vec::new() };
+    Ok(Line::of(timeline, &String::from_utf8_lossy(&history)))
 }
 
 /// Up to the end means up to the end: a segment that is missing on the way is told before anything is made.
@@ -312,12 +331,12 @@ mod tests {
         let postgres = Postgres { binaries: directory.path(), version: "17.6" };
         let place = directory.path().join("data");
         fs::create_dir(&place).unwrap();
-        let restored = restore_from(&store, &Target::Latest, &postgres, &place).await.unwrap();
+        let restored = restore_from(&store, &Target::Latest, &postgres, &Place::new(&place)).await.unwrap();
         assert_eq!((restored.index.id.as_str(), names(&place)), ("20261101", vec!["full".to_owned()]));
 
         let between = layout::wal("000000010000000000000001".parse().unwrap());
         store.delete(&between).await.unwrap();
-        let why = restore_from(&store, &Target::Latest, &postgres, &place).await.unwrap_err();
+        let why = restore_from(&store, &Target::Latest, &postgres, &Place::new(&place)).await.unwrap_err();
         assert!(why.to_string().contains("no pg_combinebackup"), "only its files are kept: {why}");
     }
 
@@ -330,7 +349,10 @@ mod tests {
         *packed.last_mut().unwrap() ^= 1;
         store.put(&key, packed).await.unwrap();
         let postgres = Postgres { binaries: directory.path(), version: "17.6" };
-        let why = restore_from(&store, &Target::Latest, &postgres, directory.path()).await.unwrap_err().to_string();
+        let why = restore_from(&store, &Target::Latest, &postgres, &Place::new(directory.path()))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(why.contains("20261101") && why.contains("move its backup.json away"), "{why}");
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::claim::Claims;
 use super::encryption::Identity;
+use super::lines::line_of;
 use super::{Archiver, LOOK_EVERY, Turn, backups, base, expire, incremental, programs, store, verification};
 use crate::backup::assignment::{Assignment, Role};
 use crate::backup::chain::has_wal;
@@ -87,7 +88,8 @@ impl Archiver {
     fn due(&self, backups: &[Index]) -> Option<String> {
         let assignment = self.assignment.borrow();
         let backup = assignment.as_ref()?.backup.as_ref()?;
-        due(backup, backups, self.gaps.gap().as_ref(), Timestamp::now())
+        let line = line_of(&assignment.as_ref()?.data_directory);
+        due(backup, backups, self.gaps.gap().as_ref(), &line, Timestamp::now())
     }
 
     /// Looks at what is there, and makes a base backup if one is due and it is this member's turn. Returns whether it made one.
@@ -137,7 +139,8 @@ impl Archiver {
         outcome?;
         report.backups = backups(store).await?;
         self.gaps.close(&report.backups);
-        if let Err(why) = expire::sweep(store, &report.backups, backup.keep).await {
+        let line = line_of(&assignment.data_directory);
+        if let Err(why) = expire::sweep(store, &report.backups, &line, backup.keep).await {
             warn!(error = with_causes(&why), "what nobody needs any more was not deleted");
         }
         Ok(true)
@@ -148,14 +151,16 @@ impl Archiver {
         let Turn { store, backup, assignment, .. } = turn;
         let Some(id) = backup.delete.as_deref().filter(|_| assignment.role == Role::Master) else { return Ok(()) };
         let files = store.wal_files().await.map_err(|why| with_causes(&why))?;
+        let line = line_of(&assignment.data_directory);
         let all = report.backups.iter().map(|it| Standing {
             id: &it.id,
             parent: it.parent.as_deref(),
-            has_wal: has_wal(it, &files),
+            has_wal: has_wal(it, &files) && line.goes_on_from(it),
         });
         match may_go(all, id) {
             Ok(()) => {
-                let deleted = expire::delete(store, &report.backups, id, backup.keep).await;
+                let line = line_of(&assignment.data_directory);
+                let deleted = expire::delete(store, &report.backups, id, &line, backup.keep).await;
                 deleted.map_err(|why| with_causes(&why))?;
                 report.backups = backups(store).await?;
             }
@@ -178,7 +183,9 @@ impl Archiver {
         let Turn { store, backup, assignment, system } = turn;
         let version = programs::version(&assignment.binaries).await.map_err(|error| error.to_string())?;
         let recipient = store.identities().first().map(Identity::recipient);
-        let next = Next { version: &version, recipient: recipient.as_deref(), full_every: backup.full_every };
+        let line = line_of(&assignment.data_directory);
+        let full_every = backup.full_every;
+        let next = Next { version: &version, recipient: recipient.as_deref(), full_every, line: &line };
         let parent = parent(backups, &next, Timestamp::now());
         let manifest = match parent {
             Some(parent) => incremental::bring_manifest(store, parent, &self.run).await,

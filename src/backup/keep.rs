@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::index::Index;
+use super::line::Line;
 use super::wal::WalFile;
 
 /// What nobody needs any more.
@@ -62,11 +63,12 @@ pub fn may_go<'a>(all: impl IntoIterator<Item = Standing<'a>>, id: &str) -> Resu
 
 /// Which backups and which WAL no moment from `now - keep` on needs. The last backup before that moment stays, all later ones, and the full ones upon
 /// which those stand; of the WAL whatever lies behind the beginning of the first of these but for the last, on every timeline: what a lost master
-/// wrote may be all that is left of it.
+/// wrote may be all that is left of it. A backup of what the set has left behind leads to no moment of it, and makes none before it superfluous.
 #[must_use]
-pub fn expired(backups: &[Index], wal: &[WalFile], now: Timestamp, keep: Duration) -> Expired {
+pub fn expired(backups: &[Index], wal: &[WalFile], line: &Line, now: Timestamp, keep: Duration) -> Expired {
     let Some(horizon) = now.checked_sub(keep).ok() else { return Expired::default() };
-    let oldest = backups.iter().filter(|it| it.ended <= horizon).map(|it| it.ended).max();
+    let is_of_line = |it: &&Index| it.ended <= horizon && line.goes_on_from(it);
+    let oldest = backups.iter().filter(is_of_line).map(|it| it.ended).max();
     let (kept, gone): (Vec<_>, Vec<_>) = backups.iter().partition(|it| oldest.is_none_or(|oldest| it.ended >= oldest));
     // Without a backup nothing says what the WAL is good for: the first one may be in the making.
     let Some(first) = kept.iter().map(|it| it.first_place()).min() else { return Expired::default() };
@@ -89,6 +91,9 @@ mod tests {
 
     use super::*;
     use crate::backup::index::tests::backup;
+    use crate::backup::line::tests::lives;
+    use crate::election::Lsn;
+    use crate::election::lineage::Branch;
 
     fn wal(names: &[&str]) -> Vec<WalFile> {
         names.iter().map(|name| name.parse().unwrap()).collect()
@@ -99,6 +104,11 @@ mod tests {
     }
 
     const DAY: Duration = Duration::from_hours(24);
+
+    /// Timelines that follow each other, of which nothing was left behind.
+    fn line() -> Line {
+        Line { timeline: 99, before: (1..99).map(|timeline| Branch { timeline, left_at: Lsn(u64::MAX) }).collect() }
+    }
 
     #[test]
     fn the_last_backup_before_the_time_to_keep_stays_and_its_wal_with_it() {
@@ -113,7 +123,7 @@ mod tests {
             "000000020000000000000008",
             "000000020000000000000009",
         ]);
-        let gone = expired(&backups, &files, now(), 3 * DAY);
+        let gone = expired(&backups, &files, &line(), now(), 3 * DAY);
         assert_eq!(gone.backups, ["20261110"], "a moment of the 17th needs the backup of the 15th");
         assert_eq!(
             gone.wal,
@@ -125,9 +135,23 @@ mod tests {
     fn a_full_backup_stays_for_those_that_stand_upon_it_and_without_its_wal() {
         let upon = Index { parent: Some("20261110".to_owned()), ..backup(15, 1, 6) };
         let files = wal(&["000000010000000000000003", "000000010000000000000006"]);
-        let gone = expired(&[backup(8, 1, 1), backup(10, 1, 3), upon, backup(19, 1, 9)], &files, now(), 3 * DAY);
+        let gone =
+            expired(&[backup(8, 1, 1), backup(10, 1, 3), upon, backup(19, 1, 9)], &files, &line(), now(), 3 * DAY);
         assert_eq!(gone.backups, ["20261108"]);
         assert_eq!(gone.wal, wal(&["000000010000000000000003"]));
+    }
+
+    #[test]
+    fn a_backup_of_what_was_left_behind_makes_none_before_it_superfluous() {
+        let line = Line::of(2, "1\t0/5000098\tbefore 2026-11-12 00:00:00+00\n");
+        let backups = [backup(10, 1, 3), backup(15, 1, 6), backup(19, 2, 9)];
+        assert_eq!(
+            expired(&backups, &[], &line, now(), 3 * DAY).backups,
+            [""; 0],
+            "the 18th needs the one of the 10th"
+        );
+        let later = "2026-11-23T12:00:00Z".parse().unwrap();
+        assert_eq!(expired(&backups, &[], &line, later, 3 * DAY).backups, ["20261110", "20261115"]);
     }
 
     #[test]
@@ -146,15 +170,15 @@ mod tests {
     #[test]
     fn nothing_goes_while_there_is_no_backup_or_all_are_young() {
         let files = wal(&["000000010000000000000003"]);
-        assert_eq!(expired(&[], &files, now(), DAY), Expired::default());
-        let young = expired(&[backup(19, 1, 3), backup(20, 1, 4)], &files, now(), 10 * DAY);
+        assert_eq!(expired(&[], &files, &line(), now(), DAY), Expired::default());
+        let young = expired(&[backup(19, 1, 3), backup(20, 1, 4)], &files, &line(), now(), 10 * DAY);
         assert_eq!(young, Expired::default());
     }
 
     #[test]
     fn histories_stay_as_long_as_a_backup_of_their_timeline_or_an_older_one() {
         let files = wal(&["00000002.history", "00000003.history", "00000004.history"]);
-        let gone = expired(&[backup(10, 1, 1), backup(15, 3, 6), backup(19, 3, 9)], &files, now(), 3 * DAY);
+        let gone = expired(&[backup(10, 1, 1), backup(15, 3, 6), backup(19, 3, 9)], &files, &line(), now(), 3 * DAY);
         assert_eq!(gone.wal, wal(&["00000002.history"]));
     }
 
@@ -188,12 +212,25 @@ mod tests {
     }
 
     proptest! {
+        /// The same where parts of the history were left behind: for the moments of the line that the set has come to.
+        #[test]
+        fn what_the_line_needs_stays((backups, line) in lives(), days in 1_u32..15) {
+            let horizon = now().checked_sub(days * DAY).unwrap();
+            let gone = expired(&backups, &[], &line, now(), days * DAY);
+            for moment in backups.iter().map(|it| it.ended).filter(|it| *it >= horizon).chain([horizon]) {
+                let leads = |it: &&Index| it.ended <= moment && line.goes_on_from(it);
+                if let Some(needed) = backups.iter().filter(leads).max_by_key(|it| it.ended) {
+                    prop_assert!(!gone.backups.contains(&needed.id), "{moment} needs {}", needed.id);
+                }
+            }
+        }
+
         /// With what stays, every moment within the time to keep can be restored; and with one backup less it could not.
         #[test]
         fn what_is_needed_stays_and_the_rest_goes((backups, files) in histories(), days in 1_u32..15) {
             let keep = days * DAY;
             let horizon = now().checked_sub(keep).unwrap();
-            let gone = expired(&backups, &files, now(), keep);
+            let gone = expired(&backups, &files, &line(), now(), keep);
             let kept: Vec<_> = backups.iter().filter(|it| !gone.backups.contains(&it.id)).collect();
             prop_assert_eq!(kept.is_empty(), backups.is_empty());
             for parent in kept.iter().filter_map(|it| it.parent.as_ref()) {

@@ -3,7 +3,7 @@
 use crate::set::backup::Limit;
 
 /// What a volume has left for the database, whatever waits: a tenth of it.
-const LEFT_FREE: u64 = 10;
+pub const LEFT_FREE: u64 = 10;
 
 /// How a file system is filled, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

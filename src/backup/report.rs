@@ -49,3 +49,12 @@ pub struct Running {
     /// Bytes that there will be, by the size of the database.
     pub expected: u64,
 }
+
+/// How much of a base backup has been brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brought {
+    /// Bytes that have come.
+    pub bytes: u64,
+    /// Bytes that there are.
+    pub size: u64,
+}

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{FAILURE, failed};
 use crate::{
     agent::{AWAY, NOT_NOW, verification},
-    archiver::{self, Postgres, RestoreError, archive_command, fetch_segment, restore_base},
+    archiver::{self, Place, Postgres, RestoreError, archive_command, fetch_segment, restore_base},
     backup::{moment::Unreachable, wal::WalFile},
     names::pod,
     set::backup::{Location, Restore, Target},
@@ -63,6 +63,12 @@ enum Task {
         /// The image's PostgreSQL.
         #[arg(long)]
         postgres: PathBuf,
+        /// The set's database is on the same volume: a tenth of it stays free.
+        #[arg(long)]
+        beside: bool,
+        /// A file that says how far it has come.
+        #[arg(long)]
+        progress: Option<PathBuf>,
         /// An empty directory.
         directory: PathBuf,
     },
@@ -104,11 +110,18 @@ pub fn run(arguments: Arguments) -> ExitCode {
                 Err(why) => failed(&why, NOT_NOW),
             }
         }
-        Task::Restore { from, to, postgres, directory } => {
+        Task::Restore { from, to, postgres, beside, progress, directory } => {
             super::start_logging();
-            let restored = restore(&Restore { from, target: to }, &credentials, &postgres, &directory);
+            let mut place = Place::new(&directory);
+            (place.is_beside, place.progress) = (beside, progress);
+            let restored = restore(&Restore { from, target: to }, &credentials, &postgres, &place);
             let code = |why: &Error| match why.downcast_ref() {
-                Some(RestoreError::Store(_) | RestoreError::Unreachable(Unreachable::NoBackup)) => NOT_NOW,
+                Some(
+                    RestoreError::Store(_)
+                    | RestoreError::Unreachable(
+                        Unreachable::NoBackup | Unreachable::LeftBehind(_) | Unreachable::InDoubt { .. },
+                    ),
+                ) => NOT_NOW,
                 _ => FAILURE,
             };
             restored.map_or_else(|why| failed(why.as_ref(), code(&why)), |()| ExitCode::SUCCESS)
@@ -124,13 +137,13 @@ fn fetch(from: &Location, credentials: &Path, file: &str, to: &Path) -> Result<b
     Ok(runtime.block_on(fetch_segment(from, credentials, file, to))?)
 }
 
-fn restore(restore: &Restore, credentials: &Path, postgres: &Path, directory: &Path) -> Result<(), Error> {
+fn restore(restore: &Restore, credentials: &Path, postgres: &Path, place: &Place) -> Result<(), Error> {
     let output = Command::new(postgres).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().nth(2).unwrap_or_default();
     let postgres = Postgres { binaries: postgres.parent().unwrap_or(Path::new("/")), version };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let restored = runtime.block_on(restore_base(restore, credentials, &postgres, directory))?;
+    let restored = runtime.block_on(restore_base(restore, credentials, &postgres, place))?;
     println!("{}", json!({ "id": restored.index.id, "settings": restored.settings }));
     Ok(())
 }

@@ -11,6 +11,7 @@ mod explain;
 pub mod inject;
 pub mod install;
 mod order;
+mod recover;
 pub mod serve;
 mod set_name;
 mod status;
@@ -58,6 +59,8 @@ enum Command {
     Failover(order::Failover),
     /// Say which backups a set has, or make one now.
     Backup(backup::Arguments),
+    /// Restore a moment beside a set's data, look at it, and go on from it
+    Recover(recover::Arguments),
     /// Print what is to be deleted to take pgset away, unless sets depend on it.
     Uninstall(uninstall::Arguments),
 }
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => return status::run(&arguments),
         Command::Switchover(arguments) => return order::switch_over(&arguments),
         Command::Backup(arguments) => return backup::run(&arguments),
+        Command::Recover(arguments) => return recover::run(&arguments),
         Command::Failover(arguments) => return order::fail_over(&arguments),
         Command::Uninstall(arguments) => uninstall::run(&arguments),
     };

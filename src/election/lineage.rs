@@ -43,7 +43,7 @@ pub struct Lineage {
 }
 
 /// A timeline that was left for another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
     /// The timeline.
     pub timeline: u32,

@@ -10,6 +10,7 @@ pub mod members;
 pub mod order;
 pub mod promise;
 pub mod quorum;
+pub mod recovered;
 pub mod sight;
 pub mod state;
 pub mod step;

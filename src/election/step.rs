@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use super::candidate::{Mandate, Standing};
 use super::epoch::Epoch;
 use super::lease_record::HolderIdentity;
+use super::lineage::Database;
 use super::order::{Order, Refusal, Streaming, successor_at_stop};
+use super::recovered;
 use super::state::commits::Commits;
 use super::state::{HOOK_LIMIT, Pause, Starts, State, Time, WayBack};
 use super::vote::{Answer, Ballot, Quorum, Record, Version};
@@ -93,6 +95,13 @@ pub enum Event {
     },
     /// It has stopped for the sake of its successor, and given the Lease back.
     HandedOver,
+    /// As the master it has a database beside its own that the set's owner has accepted, while the set is this.
+    Accepted {
+        /// The one that was recovered.
+        recovered: Database,
+        /// The set's.
+        set: Database,
+    },
 }
 
 /// What a member knows when it is asked to end.
@@ -166,6 +175,8 @@ pub enum Effect {
         /// Who.
         to: String,
     },
+    /// Stop cleanly, and let the Lease say that the set goes on from this database, which is beside the master's own.
+    GoOnFrom(Database),
     /// Say that an order is not followed, and why.
     RefuseOrder {
         /// The order.
@@ -262,6 +273,9 @@ pub fn step<T: Time>(state: &mut State<T>, event: Event, now: T) -> Vec<Effect> 
         Event::HandedOver => {
             state.handover.note_handed_over(now);
             Vec::new()
+        }
+        Event::Accepted { recovered, set } => {
+            recovered::goes_on_from(&recovered, &set).map(Effect::GoOnFrom).into_iter().collect()
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     backup::{self, Limit, Location, Schedule, Target},
     error::quoted,
     json::Field,
+    recovery::RecoveryOrder,
     validation::{bytes, is_dns_label, is_dns_subdomain, is_order, is_role_key, is_token},
     values::{Bytes, Number, Parsed, Text, Values, Words},
 };
@@ -266,6 +267,19 @@ pub(crate) const RECOVER_TO: Entry<Parsed<Target>> = Entry {
     default: "`latest`",
 };
 
+pub(crate) const RECOVER: Entry<Parsed<Option<RecoveryOrder>>> = Entry {
+    key: annotation::RECOVER,
+    values: Parsed {
+        parse: |text| RecoveryOrder::parse(text).map(Some),
+        default: || None,
+        allowed: "to MOMENT at TIME, accept MOMENT at TIME, or forget at TIME, as pgset recover writes it: to 2026-11-24T14:03:00Z at 2026-11-25T08:00:00Z",
+    },
+    says: "a moment that is restored beside the set's data, to be looked at and then accepted (`to 2026-11-24T14:03:00Z at 2026-11-25T08:00:00Z`, \
+           `accept 2026-11-24T14:03:00Z at 2026-11-25T08:00:00Z`, `forget at 2026-11-26T08:00:00Z`; [how](docs/backup.md#in-place)). `pgset recover` \
+           writes it",
+    default: "absent",
+};
+
 /// Read where it is needed, and answered there.
 const ANYTHING: Text = Text(|_| true, "");
 
@@ -288,7 +302,7 @@ const FOLLOW: Entry<Text> = Entry {
 };
 
 /// The annotations that belong on a `StatefulSet` and nowhere else, as the documents list them.
-pub(crate) const OF_A_SET: [&dyn Known; 28] = [
+pub(crate) const OF_A_SET: [&dyn Known; 29] = [
     &INJECT,
     &CONTRACT,
     &CONTAINER,
@@ -314,6 +328,7 @@ pub(crate) const OF_A_SET: [&dyn Known; 28] = [
     &FULL_BACKUP_EVERY,
     &RESTORE_FROM,
     &RECOVER_TO,
+    &RECOVER,
     &REVISION,
     &INJECTED,
     &STATUS,

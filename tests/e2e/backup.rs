@@ -18,14 +18,14 @@ use crate::{
 pub(crate) const MADE: Duration = Duration::from_secs(180);
 
 /// A directory that all members see at `/backup`.
-fn store(ns: &Namespace<'_>) -> PathBuf {
+pub(crate) fn store(ns: &Namespace<'_>) -> PathBuf {
     let directory = ns.export().join("backups");
     open_to_all(&directory);
     ns.claim_on("backups", &directory);
     directory
 }
 
-fn mounted(set: Set) -> Set {
+pub(crate) fn mounted(set: Set) -> Set {
     set.shared_volume("backups", "backups", "/backup")
 }
 
@@ -53,12 +53,12 @@ pub(crate) fn password(ns: &Namespace<'_>) -> String {
 }
 
 /// The database's clock, between what is committed and what is not yet.
-fn moment(db: &Database<'_>) -> String {
+pub(crate) fn moment(db: &Database<'_>) -> String {
     db.master(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
 }
 
 /// Waits until all that is committed now is in the store.
-fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
+pub(crate) fn wait_archived(db: &Database<'_>, wal: &std::path::Path) {
     let segment = db.master(END_SEGMENT);
     let file = wal.join(format!("{segment}.zst"));
     wait_until(SOON * 2, &format!("{} is there", file.display()), || {

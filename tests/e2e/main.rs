@@ -34,6 +34,7 @@ mod outage;
 mod owner;
 mod pinning;
 mod proxy;
+mod recover;
 mod refusals;
 mod restart;
 mod route;

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use super::beside::{ACCEPTED, BEFORE, LEFT_OUT, RECOVERED};
 use super::disk::{Disk, Volume};
 use super::{DataDirectory, Error, MEMBER, Result, failed, system_at};
 use crate::election::SystemIdentifier;
@@ -35,7 +36,7 @@ pub(super) const LEAVING: &str = ".pgset-leaving";
 pub(super) const REWINDING: &str = ".pgset-rewinding";
 pub(super) const DIVERGED: &str = ".pgset-diverged";
 pub(super) const OLD: &str = ".pgset-old";
-const REMOVED: &str = ".pgset-removed";
+pub(super) const REMOVED: &str = ".pgset-removed";
 /// So many directories of one name are never there; on a volume that can't be read, the search for a free one ends.
 const MOST: u32 = 100;
 /// All that the agent keeps on the volume for itself is called like this.
@@ -104,7 +105,12 @@ impl DataDirectory {
     }
 
     fn base(&self, suffix: &str) -> OsString {
-        let mut name = if self.inside { OsString::new() } else { self.path.file_name().unwrap_or_default().to_owned() };
+        let stays = [RECOVERED, BEFORE].iter().any(|name| suffix.starts_with(name));
+        let mut name = match self.inside {
+            true if stays => OsString::from(LEFT_OUT),
+            true => OsString::new(),
+            false => self.path.file_name().unwrap_or_default().to_owned(),
+        };
         name.push(suffix);
         name
     }
@@ -116,7 +122,7 @@ impl DataDirectory {
     }
 
     /// Those of a name that there are: without a number and with one.
-    fn all(&self, suffix: &str) -> Vec<PathBuf> {
+    pub(super) fn all(&self, suffix: &str) -> Vec<PathBuf> {
         let base = self.base(suffix);
         let is_one = |name: &OsStr| {
             let rest = name.as_encoded_bytes().strip_prefix(base.as_encoded_bytes());
@@ -199,34 +205,36 @@ impl Mover<'_> {
 
     pub(super) fn finish(&self) -> Result<()> {
         self.take_up_0_1_0()?;
-        let complete = self.data.named(COMPLETE);
-        if !complete.is_dir() {
-            return self.put_back();
-        }
-        self.sweep(&complete)?;
+        let (complete, accepted) = (self.data.named(COMPLETE), self.data.named(ACCEPTED));
+        let (new, old) = match (complete.is_dir(), accepted.is_dir()) {
+            (true, _) => (complete, OLD),
+            (false, true) => (accepted, BEFORE),
+            (false, false) => return self.put_back(),
+        };
+        self.sweep(&new)?;
         self.keep_half_rewound()?;
-        if self.data.inside { self.finish_inside(&complete) } else { self.finish_beside(&complete) }
+        if self.data.inside { self.finish_inside(&new, old) } else { self.finish_beside(&new, old) }
     }
 
-    fn finish_beside(&self, complete: &Path) -> Result<()> {
+    fn finish_beside(&self, complete: &Path, old: &str) -> Result<()> {
         let path = &self.data.path;
         let there = names_in(path)?;
         if !there.is_empty() && there.iter().all(|name| is_mark(name)) {
             self.put_aside(path, REMOVED)?;
         } else if !there.is_empty() {
-            self.keep(path)?;
+            self.keep(path, old)?;
         }
         self.disk.rename(complete, path)?;
         self.disk.sync(self.data.home())
     }
 
-    fn finish_inside(&self, complete: &Path) -> Result<()> {
+    fn finish_inside(&self, complete: &Path, old: &str) -> Result<()> {
         let (path, leaving) = (&self.data.path, self.data.named(LEAVING));
         // The new one's comes last: as long as both have one, the one here is the old one's.
         let is_replaced = path.join("global").exists() && complete.join("global").exists();
         if is_replaced || leaving.exists() {
             self.move_out(&leaving)?;
-            self.keep(&leaving)?;
+            self.keep(&leaving, old)?;
         }
         self.move_in(complete)
     }
@@ -241,10 +249,10 @@ impl Mover<'_> {
     }
 
     /// Keeps what was replaced as a copy of its own. A clone that never streamed is not worth it beside the copy that it replaced.
-    fn keep(&self, replaced: &Path) -> Result<()> {
+    fn keep(&self, replaced: &Path, old: &str) -> Result<()> {
         let never_streamed = replaced.join(UNPROVEN).exists() && replaced.join("standby.signal").exists();
-        let suffix = if never_streamed && self.data.has_whole_copies() { REMOVED } else { OLD };
-        self.put_aside(replaced, suffix)
+        let is_worthless = old == OLD && never_streamed && self.data.has_whole_copies();
+        self.put_aside(replaced, if is_worthless { REMOVED } else { old })
     }
 
     pub(super) fn put_aside(&self, directory: &Path, suffix: &str) -> Result<()> {
@@ -334,7 +342,8 @@ fn is_mark(name: &OsStr) -> bool {
 }
 
 fn is_own(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(OWN.as_bytes()) && !is_mark(name)
+    let name_without = name.as_encoded_bytes().strip_prefix(LEFT_OUT.as_bytes()).unwrap_or(name.as_encoded_bytes());
+    name_without.starts_with(OWN.as_bytes()) && !is_mark(name)
 }
 
 /// A directory that is missing, as somebody moved it away, holds nothing.

@@ -9,6 +9,9 @@ use crate::election::lineage::Branch;
 const SET: SystemIdentifier = SystemIdentifier(7);
 const STRANGER: SystemIdentifier = SystemIdentifier(8);
 
+#[path = "beside_tests.rs"]
+mod beside;
+
 #[path = "rewinding_tests.rs"]
 mod rewinding;
 
@@ -61,7 +64,8 @@ impl Disk for Dying {
             let name = path.file_name().unwrap();
             !is_mark(name) && name.to_string_lossy().contains(OWN)
         });
-        let moves_last = from.file_name().unwrap() == "global" && from.parent().unwrap().ends_with(COMPLETE);
+        let moves_last = from.file_name().unwrap() == "global"
+            && [COMPLETE, ACCEPTED].iter().any(|it| from.parent().unwrap().ends_with(it));
         if is_phase || moves_last {
             let unsynced: Vec<_> = self.unsynced.borrow().iter().filter(|path| path.exists()).cloned().collect();
             assert_eq!(unsynced, Vec::<PathBuf>::new(), "before {} becomes {}", from.display(), to.display());

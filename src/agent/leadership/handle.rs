@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::view::LeaseSnapshot;
 use crate::agent::fencing;
+use crate::backup::in_place::Told as Recovery;
 use crate::backup::summary::Summary;
 use crate::election::epoch::Epoch;
 use crate::election::lease_record::{LastWord, Progress, Taking, Told};
@@ -43,6 +44,7 @@ pub(super) struct Noted {
     pub(super) progress: Progress,
     pub(super) members: Vec<members::Seen>,
     pub(super) backups: Option<Summary>,
+    pub(super) recovery: Option<Recovery>,
 }
 
 impl Handle {
@@ -170,6 +172,15 @@ impl Handle {
         self.noted.send_if_modified(|noted| {
             let is_news = noted.backups != backups;
             noted.backups = backups;
+            is_news
+        });
+    }
+
+    /// What the announced master knows of a recovery in place: goes along with the next renewal.
+    pub fn note_recovery(&self, recovery: Option<Recovery>) {
+        self.noted.send_if_modified(|noted| {
+            let is_news = noted.recovery != recovery;
+            noted.recovery = recovery;
             is_news
         });
     }

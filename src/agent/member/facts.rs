@@ -12,6 +12,7 @@ use crate::set::entries::MAXIMUM_LAG;
 impl Member {
     /// What this member sees at this moment.
     pub(super) async fn look(&mut self) -> Facts {
+        self.take_recovered().await;
         let view = self.leadership.view();
         self.look_at_wal(&view).await;
         let now = Instant::now();

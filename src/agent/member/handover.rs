@@ -124,7 +124,7 @@ impl Member {
         set.as_ref().map(|set| set.members.others(&self.configuration().me.pod).collect()).unwrap_or_default()
     }
 
-    async fn checkpoint(&mut self) {
+    pub(super) async fn checkpoint(&mut self) {
         let Postgres::Running(Running { sql: Some(sql), .. }) = &self.postgres else { return };
         // Neither this member's turn nor its probe ends while it takes its time.
         self.status_handle.update(|status| status.last_tick = None);

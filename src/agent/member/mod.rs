@@ -13,6 +13,7 @@ mod others;
 mod postgres;
 mod reconcile;
 mod record;
+mod recovered;
 mod refusing;
 mod replicas;
 mod returning;
@@ -39,6 +40,7 @@ use super::configuration::Configuration;
 use super::data::Fingerprint;
 use super::electorate::Electorate;
 use super::events::{Reason, Teller};
+use super::in_place::Accepted;
 use super::kubernetes::Wishes;
 use super::notes::{Leadership, Notes};
 use super::processes::end_container;
@@ -100,6 +102,8 @@ pub struct Parts {
     pub electorate: Electorate,
     /// Those of them that ask for its vote.
     pub ballots: mpsc::Receiver<Asked>,
+    /// What was recovered beside its data, and accepted.
+    pub accepted: Accepted,
 }
 
 /// A member of a set.
@@ -130,6 +134,8 @@ pub struct Member {
     shortage: Shortage,
     oldest_wal_due: Instant,
     archiving: archiving::Archiving,
+    accepted: Accepted,
+    recovered: recovered::Recovered,
     from_store: from_store::FromStore,
     /// What it remembers.
     state: State<Instant>,
@@ -149,7 +155,7 @@ impl Member {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { provisioner, client, leadership, label, route, status_handle, teller, found, .. } = parts;
-        let Parts { set, promises, notes, electorate, ballots, .. } = parts;
+        let Parts { set, promises, notes, electorate, ballots, accepted, .. } = parts;
         Self {
             provisioner,
             client,
@@ -161,6 +167,8 @@ impl Member {
             found,
             set,
             archiving: archiving::Archiving::of(notes.backup()),
+            accepted,
+            recovered: recovered::Recovered::default(),
             from_store: from_store::FromStore::default(),
             noted_vote: promises.voted(),
             promises,
@@ -304,6 +312,7 @@ impl Member {
             Effect::EndContainer => end_container(),
             Effect::GiveUpStarting => self.give_up_starting(),
             Effect::HandOver { to } => return self.hand_over(&to).await,
+            Effect::GoOnFrom(recovered) => self.go_on_from(recovered).await,
             Effect::RefuseOrder { order, why } => self.refuse_order(&order, &why),
         }
         Vec::new()

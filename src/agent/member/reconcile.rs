@@ -96,7 +96,9 @@ impl Member {
         if let Some(announced) = announced {
             send_clients_here(&self.leadership, &self.route);
             note_progress(&self.leadership, sql.progress(announced.timeline, self.leadership.begins()).await);
-            self.leadership.note_backups(self.status_handle.current().backup.as_deref().map(Summary::of));
+            let status = self.status_handle.current();
+            self.leadership.note_backups(status.backup.as_deref().map(Summary::of));
+            self.leadership.note_recovery(status.recovery.as_deref().cloned());
             if !self.status_handle.current().ready {
                 self.route.look_again();
             }
@@ -159,6 +161,7 @@ impl Member {
             }
         }
         self.follow_order().await;
+        self.follow_accept().await;
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// It could not be told, or not be ordered.
-const UNTOLD: u8 = 2;
+pub(super) const UNTOLD: u8 = 2;
 /// How often it is looked whether a backup is complete.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ enum Task {
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+pub(super) struct Which {
     /// The set: sts/NAME
     #[arg(value_name = "sts/NAME")]
     set: SetName,
@@ -120,7 +120,7 @@ enum Output {
 type Error = Box<dyn std::error::Error>;
 
 /// A set, and the way to it.
-struct Place {
+pub(super) struct Place {
     cluster: Cluster,
     namespace: String,
     name: String,
@@ -151,19 +151,19 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 // === impl Place ===
 
 impl Place {
-    async fn of(which: &Which) -> Result<Self, Error> {
+    pub(super) async fn of(which: &Which) -> Result<Self, Error> {
         let cluster = Cluster::connect(&which.connection).await?;
         let namespace = which.namespace.clone().unwrap_or_else(|| cluster.namespace().to_owned());
         let SetName(name) = which.set.clone();
         Ok(Self { cluster, namespace, name })
     }
 
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         format!("/apis/apps/v1/namespaces/{}/statefulsets/{}", self.namespace, self.name)
     }
 
     /// The set, if it has backups.
-    async fn set(&self) -> Result<Result<Value, String>, Error> {
+    pub(super) async fn set(&self) -> Result<Result<Value, String>, Error> {
         let title = format!("StatefulSet {}/{}", self.namespace, self.name);
         match self.cluster.get(&self.path()).await {
             Ok(object) if text(&object, &pointer(annotation::BACKUP)).is_empty() => Ok(Err(format!(
@@ -179,7 +179,7 @@ impl Place {
     }
 
     /// Gives the set's members an order, and takes another one back.
-    async fn order(&self, key: &str, value: &str, taken_back: Option<&str>) -> Result<(), Error> {
+    pub(super) async fn order(&self, key: &str, value: &str, taken_back: Option<&str>) -> Result<(), Error> {
         let mut values = Map::from_iter([(key.to_owned(), json!(value))]);
         values.extend(taken_back.map(|key| (key.to_owned(), Value::Null)));
         let written = self.cluster.merge(&self.path(), &json!({"metadata": {"annotations": values}})).await;
@@ -189,6 +189,15 @@ impl Place {
         Ok(())
     }
 
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// As the command line names it.
+    pub(super) fn arguments(&self) -> String {
+        format!("sts/{} -n {}", self.name, self.namespace)
+    }
+
     /// What keeps an order from being followed, as far as the master tells.
     async fn trouble(&self) -> Result<String, Error> {
         let trouble = self.summary().await?.and_then(|summary| summary.trouble);
@@ -196,10 +205,14 @@ impl Place {
     }
 
     async fn summary(&self) -> Result<Option<Summary>, Error> {
+        Ok(self.lease().await?.as_ref().and_then(summary::read))
+    }
+
+    pub(super) async fn lease(&self) -> Result<Option<LeaseObject>, Error> {
         let lease = names::leader(&self.name);
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{lease}", self.namespace);
         match self.cluster.get(&path).await {
-            Ok(found) => Ok(summary::read(&serde_json::from_value::<LeaseObject>(found)?)),
+            Ok(found) => Ok(Some(serde_json::from_value(found)?)),
             Err(Unread::Absent) => Ok(None),
             Err(why) => {
                 Err(format!("failed to read the Lease {lease}, which takes the right to get leases: {why}").into())
@@ -208,7 +221,7 @@ impl Place {
     }
 }
 
-fn pointer(key: &str) -> String {
+pub(super) fn pointer(key: &str) -> String {
     format!("/metadata/annotations/{}", key.replace('/', "~1"))
 }
 

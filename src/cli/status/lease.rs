@@ -7,7 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    backup::summary::{self, Summary},
+    backup::{
+        in_place::Told,
+        summary::{self, Summary},
+    },
     election::{
         lease_record::{HolderIdentity, LeaseRecord},
         lineage::Database,
@@ -44,6 +47,8 @@ pub struct Leadership {
     pub order_refused: Option<String>,
     /// What the master tells of the set's backups.
     pub backups: Option<Summary>,
+    /// What the master tells of a recovery in place.
+    pub recovery: Option<Told>,
 }
 
 /// Who holds a Lease.
@@ -82,6 +87,7 @@ impl Leadership {
             database: claim.set,
             order_refused: claim.order_refused,
             backups: summary::read(&lease),
+            recovery: Told::read(&lease),
             seen: members::read(&lease).filter(|_| is_announced && !is_silent),
             holder,
         }

@@ -12,6 +12,7 @@ use super::{
     view::{Event, Health, View},
     waits::memory,
 };
+use crate::cli::recover::words;
 use crate::{backup::summary::Summary, election::members::in_seconds, set::Contract};
 
 /// The table's head.
@@ -48,6 +49,10 @@ impl View {
             for words in backups_in_words(backups, self.now) {
                 line("backup", &words);
             }
+        }
+        if let Some(recovery) = self.leadership.as_ref().and_then(|leadership| leadership.recovery.as_ref()) {
+            let (namespace, name) = self.set.split_once('/').unwrap_or_default();
+            line("recovery", &words(recovery, &format!("sts/{name} -n {namespace}")));
         }
         for wait in &self.waits {
             line("waits", &wait.says);
@@ -87,6 +92,7 @@ impl View {
             "ready": self.ready,
             "master": master.map(|master| &master.pod).or(labelled.map(|row| &row.pod)),
             "lease": self.leadership.as_ref().map(Leadership::to_json),
+            "recovery": self.leadership.as_ref().and_then(|leadership| leadership.recovery.as_ref()),
             "backups": self.leadership.as_ref().and_then(|leadership| leadership.backups.as_ref()),
             "members": self.members.iter().map(Row::to_json).collect::<Vec<_>>(),
             "waits": self.waits.iter().map(|wait| json!({
