@@ -28,6 +28,7 @@ use super::provisioner::{self, Provisioner};
 use super::recovery::{self, Programs};
 use super::status::StatusHandle;
 use crate::backup::in_place::{Journal, Next, Role, Stage, next};
+use crate::backup::limit::LEFT_FREE;
 use crate::election::lineage::Database;
 use crate::election::recovered::goes_on_from;
 use crate::election::{Lease, recovered};
@@ -39,8 +40,6 @@ use crate::set::recovery::{Recovery, RecoveryOrder};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// When what failed is tried again, at first and at last. The WAL up to a moment that has just passed is archived within seconds.
 const TRY_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
-/// The set's own server, and its WAL that waits for the store, go first: where less than this part of the volume is free, what is beside its data goes.
-const LEAST_FREE: u64 = 10;
 /// In the run directory: how far a base backup has come.
 const PROGRESS: &str = "recovery-progress";
 
@@ -304,10 +303,15 @@ impl Keeper {
         if let Some(Journal { recovery, .. }) = self.journal.clone() {
             self.note(Some(Journal { recovery, stage: Stage::Restoring })).await?;
         }
+        self.remove_directory().await?;
+        self.note(None).await
+    }
+
+    async fn remove_directory(&self) -> Result<(), Error> {
         let data = self.provisioner.data.clone();
         spawn_blocking(move || data.remove_recovered()).await??;
         self.provisioner.data.remove_released();
-        self.note(None).await
+        Ok(())
     }
 
     async fn note(&mut self, journal: Option<Journal>) -> Result<(), Error> {
@@ -342,10 +346,11 @@ impl Keeper {
         Some(self.wishes.borrow().as_ref()?.backup.as_ref()?.location.clone())
     }
 
-    /// A volume that has not said so to the kernel is believed to have some.
+    /// Whether what stays free for the set's own server, and its WAL that waits for the store, is free. A volume that has not said so to the kernel is
+    /// believed to have some.
     fn has_room(&self) -> bool {
         let Ok(volume) = statvfs(self.provisioner.data.path()) else { return true };
-        volume.blocks() == 0 || volume.blocks_available() >= volume.blocks() / LEAST_FREE
+        volume.blocks() == 0 || volume.blocks_available() >= volume.blocks() / LEFT_FREE
     }
 }
 

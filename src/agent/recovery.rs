@@ -52,7 +52,7 @@ const FORGOTTEN: [&str; 11] = [
 /// What begins the names of what an agent keeps beside or in a data directory.
 const AGENTS_OWN: &str = ".pgset-";
 /// So many lines of PostgreSQL's log are looked through for why it ended.
-pub(super) const LAST_LINES: usize = 20;
+const LAST_LINES: usize = 20;
 
 /// Why no database was restored.
 #[derive(Debug, thiserror::Error)]
@@ -259,12 +259,13 @@ pub(super) fn without_store(settings: &str) -> String {
 }
 
 /// What a file of settings says besides.
-pub(super) fn without_forgotten(path: &Path) -> String {
+fn without_forgotten(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     FORGOTTEN.iter().fold(text, |text, name| settings::without_setting(&text, name))
 }
 
-fn forget(directory: &Path) -> Result<()> {
+/// Takes those out again.
+pub(super) fn forget(directory: &Path) -> Result<()> {
     let path = directory.join(settings::AUTO_FILE);
     settings::write(&path, &without_forgotten(&path)).map(drop).map_err(|source| Error::Write { path, source })
 }
@@ -303,7 +304,7 @@ pub(super) async fn recover(
     let mut server = programs.processes.start(&mut command).map_err(run)?;
     let mut last_commit = None;
     let mut lines = server.take_errors().map(|errors| BufReader::new(errors).lines());
-    let mut last = VecDeque::new();
+    let mut last = LastLines::default();
     let pid_file = directory.join("postmaster.pid");
     let mut is_stopping = false;
     loop {
@@ -311,17 +312,14 @@ pub(super) async fn recover(
             line = next_line(&mut lines) => {
                 eprintln!("{line}");
                 last_commit = last_transaction(&line).or(last_commit);
-                last.push_back(line);
-                if last.len() > LAST_LINES {
-                    last.pop_front();
-                }
+                last.push(line);
             }
             ended = server.wait() => {
                 let status = ended.map_err(run)?;
                 if status.success() && is_stopping {
                     return Ok(last_commit);
                 }
-                let (reason, is_away) = last_words(&last);
+                let (reason, is_away) = last.words();
                 let why = Error::Recovery {
                     target: target.to_string(),
                     reason: reason.unwrap_or_else(|| status.to_string()),
@@ -338,13 +336,27 @@ pub(super) async fn recover(
     }
 }
 
-/// Why a server ended, and whether only because the store did not answer. What it says itself is how `restore_command` ended, and not why.
-pub(super) fn last_words(lines: &VecDeque<String>) -> (Option<String>, bool) {
-    let fatal = lines.iter().rfind(|line| line.contains("FATAL:")).or(lines.back());
-    let cause = lines.iter().rev().find_map(|line| line.strip_prefix("pgset: "));
-    let is_away = fatal.is_some_and(|line| line.ends_with(&format!("exit code {AWAY}")));
-    let words = fatal.map(|fatal| cause.map_or_else(|| fatal.clone(), |cause| format!("{fatal}: {cause}")));
-    (words, is_away)
+/// What a server said last.
+#[derive(Default)]
+pub(super) struct LastLines(VecDeque<String>);
+
+impl LastLines {
+    pub(super) fn push(&mut self, line: String) {
+        self.0.push_back(line);
+        if self.0.len() > LAST_LINES {
+            self.0.pop_front();
+        }
+    }
+
+    /// Why it ended, and whether only because the store did not answer. What it says itself is how `restore_command` ended, and not why.
+    pub(super) fn words(&self) -> (Option<String>, bool) {
+        let Self(lines) = self;
+        let fatal = lines.iter().rfind(|line| line.contains("FATAL:")).or(lines.back());
+        let cause = lines.iter().rev().find_map(|line| line.strip_prefix("pgset: "));
+        let is_away = fatal.is_some_and(|line| line.ends_with(&format!("exit code {AWAY}")));
+        let words = fatal.map(|fatal| cause.map_or_else(|| fatal.clone(), |cause| format!("{fatal}: {cause}")));
+        (words, is_away)
+    }
 }
 
 /// When the last transaction was committed that recovery has repeated, as PostgreSQL says at its end (`FinishWalRecovery`, `PerformWalRecovery`).
@@ -376,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_recovery_that_the_store_broke_off_says_why_and_is_no_word_about_the_backup() {
-        let ended = |lines: &[&str]| last_words(&lines.iter().map(|line| (*line).to_owned()).collect());
+        let ended = |lines: &[&str]| LastLines(lines.iter().map(|line| (*line).to_owned()).collect()).words();
         let away =
             "FATAL:  could not restore file \"00000002.history\" from archive: child process exited with exit code 201";
         let damaged = away.replace("201", "200");

@@ -180,7 +180,7 @@ pub async fn back_up(
         parent: parent.map(|(parent, _)| parent.id.clone()),
     };
     wait_for_wal(store, assignment, &index, first.timeline).await?;
-    let files = store.identities().encrypt(streamed.manifest, None)?;
+    let files = store.identities().encrypt(streamed.manifest)?;
     store.create(&layout::backup(&id, MANIFEST), files).await?;
     if let Some((parent, _)) = parent {
         check_parent(store, parent, &line_of(&assignment.data_directory)).await?;

@@ -32,8 +32,13 @@ impl Place {
     /// A directory of whose volume the database may have all.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        let (size, read) = Default::default();
-        Self { directory: directory.to_owned(), is_beside: false, progress: None, size, read }
+        Self {
+            directory: directory.to_owned(),
+            is_beside: false,
+            progress: None,
+            size: AtomicU64::default(),
+            read: AtomicU64::default(),
+        }
     }
 
     /// So many bytes are to come.

@@ -5,12 +5,10 @@ use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::summary::in_short;
 use crate::election::lineage::Database;
 use crate::names::lease::RECOVERY;
 use crate::set::recovery::{Recovery, RecoveryOrder};
-
-/// So much is told of what goes wrong.
-const LONGEST: usize = 400;
 
 /// What is noted on the volume of a recovery, beside the directory that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,7 +193,7 @@ impl Told {
     #[must_use]
     pub fn cut(mut self) -> Self {
         if let Some(text) = &mut self.trouble {
-            *text = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect();
+            *text = in_short(text);
         }
         self
     }

@@ -13,8 +13,8 @@ use crate::names::lease::BACKUPS;
 
 /// So many backups are told, the newest ones, and the full ones upon which they stand: it goes with every renewal.
 const MOST: usize = 20;
-/// So much is told of what goes wrong.
-const LONGEST: usize = 400;
+/// So much is told of what goes wrong, or of what was found.
+pub(super) const LONGEST: usize = 400;
 
 /// What is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,11 @@ impl Summary {
             verified: report.verified.clone().map(Verification::cut),
         }
     }
+}
+
+/// On one line, and no more than is told.
+pub(super) fn in_short(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
 }
 
 /// What it means that WAL was let go.

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// So much of what it found, or of why it failed, is kept.
-const LONGEST: usize = 400;
+use super::summary::in_short;
 
 /// What a trial restore found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +41,7 @@ impl Verification {
     #[must_use]
     pub fn cut(mut self) -> Self {
         for text in [&mut self.answer, &mut self.failed].into_iter().flatten() {
-            *text = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect();
+            *text = in_short(text);
         }
         self
     }
@@ -70,6 +69,7 @@ impl Verification {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::backup::summary::LONGEST;
 
     pub(in crate::backup) fn verification(failed: Option<&str>) -> Verification {
         Verification {

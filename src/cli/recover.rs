@@ -7,12 +7,11 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
-    FAILURE,
-    backup::{Place, UNTOLD, Which, pointer},
+    backup::{Outcome, Place, Which, ended, pointer},
     cluster::{self, Unread, text},
     status::told::{bytes, plain},
 };
@@ -68,8 +67,6 @@ pub struct Arguments {
 }
 
 type Error = Box<dyn std::error::Error>;
-/// Done, or why not; or why it could not be told.
-type Outcome = Result<Result<(), String>, Error>;
 
 fn target(text: &str) -> Result<Target, &'static str> {
     Target::parse(text).ok_or(
@@ -82,27 +79,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let outcome = super::install_crypto_provider().map_err(Error::from).and_then(|()| {
         cluster::block_on(async {
             let place = Place::of(&arguments.which).await?;
+            let set = match place.set().await? {
+                Ok(set) => set,
+                Err(why) => return Ok(Err(why)),
+            };
+            let ordered = RecoveryOrder::parse(text(&set, &pointer(annotation::RECOVER)));
             match arguments {
-                Arguments { to: Some(target), .. } => arguments.order(&place, target).await,
-                Arguments { accept: true, .. } => arguments.accept(&place).await,
-                Arguments { cancel: true, .. } => cancel(&place).await,
-                Arguments { forget: true, .. } => arguments.forget(&place).await,
-                _ => tell(&place).await,
+                Arguments { to: Some(target), .. } => arguments.order(&place, ordered, target).await,
+                Arguments { accept: true, .. } => arguments.accept(&place, ordered).await,
+                Arguments { cancel: true, .. } => cancel(&place, ordered).await,
+                Arguments { forget: true, .. } => arguments.forget(&place, ordered).await,
+                _ => tell(&place, ordered).await,
             }
         })?
     });
-    match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(why)) => {
-            eprintln!("pgset: {why}");
-            ExitCode::from(FAILURE)
-        }
-        Err(why) => super::failed(why.as_ref(), UNTOLD),
-    }
-}
-
-fn ordered(set: &Value) -> Option<RecoveryOrder> {
-    RecoveryOrder::parse(text(set, &pointer(annotation::RECOVER)))
+    ended(outcome)
 }
 
 async fn told(place: &Place) -> Result<Told, Error> {
@@ -114,16 +105,12 @@ impl Arguments {
         Duration::from_secs(self.timeout.unwrap_or(if self.to.is_some() { 3600 } else { 300 }).into())
     }
 
-    async fn order(&self, place: &Place, target: &Target) -> Outcome {
-        let set = match place.set().await? {
-            Ok(set) => set,
-            Err(why) => return Ok(Err(why)),
-        };
+    async fn order(&self, place: &Place, ordered: Option<RecoveryOrder>, target: &Target) -> Outcome {
         let now = Timestamp::now();
         if matches!(target, Target::Time(time) if *time > now) {
             return Ok(Err(format!("{target} has not come yet")));
         }
-        if let Some(order @ (RecoveryOrder::To(_) | RecoveryOrder::Accept(_))) = ordered(&set) {
+        if let Some(order @ (RecoveryOrder::To(_) | RecoveryOrder::Accept(_))) = ordered {
             return Ok(Err(format!("{:?} is ordered already: --cancel it first", order.to_string())));
         }
         let before = told(place).await?;
@@ -149,13 +136,9 @@ impl Arguments {
         }
     }
 
-    async fn accept(&self, place: &Place) -> Outcome {
-        let set = match place.set().await? {
-            Ok(set) => set,
-            Err(why) => return Ok(Err(why)),
-        };
+    async fn accept(&self, place: &Place, ordered: Option<RecoveryOrder>) -> Outcome {
         let now = told(place).await?;
-        let Some(before @ RecoveryOrder::To(recovery)) = &ordered(&set) else {
+        let Some(before @ RecoveryOrder::To(recovery)) = &ordered else {
             return Ok(Err("nothing is restored beside the data: --to orders it".to_owned()));
         };
         if now.order != before.to_string() || now.state != State::Ready {
@@ -175,12 +158,8 @@ impl Arguments {
         }
     }
 
-    async fn forget(&self, place: &Place) -> Outcome {
-        let set = match place.set().await? {
-            Ok(set) => set,
-            Err(why) => return Ok(Err(why)),
-        };
-        if let Some(order @ RecoveryOrder::To(_)) = ordered(&set) {
+    async fn forget(&self, place: &Place, ordered: Option<RecoveryOrder>) -> Outcome {
+        if let Some(order @ RecoveryOrder::To(_)) = ordered {
             return Ok(Err(format!("{:?} is ordered: --cancel or --accept it first", order.to_string())));
         }
         let before = told(place).await?;
@@ -233,12 +212,8 @@ impl Arguments {
     }
 }
 
-async fn cancel(place: &Place) -> Outcome {
-    let set = match place.set().await? {
-        Ok(set) => set,
-        Err(why) => return Ok(Err(why)),
-    };
-    let Some(order @ (RecoveryOrder::To(_) | RecoveryOrder::Accept(_))) = ordered(&set) else {
+async fn cancel(place: &Place, ordered: Option<RecoveryOrder>) -> Outcome {
+    let Some(order @ (RecoveryOrder::To(_) | RecoveryOrder::Accept(_))) = ordered else {
         return Ok(Err("no recovery is ordered".to_owned()));
     };
     replace(place, &order, None).await?;
@@ -249,14 +224,10 @@ async fn cancel(place: &Place) -> Outcome {
     Ok(Ok(()))
 }
 
-async fn tell(place: &Place) -> Outcome {
-    let set = match place.set().await? {
-        Ok(set) => set,
-        Err(why) => return Ok(Err(why)),
-    };
+async fn tell(place: &Place, ordered: Option<RecoveryOrder>) -> Outcome {
     let told = told(place).await?;
     println!("{}", in_words(&told, place));
-    if let Some(order) = ordered(&set).map(|order| order.to_string()).filter(|order| *order != told.order) {
+    if let Some(order) = ordered.map(|order| order.to_string()).filter(|order| *order != told.order) {
         println!("ordered, and not heard of yet: {order}");
     }
     Ok(Ok(()))

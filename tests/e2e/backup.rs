@@ -169,11 +169,7 @@ fn a_prefix_that_is_another_sets_is_refused_and_stays_as_it_is() {
 
     ns.apply(&backed_up(mounted(set("other").replicas(1)), "file:///backup/db").manifest());
     ns.wait_ready("other", 1);
-    wait_until(START, "the second set says whose the prefix is", || {
-        let events = ns.events("StatefulSet", "other");
-        let is_told = |event: &&String| event.starts_with("BackupFailed: ") && event.contains("/pgset ");
-        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-    });
+    ns.wait_event(START, "other", "BackupFailed", "/pgset ");
     let db = ns.database("other");
     db.master("create table t as select 1");
     assert_eq!(fs::read_to_string(directory.join("db/set.json")).unwrap(), owner);
@@ -199,13 +195,7 @@ fn what_was_changed_or_lost_in_the_store_is_named_and_not_restored() {
     let segments: Vec<_> = names(&wal).into_iter().filter(|name| name.len() == 28).collect();
     let lost = segments[segments.len() - 2].clone();
     fs::rename(wal.join(&lost), directory.join(&lost)).unwrap();
-    let told = |set: &str, what: &str| {
-        wait_until(START, &format!("{set} says {what}"), || {
-            let events = ns.events("StatefulSet", set);
-            let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains(what);
-            events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-        });
-    };
+    let told = |set: &str, what: &str| ns.wait_event(START, set, "RestoreFailed", what);
     let restored =
         |name: &str| mounted(set(name).replicas(1).annotation("pgset.dev/restore-from", "file:///backup/db"));
     ns.apply(&restored("hole").manifest());
@@ -460,11 +450,7 @@ fn what_is_stored_of_a_set_with_a_key_is_read_by_age_and_restored_by_whoever_has
     }
 
     ns.apply(&mounted(set("copy").replicas(1).annotation("pgset.dev/restore-from", "file:///backup/db")).manifest());
-    wait_until(START, "it is told that the key is missing", || {
-        let events = ns.events("StatefulSet", "copy");
-        let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains("AGE_IDENTITY");
-        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-    });
+    ns.wait_event(START, "copy", "RestoreFailed", "AGE_IDENTITY");
     give_key(&ns, "copy");
     ns.wait_ready("copy", 1);
     let copy = ns.database_as("copy", "postgres", &password, "postgres");
@@ -566,11 +552,7 @@ fn goes_there_and_comes_back(kind: Kind, theme: &str, port: u16, image: &str) {
     };
     let other = if image == "postgres:15" { "postgres:17" } else { "postgres:15" };
     restored("other", other);
-    wait_until(START, "another major version says why", || {
-        let events = ns.events("StatefulSet", "other");
-        let is_told = |event: &&String| event.starts_with("RestoreFailed: ") && event.contains("of that major version");
-        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-    });
+    ns.wait_event(START, "other", "RestoreFailed", "of that major version");
     restored("copy", image);
     ns.wait_ready("copy", 1);
     let copy = ns.database_as("copy", "postgres", &password(&ns), "postgres");

@@ -277,6 +277,15 @@ impl Namespace<'_> {
         (path, inode)
     }
 
+    /// Waits until an Event on a set has this reason, and this cause in its note.
+    pub fn wait_event(&self, limit: Duration, set: &str, reason: &str, cause: &str) {
+        wait_until(limit, &format!("{set} says {reason} because of {cause}"), || {
+            let events = self.events("StatefulSet", set);
+            let is_told = |event: &&String| event.starts_with(&format!("{reason}: ")) && event.contains(cause);
+            events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
+        });
+    }
+
     // --- sets ---
 
     /// Waits until a set has this many members, all Ready and of the newest revision.

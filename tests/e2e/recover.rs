@@ -140,12 +140,7 @@ fn a_recovery_that_is_not_wanted_any_more_goes_and_the_set_does_not_hear_of_it()
     // Somebody promotes what he looks at: it is restored again.
     let line = "psql -h /pgset/run/recovered -U postgres -Atc 'select pg_promote(false)'";
     ns.shell("pgset-0", "postgres", line).unwrap();
-    wait_until(MADE, "it is told", || {
-        let events = ns.events("StatefulSet", "pgset");
-        let is_told =
-            |event: &&String| event.starts_with("RecoveryFailed: ") && event.contains("promoted what was restored");
-        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-    });
+    ns.wait_event(MADE, "pgset", "RecoveryFailed", "promoted what was restored");
     wait_until(MADE, "it can be looked at again", || match ask_recovered(&ns, "select pg_is_in_recovery()") {
         Ok(yes) if yes == "t" => Ok(()),
         other => Err(format!("{other:?}")),
@@ -204,6 +199,11 @@ fn an_accept_in_which_the_master_dies_leaves_the_one_state_or_the_other_to_all_m
         assert!(has_come_back || !dies_after_the_lease, "nobody leads with what was given up");
         if has_come_back {
             assert!(beside(&ns, "pgset-0").contains(&"data.pgset-before".to_owned()));
+            // The life that has put it in its place tells so with its next renewal.
+            wait_until(SOON, "what is kept is told", || {
+                let said = recover(&ns, "").map_err(|said| said.err)?.out;
+                if said.contains("pgset-0 keeps ") { Ok(()) } else { Err(said) }
+            });
             recover(&ns, "--forget").unwrap_or_else(|said| panic!("{said:?}"));
             db.master("drop table visits");
             db.master("insert into kept values (2)");

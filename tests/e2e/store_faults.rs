@@ -35,14 +35,6 @@ fn wait_named(ns: &Namespace<'_>, cause: &str) {
     assert!(status.contains(cause), "{status}");
 }
 
-fn wait_event(ns: &Namespace<'_>, set: &str, reason: &str, cause: &str) {
-    wait_until(START, &format!("{set} says {reason} because of {cause}"), || {
-        let events = ns.events("StatefulSet", set);
-        let is_told = |event: &&String| event.starts_with(&format!("{reason}: ")) && event.contains(cause);
-        events.iter().find(is_told).map(drop).ok_or_else(|| format!("{events:#?}"))
-    });
-}
-
 /// What must stand nowhere: the store's key, the database's passwords, and what makes an address let anybody in.
 fn secrets(ns: &Namespace<'_>) -> Vec<String> {
     let given = &ns.get("secret pgset-pgset-credentials")["data"];
@@ -143,7 +135,7 @@ fn all_that_was_written_while_the_store_was_away_for_ten_minutes_comes_back() {
     while since.elapsed() < AWAY {
         last = write(&db, &mut rows);
         if told.is_none() {
-            wait_event(&ns, "pgset", "ArchiveFailing", "files wait on the volume");
+            ns.wait_event(START, "pgset", "ArchiveFailing", "files wait on the volume");
             told = Some(since.elapsed());
         }
         std::thread::sleep(Duration::from_secs(5));
@@ -194,12 +186,12 @@ fn a_store_that_refuses_is_busy_full_or_slow_costs_no_write_is_named_by_its_caus
     let verify = "verify sts/pgset --wait --timeout 40 --size 2Gi --memory 300Mi --cpu 10m";
     let why = backup(verify).unwrap_err().err;
     assert!(why.contains("FAILED") && why.contains("AccessDenied"), "{why}");
-    wait_event(&ns, "refused", "RestoreFailed", "AccessDenied");
-    wait_event(&ns, "pgset", "ArchiveFailing", "AccessDenied");
+    ns.wait_event(START, "refused", "RestoreFailed", "AccessDenied");
+    ns.wait_event(START, "pgset", "ArchiveFailing", "AccessDenied");
     // What the base backup needs besides it is refused.
     proxy.turn(Mode::RefusesWal);
     restored("halfway");
-    wait_event(&ns, "halfway", "RestoreFailed", "AccessDenied");
+    ns.wait_event(START, "halfway", "RestoreFailed", "AccessDenied");
     write(&db, &mut rows);
     assert_no_secret_is_told(&ns, &secrets);
     ns.kubectl("delete statefulsets refused halfway --timeout=60s");

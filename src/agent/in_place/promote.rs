@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::agent::data::DataDirectory;
 use crate::agent::postmasters;
 use crate::agent::provisioner::{self, Provisioner};
-use crate::agent::recovery::{self, Error, Programs, without_forgotten};
+use crate::agent::recovery::{self, Error, Programs};
 use crate::agent::settings::{self, AUTO_FILE};
 use crate::backup::wal::{Segment, WalFile};
 use crate::election::lineage::Database;
@@ -28,6 +28,13 @@ const SMALL: [&str; 5] =
     ["shared_buffers=64MB", "maintenance_work_mem=16MB", "huge_pages=off", "external_pid_file=", "autovacuum=off"];
 /// The settings that PostgreSQL reads in a data directory end like this.
 const SETTINGS: &str = "conf";
+
+/// Ends what runs there, so that another may.
+pub async fn end_server(recovered: &DataDirectory) -> Result<(), provisioner::Error> {
+    postmasters::end_all(recovered.path()).await?;
+    Ok(recovered.remove_stale_pid_file()?)
+}
+
 /// The files of settings of the set's database take the place of those that were backed up: who may connect is what it is today.
 pub fn copy_settings(from: &Path, to: &Path) -> Result<(), Error> {
     let entries = fs::read_dir(from).map_err(|source| Error::Write { path: from.to_owned(), source })?;
@@ -52,8 +59,7 @@ pub async fn recover(
     let Provisioner { data, binaries, processes, configuration, .. } = provisioner;
     let recovered = data.recovered();
     let directory = recovered.path();
-    postmasters::end_all(directory).await?;
-    recovered.remove_stale_pid_file()?;
+    end_server(&recovered).await?;
     let mut last_commit = None;
     // PostgreSQL removes it when it is promoted.
     if directory.join("recovery.signal").exists() {
@@ -66,8 +72,7 @@ pub async fn recover(
         provisioner.make_agent_role_with(directory, &SMALL).await?;
     }
     recovered.mark_standby()?;
-    let auto = directory.join(AUTO_FILE);
-    settings::write(&auto, &without_forgotten(&auto)).map_err(|source| Error::Write { path: auto.clone(), source })?;
+    recovery::forget(directory)?;
     Ok(last_commit)
 }
 
@@ -76,33 +81,30 @@ pub async fn finish(provisioner: &Provisioner) -> Result<Database, provisioner::
     let data = &provisioner.data;
     let recovered = data.recovered();
     let directory = recovered.path();
-    postmasters::end_all(directory).await?;
-    recovered.remove_stale_pid_file()?;
+    end_server(&recovered).await?;
     let signal = recovered.standby_signal();
     if signal.exists() {
         fs::remove_file(&signal).map_err(|source| Error::Write { path: signal.clone(), source })?;
     }
     copy_settings(data.path(), directory)?;
-    let auto = directory.join(AUTO_FILE);
-    settings::write(&auto, &without_forgotten(&auto)).map_err(|source| Error::Write { path: auto.clone(), source })?;
+    recovery::forget(directory)?;
     keep_wal(directory)?;
     provisioner.make_agent_role_with(directory, &SMALL).await?;
-    postmasters::end_all(directory).await?;
-    recovered.remove_stale_pid_file()?;
+    end_server(&recovered).await?;
     let database = inspect(provisioner, &recovered).await?;
     let_archive(directory, &database).map_err(|source| Error::Write { path: directory.to_owned(), source })?;
-    let text = fs::read_to_string(&auto).map_err(|source| Error::Write { path: auto.clone(), source })?;
-    settings::write(&auto, &settings::without_setting(&text, KEEPS_WAL))
-        .map_err(|source| Error::Write { path: auto.clone(), source })?;
+    change_settings(directory, |text| settings::without_setting(text, KEEPS_WAL))?;
     Ok(database)
 }
 
 fn keep_wal(directory: &Path) -> Result<(), Error> {
-    let auto = directory.join(AUTO_FILE);
-    let text = fs::read_to_string(&auto).map_err(|source| Error::Write { path: auto.clone(), source })?;
-    settings::write(&auto, &settings::with_settings(&text, &[(KEEPS_WAL, ALL_OF_IT)]))
-        .map(drop)
-        .map_err(|source| Error::Write { path: auto.clone(), source })
+    change_settings(directory, |text| settings::with_settings(text, &[(KEEPS_WAL, ALL_OF_IT)]))
+}
+
+fn change_settings(directory: &Path, change: impl FnOnce(&str) -> String) -> Result<(), Error> {
+    let path = directory.join(AUTO_FILE);
+    let written = fs::read_to_string(&path).and_then(|text| settings::write(&path, &change(&text)));
+    written.map(drop).map_err(|source| Error::Write { path, source })
 }
 
 /// PostgreSQL takes the first number for its timeline that has no history. Those of the set's own timelines may not be in the store yet, and some have

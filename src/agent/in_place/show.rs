@@ -3,7 +3,6 @@
 //!
 //! It has come to its moment before that, and was promoted: in a recovery that waits there, what somebody had begun to drop is locked.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
@@ -20,7 +19,7 @@ use tracing::warn;
 use crate::agent::configuration::run_directory;
 use crate::agent::data::DataDirectory;
 use crate::agent::postmasters;
-use crate::agent::recovery::{Error, LAST_LINES, Programs, last_words, next_line, private_server};
+use crate::agent::recovery::{Error, LastLines, Programs, next_line, private_server};
 use crate::agent::server;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -75,19 +74,16 @@ pub async fn show(
     let run = |source| Error::Run { program: "postgres", source };
     let mut process = programs.processes.start(&mut command(programs, data, port)?).map_err(run)?;
     let mut lines = process.take_errors().map(|errors| BufReader::new(errors).lines());
-    let (mut last, pid_file) = (VecDeque::new(), data.pid_file());
+    let (mut last, pid_file) = (LastLines::default(), data.pid_file());
     loop {
         tokio::select! {
             line = next_line(&mut lines) => {
                 eprintln!("recovered: {line}");
-                last.push_back(line);
-                if last.len() > LAST_LINES {
-                    last.pop_front();
-                }
+                last.push(line);
             }
             ended = process.wait() => {
                 let status = ended.map_err(run)?;
-                let (reason, _) = last_words(&last);
+                let (reason, _) = last.words();
                 return Err(Error::Base(format!(
                     "the server for what was recovered ended: {}",
                     reason.unwrap_or_else(|| status.to_string())

@@ -9,8 +9,6 @@ use tracing::info;
 use super::restore::restore_beside;
 use super::show::{End, show};
 use super::{Error, Keeper, LOOK_EVERY, Shown, programs, promote};
-use crate::agent::postmasters;
-use crate::agent::provisioner;
 use crate::backup::in_place::{Journal, Next, Stage};
 use crate::election::recovered::goes_on_from;
 use crate::set::backup::{Restore, Target};
@@ -45,9 +43,7 @@ impl Keeper {
             Ok(()) => self.note(Some(Journal { recovery, stage: Stage::Restored })).await,
             Err(why) => {
                 // It is begun anew, and takes no room until then.
-                let data = self.provisioner.data.clone();
-                spawn_blocking(move || data.remove_recovered()).await??;
-                self.provisioner.data.remove_released();
+                self.remove_directory().await?;
                 Err(why)
             }
         }
@@ -95,8 +91,7 @@ impl Keeper {
             return Ok(());
         }
         let recovered = self.provisioner.data.recovered();
-        postmasters::end_all(recovered.path()).await.map_err(provisioner::Error::from)?;
-        recovered.remove_stale_pid_file()?;
+        promote::end_server(&recovered).await?;
         if recovered.is_promoted() {
             return self.restore_again(recovery).await;
         }

@@ -145,11 +145,11 @@ impl Identities {
     }
 
     /// Encrypts, if there is a key.
-    pub fn encrypt(&self, content: Vec<u8>, seal: Option<&Seal>) -> io::Result<Vec<u8>> {
+    pub fn encrypt(&self, content: Vec<u8>) -> io::Result<Vec<u8>> {
         if self.0.is_empty() {
             return Ok(content);
         }
-        let mut writer = Writer::new(Vec::with_capacity(stream::length_at_most(content.len())), self, seal)?;
+        let mut writer = Writer::new(Vec::with_capacity(stream::length_at_most(content.len())), self, None)?;
         writer.write_all(&content)?;
         writer.finish()
     }

@@ -59,7 +59,7 @@ fn what_is_encrypted_is_read_by_whoever_has_the_key_whatever_its_length() {
     let all = identities();
     for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 7] {
         let content: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let encrypted = all.encrypt(content.clone(), None).unwrap();
+        let encrypted = all.encrypt(content.clone()).unwrap();
         assert!(is_encrypted(&encrypted) && encrypted != content);
         assert_eq!(all.decrypt(encrypted.clone()).unwrap(), content, "{length}");
         assert_eq!(rotated().decrypt(encrypted.clone()).unwrap(), content);
@@ -67,7 +67,7 @@ fn what_is_encrypted_is_read_by_whoever_has_the_key_whatever_its_length() {
         let other = error(Identities(vec![identity(9)]).decrypt(encrypted));
         assert!(matches!(other, Some(Error::OtherIdentity(ref of)) if *of == identity(9).recipient()), "{other:?}");
     }
-    assert_eq!(Identities::default().encrypt(b"plain".to_vec(), None).unwrap(), b"plain");
+    assert_eq!(Identities::default().encrypt(b"plain".to_vec()).unwrap(), b"plain");
     assert_eq!(all.decrypt(b"plain".to_vec()).unwrap(), b"plain", "what was written before there was a key");
 }
 
@@ -75,7 +75,7 @@ fn what_is_encrypted_is_read_by_whoever_has_the_key_whatever_its_length() {
 fn a_changed_byte_and_a_lost_end_are_found_wherever_they_are() {
     let all = identities();
     let content = vec![3; CHUNK + 100];
-    let encrypted = all.encrypt(content, None).unwrap();
+    let encrypted = all.encrypt(content).unwrap();
     let places = (0..400).chain((400..encrypted.len()).step_by(997)).chain([encrypted.len() - 1]);
     for place in places {
         let mut changed = encrypted.clone();
@@ -92,7 +92,9 @@ fn a_changed_byte_and_a_lost_end_are_found_wherever_they_are() {
 fn the_first_bytes_say_what_an_object_holds_to_whoever_has_the_key() {
     let all = identities();
     let seal = Seal::of_bytes(b"a segment");
-    let encrypted = all.encrypt(vec![1; 100_000], Some(&seal)).unwrap();
+    let mut writer = Writer::new(Vec::new(), &all, Some(&seal)).unwrap();
+    writer.write_all(&vec![1; 100_000]).unwrap();
+    let encrypted = writer.finish().unwrap();
     let beginning = &encrypted[..HEADER_AT_MOST.try_into().unwrap()];
     assert!(all.is_sealed(beginning, &seal));
     assert!(!all.is_sealed(beginning, &Seal::of_bytes(b"another")));

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// It could not be told, or not be ordered.
-pub(super) const UNTOLD: u8 = 2;
+const UNTOLD: u8 = 2;
 /// How often it is looked whether a backup is complete.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -138,6 +138,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         })?
     });
+    ended(outcome)
+}
+
+/// Done, or why not; or why it could not be told.
+pub(super) type Outcome = Result<Result<(), String>, Error>;
+
+/// Tells why it was not done, and how the program ends.
+pub(super) fn ended(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(why)) => {
